@@ -1,0 +1,11 @@
+//! The appliance: where its parts are wired together, and nothing else.
+
+pub mod catalogue;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod edge;
+pub mod identity;
+pub mod queue;
+pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,5 @@
+//! Message queues: at-least-once delivery under visibility timeouts, SQS semantics.
+
+mod overseer;
+
+pub use overseer::{Admitted, Change, Class, Overseer};

@@ -1,0 +1,82 @@
+//! What the owner of job queues is asked and told. Jobs implement this; the queue knows nothing of jobs.
+//!
+//! [`Overseer::admit`] is called before the queue's lock is taken; [`Overseer::observe`] under it, with each change
+//! of a message on a job queue, in order. The records that it adds stand in the same journal group as the queue's own,
+//! so that a message and the job that it is cannot disagree after a crash. It must not call back into the queue.
+
+use crate::clock::Now;
+use crate::control::Record;
+
+/// Group of messages that need the same of a host. Numbers are the overseer's own and live as long as the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class(pub u32);
+
+/// A body that may stand on a job queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admitted {
+    /// The body to store: the specification with id, time and trace filled in.
+    pub body: String,
+    /// 0 (last) to 9 (first).
+    pub priority: u8,
+    pub class: Class,
+}
+
+/// One change of a message on a job queue.
+#[derive(Clone, Debug)]
+pub enum Change<'a> {
+    Sent {
+        message_id: &'a str,
+        body: &'a str,
+        delay_s: u32,
+    },
+    /// A receive starts an attempt. `agent` is the registered name, absent for a plain consumer.
+    Received {
+        message_id: &'a str,
+        receipt: &'a str,
+        receive_count: u32,
+        agent: Option<&'a str>,
+    },
+    /// Deleted with the newest receipt: a plain consumer's success.
+    Deleted {
+        message_id: &'a str,
+    },
+    /// The visibility timeout ended without a word.
+    TimedOut {
+        message_id: &'a str,
+    },
+    /// Made visible again by `ChangeMessageVisibility` with 0.
+    Released {
+        message_id: &'a str,
+    },
+    /// Moved to the dead-letter queue because it was received too often.
+    DeadLettered {
+        message_id: &'a str,
+        dlq: &'a str,
+    },
+    /// Gone by retention, purge or deletion of the queue.
+    Dropped {
+        message_id: &'a str,
+        reason: &'static str,
+    },
+}
+
+/// Owner of the job queues.
+pub trait Overseer: Send + Sync + 'static {
+    /// Checks a body before it is stored and fills in what is absent.
+    ///
+    /// # Errors
+    /// A sentence for the sender; the queue answers `InvalidMessageContents` with it.
+    fn admit(&self, now: Now, queue: &str, body: &str) -> Result<Admitted, String>;
+
+    /// Priority and class of a body that was admitted in an earlier run of the process. Never fails: what cannot be read is of class 0.
+    fn classify(&self, body: &str) -> (u8, Class);
+
+    /// Whether messages of `class` may go to `agent` (`None`: a plain consumer, which may have any).
+    fn fits(&self, agent: Option<&str>, class: Class) -> bool;
+
+    /// A change, under the queue's lock. Records pushed to `records` are made durable with it.
+    fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>);
+
+    /// System and message attributes to add to a delivery of `message_id` (the attempt's id).
+    fn attributes(&self, queue: &str, message_id: &str) -> Vec<(String, String)>;
+}

@@ -1,0 +1,101 @@
+//! The metric catalogue: each metric is declared here once, with unit and meaning, and everything else refers to it.
+//!
+//! Names are Prometheus's, as they appear on `/metrics`, in dashboards and in rules: base unit last,
+//! counters end in `_total`. Job, attempt and trace ids are never labels.
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With upper bounds of its buckets, in the metric's unit.
+    Histogram(&'static [f64]),
+}
+
+/// One metric: name, unit (UCUM), labels and what it says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// UCUM: `s`, `By`, `1`, `{request}`.
+    pub unit: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// From a tenth of a millisecond to 30 s: a request or a disk write.
+pub const LATENCY_S: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// From a tenth of a second to two hours: a phase of a job.
+pub const PHASE_S: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
+
+macro_rules! catalogue {
+    ($($id:ident = $kind:expr, $name:literal, $unit:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: Metric = Metric { name: $name, kind: $kind, unit: $unit, labels: &[$($label),*], help: $help };)*
+        /// Every metric, for the reference page and the tests of dashboards and rules.
+        pub const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+catalogue! {
+    DOOR_REQUESTS = Kind::Counter, "backlot_door_requests_total", "{request}", ["door", "operation", "code"], "Requests answered, by door, operation and status code.";
+    DOOR_DURATION = Kind::Histogram(LATENCY_S), "backlot_door_request_duration_seconds", "s", ["door", "operation"], "Time from the first byte of a request to the head of its answer.";
+    DOOR_BYTES_IN = Kind::Counter, "backlot_door_received_bytes_total", "By", ["door"], "Body bytes received.";
+    DOOR_BYTES_OUT = Kind::Counter, "backlot_door_sent_bytes_total", "By", ["door"], "Body bytes sent.";
+    DOOR_IN_FLIGHT = Kind::Gauge, "backlot_door_in_flight_requests", "{request}", ["door"], "Requests being answered.";
+    DOOR_REFUSED = Kind::Counter, "backlot_door_refused_total", "{request}", ["door", "reason"], "Requests refused before they reached a capability.";
+
+    QUEUE_MESSAGES = Kind::Gauge, "backlot_queue_messages", "{message}", ["queue", "state"], "Messages by state: ready, in_flight, delayed.";
+    QUEUE_OLDEST = Kind::Gauge, "backlot_queue_oldest_message_age_seconds", "s", ["queue"], "Age of the oldest message that is ready.";
+    QUEUE_OPERATIONS = Kind::Counter, "backlot_queue_operations_total", "{operation}", ["queue", "operation"], "Messages sent, received, deleted, redriven, expired.";
+    QUEUE_IS_DLQ = Kind::Gauge, "backlot_queue_is_dlq", "1", ["queue"], "1 for a queue that another queue redrives to.";
+
+    JOBS = Kind::Gauge, "backlot_jobs", "{job}", ["type", "status"], "Jobs that have not ended, by type and status.";
+    JOBS_ENDED = Kind::Counter, "backlot_jobs_ended_total", "{job}", ["type", "status"], "Jobs ended, by type and final status.";
+    JOB_ATTEMPTS = Kind::Counter, "backlot_job_attempts_total", "{attempt}", ["type", "outcome"], "Attempts ended, by outcome.";
+    JOB_PHASE_DURATION = Kind::Histogram(PHASE_S), "backlot_job_phase_duration_seconds", "s", ["type", "phase"], "Time each phase of an attempt took.";
+
+    AGENT_LAST_SEEN = Kind::Gauge, "backlot_agent_last_seen_timestamp_seconds", "s", ["agent"], "When a registered agent was last heard, as Unix time.";
+
+    ARTIFACT_OBJECTS = Kind::Gauge, "backlot_artifact_objects", "{object}", ["bucket"], "Objects stored.";
+    ARTIFACT_BYTES = Kind::Gauge, "backlot_artifact_stored_bytes", "By", ["bucket"], "Bytes of the objects stored.";
+
+    TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";
+    TELEMETRY_REFUSED = Kind::Counter, "backlot_telemetry_refused_total", "{item}", ["signal", "reason"], "Log records, spans and samples refused.";
+    SERIES = Kind::Gauge, "backlot_metrics_series", "{series}", [], "Series in the memory head.";
+
+    JOURNAL_SYNC_DURATION = Kind::Histogram(LATENCY_S), "backlot_journal_sync_duration_seconds", "s", ["journal"], "Time of one fdatasync.";
+    JOURNAL_BYTES = Kind::Gauge, "backlot_journal_size_bytes", "By", ["journal"], "Bytes of all segments.";
+    JOURNAL_GROUP_RECORDS = Kind::Counter, "backlot_journal_records_total", "{record}", ["journal"], "Records made durable.";
+
+    ALERT_DELIVERIES = Kind::Counter, "backlot_alert_deliveries_total", "{notification}", ["receiver", "outcome"], "Notifications sent, retried, given up.";
+
+    AGENT_GPU_UTILISATION = Kind::Gauge, "backlot_agent_gpu_utilisation_ratio", "1", ["agent", "gpu"], "Share of time in which a kernel ran, 0 to 1.";
+    AGENT_GPU_MEMORY = Kind::Gauge, "backlot_agent_gpu_memory_used_bytes", "By", ["agent", "gpu"], "GPU memory in use.";
+    AGENT_CPU = Kind::Gauge, "backlot_agent_cpu_utilisation_ratio", "1", ["agent"], "Share of the host's CPU time in use, 0 to 1.";
+    AGENT_MEMORY = Kind::Gauge, "backlot_agent_memory_used_bytes", "By", ["agent"], "Host memory in use.";
+    AGENT_WORKER_RESTARTS = Kind::Counter, "backlot_agent_worker_restarts_total", "{restart}", ["agent", "reason"], "Worker processes that ended early and were started again.";
+    AGENT_SPOOL_BYTES = Kind::Gauge, "backlot_agent_spool_size_bytes", "By", ["agent"], "Events waiting on disk for the appliance.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_prometheus_and_are_unique() {
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            assert!(metric.name.starts_with("backlot_"), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert!(
+                metric.labels.iter().all(|label| !matches!(*label, "job" | "attempt" | "trace")),
+                "{}",
+                metric.name
+            );
+        }
+    }
+}
