@@ -2,4 +2,4 @@
 
 mod overseer;
 
-pub use overseer::{Admitted, Change, Class, Overseer};
+pub use overseer::{Action, Admitted, Change, Class, Overseer};

@@ -60,6 +60,17 @@ pub enum Change<'a> {
     },
 }
 
+/// What the owner wants done with one of its messages, in the same journal group as the change that made it want so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Gone: the job has ended.
+    Delete,
+    /// Visible again after `delay_s` (0: at once), whoever holds it now.
+    Release { delay_s: u32 },
+    /// To the queue's dead-letter queue; gone where it has none.
+    DeadLetter,
+}
+
 /// Owner of the job queues.
 pub trait Overseer: Send + Sync + 'static {
     /// Checks a body before it is stored and fills in what is absent.
@@ -75,7 +86,12 @@ pub trait Overseer: Send + Sync + 'static {
     fn fits(&self, agent: Option<&str>, class: Class) -> bool;
 
     /// A change, under the queue's lock. Records pushed to `records` are made durable with it.
-    fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>);
+    ///
+    /// The answer to [`Change::TimedOut`] and [`Change::Released`] is done to the message in the same group: a job that
+    /// failed for the last time must not be received once more in between. `None` leaves the message to the
+    /// queue's own rules; to the other changes nothing is answered.
+    #[must_use = "a message whose job has ended must not be delivered again"]
+    fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action>;
 
     /// System and message attributes to add to a delivery of `message_id` (the attempt's id).
     fn attributes(&self, queue: &str, message_id: &str) -> Vec<(String, String)>;
