@@ -69,7 +69,13 @@ pub enum Action {
     Release { delay_s: u32 },
     /// To the queue's dead-letter queue; gone where it has none.
     DeadLetter,
+    /// From a dead-letter queue back to the queue it came from, ready at once, its receives forgotten. A message that came from nowhere stays.
+    Return,
 }
+
+/// Most bytes of the records that one [`Overseer::observe`] may push: room is made before the queue's lock is taken.
+/// For [`Change::Sent`] twice the body's length comes on top.
+pub const CHANGE_RECORDS_BYTES_MAX: usize = 8 * 1024;
 
 /// Owner of the job queues.
 pub trait Overseer: Send + Sync + 'static {
