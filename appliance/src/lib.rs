@@ -9,3 +9,4 @@ pub mod identity;
 pub mod queue;
 pub mod tasks;
 pub mod telemetry;
+pub mod telemetry_journal;

@@ -6,6 +6,7 @@
 
 pub mod aws;
 mod error;
+pub mod otlp;
 mod roles;
 
 pub use error::ApiError;
