@@ -55,7 +55,8 @@ pub trait Follower: Send + Sync + 'static {
     /// A sentence when the record cannot be understood; the start then stops with it.
     fn replay(&self, kind: Kind, lsn: Lsn, payload: &[u8]) -> Result<(), String>;
 
-    /// All records have been replayed.
+    /// All records have been replayed, and the catalogue has applied each of those with a projection: a follower whose
+    /// state is all in the catalogue (jobs) reads it from there now.
     fn replayed(&self, now: Now);
 
     /// Whether records of these kinds are applied to the catalogue by [`Follower::project`].

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Directive, Timestamp};
 
 /// Body of `PUT /v1/agents/{name}`: what this agent can run. Sent at its start and every half minute.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,4 +54,12 @@ pub struct AgentInfo {
     pub registration: AgentRegistration,
     pub first_seen_at: Timestamp,
     pub last_seen_at: Timestamp,
+}
+
+/// Answer to `PUT /v1/agents/{name}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RegistrationAnswer {
+    #[serde(flatten)]
+    pub agent: AgentInfo,
+    pub directive: Directive,
 }

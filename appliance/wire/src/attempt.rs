@@ -25,6 +25,9 @@ pub struct Attempt {
     /// Why it failed, was given back or was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Numbers that explain a failure, as its worker gave them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub details: Map<String, Value>,
     /// In the order in which they began. `queued` comes first.
     #[serde(default)]
     pub phases: Vec<PhaseSpan>,
@@ -135,7 +138,7 @@ pub struct AttemptEvents {
 /// Answer to it. An empty `events` is a heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsAnswer {
-    /// Highest sequence number that is durable.
+    /// Highest sequence number taken: durable, or of a kind that its next event replaces (percent, preview, usage).
     pub accepted_seq: u64,
     pub directive: Directive,
 }

@@ -48,7 +48,7 @@ pub struct JobSpec {
     pub retry: Retry,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
-    /// W3C trace context of the submitter.
+    /// W3C trace context: as sent, the submitter's; as delivered, that of the job's own span in the same trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     #[serde(flatten)]
@@ -348,6 +348,9 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// Of a scheduled job: not delivered before this, by its sender's delay or to rest after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_after: Option<Timestamp>,
     /// 0 to 100, of the newest attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f32>,

@@ -10,7 +10,7 @@ pub mod job;
 pub mod metrics;
 pub mod time;
 
-pub use agent::{AgentInfo, AgentRegistration, GpuInfo};
+pub use agent::{AgentInfo, AgentRegistration, GpuInfo, RegistrationAnswer};
 pub use attempt::{
     Attempt, AttemptEvent, AttemptEvents, Directive, EventKind, EventsAnswer, FailureClass, Outcome, PhaseSpan,
 };
