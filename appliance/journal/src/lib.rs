@@ -11,10 +11,32 @@
 //! Invariant: a failed `fdatasync` ends the process. The kernel may have dropped the pages, and
 //! nothing that we could answer afterwards would be true.
 
+mod folder;
+mod format;
+mod group;
+mod keeper;
+mod log;
+mod read;
+mod recovery;
+mod segment;
+mod writer;
+
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::folder::Folder;
+use crate::format::SEGMENT_HEADER_BYTES;
+use crate::group::Done;
+use crate::log::{Layout, Prepared, Shared, State};
+pub use crate::segment::{Inspection, inspect};
 
 /// Position of a record: bytes from the beginning of the log's life. Never reused; rises with each record.
+/// No record stands at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
@@ -24,26 +46,75 @@ pub struct Options {
     pub dir: PathBuf,
     /// A segment is closed when the next group would take it past this. 64 MiB by default.
     pub segment_bytes: u64,
-    /// Largest single record.
+    /// Largest single record that is surely taken, if a segment can hold it. 4 MiB by default.
     pub record_bytes_max: usize,
-    /// Most bytes that may be permitted and not yet durable; a further [`Journal::reserve`] waits.
+    /// Most bytes that may be permitted and not yet durable; a further [`Journal::reserve`] waits. 16 MiB by default,
+    /// at least what one record needs, at most one segment.
     pub pending_bytes_max: usize,
-    /// Most bytes on disk. Past it, `reserve` of [`Class::Growing`] answers [`JournalError::Full`].
+    /// Most bytes on disk. Past it, `reserve` of [`Class::Growing`] answers [`JournalError::Full`]. 64 GiB by default.
     pub disk_bytes_max: u64,
-    /// Preallocated file that keeps room for [`Class::Shrinking`] records when the disk is full.
+    /// Preallocated file that keeps room for [`Class::Shrinking`] records when the disk is full: it becomes a segment of
+    /// this size. Comes on top of `disk_bytes_max`. 16 MiB by default, at most one segment; 0 for none.
     pub reserve_bytes: u64,
     /// Called, from the writer thread, when a write or sync has failed. The default writes the error to
     /// standard error and aborts the process; a test may do otherwise.
     pub on_fatal: Arc<dyn Fn(&std::io::Error) + Send + Sync>,
+    /// Called, from the writer thread, after each sync. Must be quick, and must not hold the journal.
+    pub on_sync: Option<Arc<dyn Fn(Synced) + Send + Sync>>,
 }
 
 impl Options {
     /// Defaults for a journal in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let _ = dir.into();
-        unimplemented!()
+        Self {
+            dir: dir.into(),
+            segment_bytes: 64 << 20,
+            record_bytes_max: 4 << 20,
+            pending_bytes_max: 16 << 20,
+            disk_bytes_max: 64 << 30,
+            reserve_bytes: 16 << 20,
+            on_fatal: Arc::new(|error| {
+                use std::io::Write;
+                let _ = writeln!(std::io::stderr(), "backlot: the journal could not be written: {error}");
+                std::process::abort();
+            }),
+            on_sync: None,
+        }
     }
+
+    /// Brings the bounds into an order in which they can hold.
+    fn settle(mut self) -> Self {
+        self.segment_bytes = self.segment_bytes.clamp(4096, u64::from(u32::MAX));
+        let groups = self.segment_bytes as usize - SEGMENT_HEADER_BYTES;
+        self.pending_bytes_max = self.pending_bytes_max.max(log::room_for(self.record_bytes_max)).min(groups);
+        self.reserve_bytes = self.reserve_bytes.min(self.segment_bytes);
+        self
+    }
+}
+
+/// One sync that made a group durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Synced {
+    /// Time of the `fdatasync`.
+    pub took: Duration,
+    pub records: u64,
+    /// With headers.
+    pub bytes: u64,
+}
+
+/// What the journal did since it was opened, and what it takes on disk now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records made durable.
+    pub records: u64,
+    pub groups: u64,
+    pub written_bytes: u64,
+    /// Length of all segment files, without spare and reserve.
+    pub disk_bytes: u64,
+    pub segments: usize,
+    /// The next segment could not be allocated: disk or budget are full.
+    pub full: bool,
 }
 
 /// What a record does to the space that is in use.
@@ -65,6 +136,8 @@ pub enum JournalError {
     Closed,
     #[error("no record at {0:?}")]
     NoRecord(Lsn),
+    #[error("what stands at {0:?} in the journal does not match its checksum")]
+    Damaged(Lsn),
     #[error("read of the journal: {0}")]
     Io(Arc<std::io::Error>),
 }
@@ -106,7 +179,14 @@ pub struct Segment {
 
 /// The log. Cheap to clone; the last clone that goes closes it.
 #[derive(Clone)]
-pub struct Journal {}
+pub struct Journal {
+    running: Arc<Running>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Journal {
     /// Opens or makes the journal in `options.dir`, cuts a torn tail, and starts its writer thread.
@@ -114,17 +194,52 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Damaged`] when a group that had been durable is not whole.
     pub fn open(options: Options) -> Result<(Self, Opened), OpenError> {
-        let _ = options;
-        unimplemented!()
+        let options = options.settle();
+        let dir = options.dir.clone();
+        let folder = Folder::open(&dir)?;
+        let found = recovery::recover(&folder, &options)?;
+        let Some(last) = found.segments.back() else { unreachable!("recovery makes a first segment") };
+        let layout = Layout { base: last.base, limit: last.base + last.bytes.max(last.end - last.base), end: last.end };
+        let state = State {
+            layout,
+            durable: last.end,
+            segments: found.segments,
+            open_files: VecDeque::new(),
+            pending: VecDeque::new(),
+            in_flight: None,
+            permitted: 0,
+            pending_bytes: 0,
+            spare: Prepared::Wanted,
+            reserve: Prepared::Wanted,
+            to_trim: Vec::new(),
+            roll_wanted: false,
+            closing: false,
+            recycled: Vec::new(),
+            counts: Stats::default(),
+        };
+        let shared = Arc::new(Shared::new(options, folder, found.id, state));
+        let spawn = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared))
+        };
+        let started = || {
+            Ok(vec![
+                spawn("journal-write", Box::new(move |shared| writer::run(shared, found.last)))?,
+                spawn("journal-keep", Box::new(keeper::run))?,
+            ])
+        };
+        let threads = started().map_err(|source| OpenError::Io { path: dir, source })?;
+        Ok((Self { running: Arc::new(Running { shared, threads: Mutex::new(threads) }) }, found.opened))
     }
 
     /// Waits until `bytes` more may be pending. Cancel-safe.
     ///
+    /// A permit covers 32 records and one more for each 32 bytes.
+    ///
     /// # Errors
     /// [`JournalError::Full`] and [`JournalError::TooLarge`] at once, [`JournalError::Closed`] after close.
     pub async fn reserve(&self, bytes: usize, class: Class) -> Result<Permit, JournalError> {
-        let _ = (bytes, class);
-        unimplemented!()
+        self.running.shared.reserve(bytes, class).await
     }
 
     /// The same for threads outside of tokio.
@@ -132,39 +247,56 @@ impl Journal {
     /// # Errors
     /// As [`Journal::reserve`].
     pub fn reserve_blocking(&self, bytes: usize, class: Class) -> Result<Permit, JournalError> {
-        let _ = (bytes, class);
-        unimplemented!()
+        self.running.shared.reserve_blocking(bytes, class)
     }
 
-    /// Reads one record back: from memory if it is not yet written, else one `pread`, checked.
+    /// Reads one record back: from memory if it is not yet written, else from its file, checked.
     ///
     /// # Errors
-    /// [`JournalError::NoRecord`] when there is none at `lsn` or its segment is gone.
+    /// [`JournalError::NoRecord`] when there is none at `lsn` or its segment is gone, [`JournalError::Damaged`] when what
+    /// stands there is not what was written there.
     pub fn read(&self, lsn: Lsn) -> Result<Vec<u8>, JournalError> {
-        let _ = lsn;
-        unimplemented!()
+        read::record(&self.running.shared, lsn)
     }
 
     /// Each durable record from `from` on, oldest first, up to what is durable when the call is made.
-    /// `visit` returns false to stop. Returns the position after the last record visited.
+    /// `visit` returns false to stop. Returns the position after the last record visited, from which a later scan goes on.
+    ///
+    /// A `from` before the oldest segment begins with the oldest; whoever needs to know compares [`Journal::segments`].
     ///
     /// # Errors
-    /// [`JournalError::Io`].
+    /// [`JournalError::Io`], [`JournalError::Damaged`].
     pub fn scan(&self, from: Lsn, visit: &mut dyn FnMut(Lsn, &[u8]) -> bool) -> Result<Lsn, JournalError> {
-        let _ = (from, visit);
-        unimplemented!()
+        read::scan(&self.running.shared, from, visit)
     }
 
     /// Position up to which everything is durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        unimplemented!()
+        Lsn(self.running.shared.state.lock().durable)
     }
 
     /// Oldest first; the last one is being written.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
-        unimplemented!()
+        let state = self.running.shared.state.lock();
+        let segment = |segment: &log::SegmentFile| Segment {
+            base: Lsn(segment.base),
+            end: Lsn(segment.end),
+            bytes: segment.bytes,
+        };
+        state.segments.iter().map(segment).collect()
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.running.shared.state.lock();
+        Stats {
+            disk_bytes: state.disk_bytes(),
+            segments: state.segments.len(),
+            full: matches!(state.spare, Prepared::Full),
+            ..state.counts
+        }
     }
 
     /// Deletes each closed segment that ends at or before `lsn`, oldest first. Returns how many.
@@ -172,23 +304,75 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`].
     pub fn release_before(&self, lsn: Lsn) -> Result<usize, JournalError> {
-        let _ = lsn;
-        unimplemented!()
+        let shared = &self.running.shared;
+        let _order = shared.releasing.lock();
+        let mut released = 0;
+        loop {
+            let oldest = {
+                let mut state = shared.state.lock();
+                if state.segments.len() < 2 || state.segments.front().is_none_or(|first| first.end > lsn.0) {
+                    break;
+                }
+                let Some(oldest) = state.segments.pop_front() else { break };
+                state.open_files.retain(|&base| base != oldest.base);
+                oldest
+            };
+            if let Err(error) = shared.folder.remove_segment(oldest.base) {
+                shared.state.lock().segments.push_front(oldest);
+                return Err(JournalError::Io(Arc::new(error)));
+            }
+            released += 1;
+        }
+        if released > 0 {
+            shared.want_files(&mut shared.state.lock());
+        }
+        Ok(released)
     }
 
-    /// Closes the current segment so that it can be released; the next group starts a new one.
+    /// Closes the current segment, if it holds anything, so that it can be released; the next group starts a new one.
+    /// Happens as soon as a new segment could be allocated.
     pub fn roll(&self) {
-        unimplemented!()
+        let shared = &self.running.shared;
+        let mut state = shared.state.lock();
+        if !state.layout.is_empty() {
+            state.roll_wanted = true;
+            shared.want_files(&mut state);
+            shared.writer.notify_one();
+        }
     }
 
-    /// Refuses new permits, makes everything pending durable and stops the writer.
+    /// Refuses new permits, makes everything pending durable and stops the writer. Blocks until then.
     pub fn close(&self) {
-        unimplemented!()
+        self.running.close();
+    }
+}
+
+impl Running {
+    fn close(&self) {
+        let shared = &self.shared;
+        shared.state.lock().closing = true;
+        shared.writer.notify_all();
+        shared.keeper.notify_all();
+        shared.room_changed();
+        for thread in self.threads.lock().drain(..) {
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join(); // a panic has been reported by the thread itself
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 /// Room for some bytes. Dropped unused, it gives them back.
-pub struct Permit {}
+pub struct Permit {
+    shared: Arc<Shared>,
+    cost: usize,
+}
 
 impl Permit {
     /// Puts `records` into the current group, as one, in the order of the calls. Does not wait.
@@ -196,8 +380,21 @@ impl Permit {
     /// The position of each record is known at once, and [`Journal::read`] finds it at once.
     /// Records over the permitted bytes are a fault of the caller and panic in debug builds.
     pub fn submit(self, records: &[&[u8]]) -> Submitted {
-        let _ = records;
-        unimplemented!()
+        self.submit_parts(records.iter().map(|record| [*record, &[]]))
+    }
+
+    /// The same with records that come in two parts, which saves whoever puts a tag before a payload a copy.
+    pub fn submit_parts<'a>(mut self, records: impl Iterator<Item = [&'a [u8]; 2]> + Clone) -> Submitted {
+        let cost = std::mem::take(&mut self.cost);
+        self.shared.submit(cost, records)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.cost > 0 {
+            self.shared.give_back(self.cost);
+        }
     }
 }
 
@@ -208,6 +405,7 @@ pub struct Submitted {
     pub lsns: Vec<Lsn>,
     /// Position after the last of them.
     pub end: Lsn,
+    done: Arc<Done>,
 }
 
 impl Submitted {
@@ -216,7 +414,7 @@ impl Submitted {
     /// # Errors
     /// [`JournalError::Closed`] when the journal ended first.
     pub async fn durable(&self) -> Result<(), JournalError> {
-        unimplemented!()
+        if self.done.wait().await { Ok(()) } else { Err(JournalError::Closed) }
     }
 
     /// The same for threads outside of tokio.
@@ -224,6 +422,6 @@ impl Submitted {
     /// # Errors
     /// As [`Submitted::durable`].
     pub fn durable_blocking(&self) -> Result<(), JournalError> {
-        unimplemented!()
+        if self.done.wait_blocking() { Ok(()) } else { Err(JournalError::Closed) }
     }
 }

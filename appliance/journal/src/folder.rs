@@ -1,0 +1,116 @@
+//! The folder: names, the lock, preallocated files, and the order of syncs that makes a file exist.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+
+use crate::OpenError;
+
+pub(crate) const SPARE: &str = "spare";
+pub(crate) const RESERVE: &str = "reserve";
+const SUFFIX: &str = ".seg";
+
+/// The journal's folder, held for this process alone.
+pub(crate) struct Folder {
+    path: PathBuf,
+    handle: File,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder where it is missing, and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(io)?;
+        let handle = File::open(path).map_err(io)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
+        }
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), handle, _lock: lock }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+            Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
+    pub(crate) fn segment(&self, base: u64) -> PathBuf {
+        self.path.join(format!("{base:020}{SUFFIX}"))
+    }
+
+    /// Bases of all segments by their names, oldest first.
+    pub(crate) fn bases(&self) -> io::Result<Vec<u64>> {
+        let mut bases = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let base = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).filter(|base| base.len() == 20);
+            bases.extend(base.and_then(|base| base.parse::<u64>().ok()));
+        }
+        bases.sort_unstable();
+        Ok(bases)
+    }
+
+    /// Makes a file of `bytes` zeros whose room on disk is taken, durably.
+    pub(crate) fn prepare(&self, name: &str, bytes: u64) -> io::Result<File> {
+        let path = self.path.join(name);
+        let made = || {
+            if let Ok(file) = OpenOptions::new().read(true).write(true).open(&path)
+                && let held = file.metadata()?
+                && held.len() == bytes
+                && held.blocks() * 512 >= bytes
+            {
+                return Ok(file); // left by an earlier run; on a full disk its room must not be let go
+            }
+            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+            allocate(&file, bytes)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        made().inspect_err(|_| {
+            let _ = std::fs::remove_file(&path); // it would hold what little room there is
+        })
+    }
+
+    /// Gives a prepared file, whose header has been synced, its name as a segment.
+    pub(crate) fn name_segment(&self, name: &str, base: u64) -> io::Result<()> {
+        std::fs::rename(self.path.join(name), self.segment(base))?;
+        self.handle.sync_all()
+    }
+
+    /// Deletes the oldest segment. Synced one by one: a gap between segments would look like damage.
+    pub(crate) fn remove_segment(&self, base: u64) -> io::Result<()> {
+        match std::fs::remove_file(self.segment(base)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.handle.sync_all()
+    }
+
+    pub(crate) fn open_segment(&self, base: u64, write: bool) -> io::Result<File> {
+        OpenOptions::new().read(true).write(write).open(self.segment(base))
+    }
+}
+
+/// Takes room on disk up to `bytes` from the file's beginning, which then reads as zeros.
+pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // A file system without preallocation: zeros take the room as well, unless it shares or compresses blocks.
+    let zeros = vec![0; 1024 * 1024];
+    let mut at = file.metadata()?.len();
+    while at < bytes {
+        let step = (bytes - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The one thread that writes: takes what has gathered, writes it, syncs it, wakes those who wait.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::format::{GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::group::{Group, Supply};
+use crate::log::{Prepared, SegmentFile, Shared, start_segment};
+use crate::{Synced, folder};
+
+/// Buffers above this are not kept for the next group.
+const RECYCLED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Writes until the journal closes or a write fails.
+pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
+    while let Some(group) = next_group(shared) {
+        if let Err(error) = write(shared, &mut file, group) {
+            (shared.options.on_fatal)(&error);
+            break; // only a test's `on_fatal` returns
+        }
+    }
+    // Whoever still waits will not be served.
+    let mut state = shared.state.lock();
+    state.closing = true;
+    let left: Vec<Group> = state.pending.drain(..).collect();
+    state.in_flight = None;
+    drop(state);
+    left.iter().for_each(|group| group.done.finish(false));
+    shared.room_changed();
+    shared.keeper.notify_all();
+}
+
+/// Waits for records; `None` when the journal closes and all is written.
+fn next_group(shared: &Shared) -> Option<Group> {
+    let mut state = shared.state.lock();
+    loop {
+        if state.pending.is_empty() && state.may_roll() {
+            start_segment(&mut state);
+        }
+        if let Some(group) = state.pending.pop_front() {
+            return Some(group);
+        }
+        if state.closing {
+            return None;
+        }
+        shared.writer.wait(&mut state);
+    }
+}
+
+fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<()> {
+    let Group { base, lsn, opens, body, records, done } = group;
+    let body = Arc::new(body);
+    let durable = {
+        let mut state = shared.state.lock();
+        state.in_flight = Some((lsn, Arc::clone(&body)));
+        state.durable
+    };
+    let written = (|| {
+        if let Some(supply) = opens {
+            *file = open_segment(shared, supply, base)?;
+        }
+        let header = GroupHeader {
+            base,
+            lsn,
+            durable,
+            body_bytes: body.len() as u32, // `reserve` has bounded it
+            body_checksum: crc32c::crc32c(&body),
+        };
+        write_group(file, &header.encode(shared.id), &body, lsn - base)?;
+        #[allow(clippy::disallowed_methods, reason = "measures the disk; no decision depends on it")]
+        let began = std::time::Instant::now();
+        file.sync_data()?;
+        Ok(began.elapsed())
+    })();
+    let took = match written {
+        Ok(took) => took,
+        Err(error) => {
+            shared.state.lock().closing = true;
+            done.finish(false);
+            return Err(error);
+        }
+    };
+    let bytes = GROUP_HEADER_BYTES + body.len();
+    {
+        let mut state = shared.state.lock();
+        let end = lsn + bytes as u64;
+        state.durable = end;
+        state.in_flight = None;
+        state.pending_bytes -= bytes;
+        if let Some(segment) = state.segments.back_mut() {
+            segment.end = end;
+            segment.bytes = segment.bytes.max(end - base);
+        }
+        state.counts.records += records;
+        state.counts.groups += 1;
+        state.counts.written_bytes += bytes as u64;
+        if let Ok(mut buffer) = Arc::try_unwrap(body)
+            && buffer.capacity() <= RECYCLED_BYTES_MAX
+        {
+            buffer.clear();
+            state.recycled = buffer;
+        }
+    }
+    done.finish(true);
+    shared.room_changed();
+    if let Some(on_sync) = &shared.options.on_sync {
+        on_sync(Synced { took, records, bytes: bytes as u64 });
+    }
+    Ok(())
+}
+
+/// Makes a prepared file the segment at `base`. All groups before it are durable.
+fn open_segment(shared: &Shared, supply: Supply, base: u64) -> io::Result<Arc<File>> {
+    let (name, file) = {
+        let state = shared.state.lock();
+        let (name, prepared) = match supply {
+            Supply::Spare => (folder::SPARE, &state.spare),
+            Supply::Reserve => (folder::RESERVE, &state.reserve),
+        };
+        match prepared {
+            Prepared::Taken(file) => (name, Arc::clone(file)),
+            _ => return Err(io::Error::other("the file of the next segment was not prepared")),
+        }
+    };
+    file.write_all_at(&SegmentHeader { id: shared.id, base }.encode(), 0)?;
+    file.sync_data()?;
+    shared.folder.name_segment(name, base)?;
+    let bytes = file.metadata()?.len();
+    let mut state = shared.state.lock();
+    match supply {
+        Supply::Spare => state.spare = Prepared::Wanted,
+        Supply::Reserve => state.reserve = Prepared::Wanted,
+    }
+    if let Some(closed) = state.segments.back_mut() {
+        let closed = closed.base;
+        state.to_trim.push(closed);
+        state.note_open(closed);
+    }
+    let end = base + SEGMENT_HEADER_BYTES as u64;
+    state.segments.push_back(SegmentFile { base, end, bytes, file: Some(Arc::clone(&file)) });
+    shared.keeper.notify_one();
+    Ok(file)
+}
+
+fn write_group(file: &File, header: &[u8], body: &[u8], offset: u64) -> io::Result<()> {
+    let written = loop {
+        match rustix::io::pwritev(file, &[IoSlice::new(header), IoSlice::new(body)], offset) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(written) => break written,
+        }
+    };
+    // A short write is finished piece by piece.
+    if written < header.len() {
+        file.write_all_at(&header[written..], offset + written as u64)?;
+    }
+    let from = written.saturating_sub(header.len());
+    file.write_all_at(&body[from..], offset + (header.len() + from) as u64)
+}
