@@ -68,15 +68,17 @@ config! {
         /// Allows addresses that are not loopback without TLS.
         insecure: bool = false;
         /// Most requests answered at once, all doors together; a further one is answered 503.
-        in_flight_max: usize = 4096;
+        in_flight_max: usize = 16_384;
         /// Most connections of a door; a further one is closed at once.
-        connections_max: usize = 12_000;
+        connections_max: usize = 16_384;
         /// Longest time for a request's head to arrive, in seconds.
         head_timeout_s: u64 = 15;
         /// Longest pause between two pieces of a request's body, in seconds.
         body_timeout_s: u64 = 30;
         /// Most requests a second from one address, averaged over ten seconds. 0 sets no limit; loopback is never limited.
         requests_per_address_s: u32 = 0;
+        /// Most requests a second with one key, averaged over ten seconds. 0 sets no limit.
+        requests_per_key_s: u32 = 0;
         /// Largest body of the AWS door except S3, in bytes.
         aws_body_bytes_max: usize = 2_097_152;
         /// Largest body of the http door, in bytes.
@@ -151,6 +153,57 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Checks what the types do not express.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the key and what it should be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("edge.in_flight_max", self.edge.in_flight_max as u64),
+            ("edge.connections_max", self.edge.connections_max as u64),
+            ("edge.head_timeout_s", self.edge.head_timeout_s),
+            ("edge.body_timeout_s", self.edge.body_timeout_s),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(ConfigError::Value { key, problem: "must be at least 1".into() });
+            }
+        }
+        if !(1 << 20..=1 << 30).contains(&self.journal.segment_bytes) {
+            return Err(ConfigError::Value { key: "journal.segment_bytes", problem: "is 1 MiB to 1 GiB".into() });
+        }
+        Ok(())
+    }
+}
+
+/// The reference page: each section with its keys, defaults and meanings.
+#[must_use]
+pub fn reference_markdown() -> String {
+    let mut page = String::from(
+        "# Configuration\n\nOne TOML file (`backlot serve --config FILE`); every key can also be set by the environment as \
+         `BACKLOT_<SECTION>_<KEY>`, which wins. An unknown key is an error. This page is written by `backlot config reference`.\n",
+    );
+    let mut section = "";
+    for key in keys() {
+        if key.section != section {
+            section = key.section;
+            page.push_str(&format!("\n## [{section}]\n\n| key | default | meaning |\n| --- | --- | --- |\n"));
+        }
+        page.push_str(&format!("| `{}` | `{}` | {} |\n", key.key, key.default, key.doc));
+    }
+    page
+}
+
+/// The same as one JSON document, with a line break at its end.
+#[must_use]
+pub fn reference_json() -> String {
+    let key = |key: Key| serde_json::json!({"section": key.section, "key": key.key, "default": key.default, "meaning": key.doc});
+    let mut text = serde_json::Value::Array(keys().into_iter().map(key).collect()).to_string();
+    text.push('\n');
+    text
+}
+
 fn parse_like(default: &toml::Value, text: &str) -> Option<toml::Value> {
     Some(match default {
         toml::Value::String(_) => toml::Value::String(text.to_owned()),
@@ -162,4 +215,70 @@ fn parse_like(default: &toml::Value, text: &str) -> Option<toml::Value> {
         ),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backlot.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
+        let config =
+            load("[edge]\naws = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\n", &[("BACKLOT_EDGE_HTTP", "127.0.0.1:3")])
+                .unwrap();
+        assert_eq!((config.edge.aws.as_str(), config.edge.http.as_str()), ("127.0.0.1:1", "127.0.0.1:3"));
+        assert_eq!(config.edge.otlp_http, Config::default().edge.otlp_http);
+    }
+
+    #[test]
+    fn every_key_can_be_set_by_the_environment() {
+        for key in keys() {
+            let name = format!("BACKLOT_{}_{}", key.section, key.key).to_uppercase();
+            let text = match &key.default {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Array(_) => String::new(),
+                other => other.to_string(),
+            };
+            assert!(load("", &[(&name, &text)]).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_file_line_and_key() {
+        let error = load("[edge]\nhttp = \"x\"\nhtpp = 1\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("backlot.toml") && error.contains("line 3") && error.contains("htpp"), "{error}");
+        let error = load("[edge]\nin_flight_max = \"many\"\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("in_flight_max"), "{error}");
+        let error = load("", &[("BACKLOT_EDGE_HTPP", "x")]).unwrap_err().to_string();
+        assert!(error.contains("BACKLOT_EDGE_HTPP"), "{error}");
+        let error = load("", &[("BACKLOT_EDGE_INSECURE", "perhaps")]).unwrap_err().to_string();
+        assert!(error.contains("perhaps") && error.contains("boolean"), "{error}");
+        assert!(load("", &[("BACKLOT_AGENT_NAME", "a"), ("BACKLOT_ENDPOINT", "b")]).is_ok());
+    }
+
+    #[test]
+    fn a_value_out_of_its_bounds_is_refused() {
+        assert!(
+            load("[edge]\nhead_timeout_s = 0\n", &[])
+                .unwrap()
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("head_timeout_s")
+        );
+        assert!(Config::default().check().is_ok());
+    }
+
+    #[test]
+    fn the_reference_page_is_current() {
+        let page = include_str!("../../docs/configuration.md");
+        assert!(page == reference_markdown(), "run: cargo run -p backlot -- config reference > docs/configuration.md");
+    }
 }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod edge;
+pub mod folder;
 pub mod identity;
 pub mod queue;
 pub mod tasks;

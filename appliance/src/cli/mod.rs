@@ -1,0 +1,206 @@
+//! What an operator types. Each command prints text for people, or with `--json` one JSON document (one a line where
+//! there are many), and says with its exit code how it went: 0 asked, 1 fault, 64 usage, 78 configuration.
+
+mod client;
+mod doctor;
+mod key;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use client::Client;
+
+use crate::config::{self, Config, ConfigError};
+
+/// Backlot: job queue, artifact store, logs, metrics, traces, alerting and dashboard of an AI-film studio, in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "backlot", version, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the appliance.
+    Serve(ServeArguments),
+    /// Read the configuration, say what is wrong with it, and end.
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigArguments,
+        #[arg(long)]
+        json: bool,
+    },
+    /// About the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Keys and their roles.
+    Key {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: key::KeyCommand,
+    },
+    /// Look at a data folder and say what is wrong with it, without changing it. The appliance must not be running.
+    Doctor(doctor::DoctorArguments),
+    /// Make the catalogue again from its snapshot and the journal. The appliance must not be running.
+    Rebuild(doctor::RebuildArguments),
+    /// The version of this binary.
+    Version {
+        #[arg(long)]
+        json: bool,
+    },
+    /// A completion script for your shell, on standard output.
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Every key with its default and meaning, as Markdown.
+    Reference {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArguments {
+    /// TOML file. Without it, defaults and the environment.
+    #[arg(long, env = "BACKLOT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder; wins over the configuration's `data.dir`.
+    #[arg(long, env = "BACKLOT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    fn load(&self) -> Result<Config, CliError> {
+        let mut config = Config::load(self.config.as_deref(), std::env::vars())?;
+        if let Some(data) = &self.data {
+            config.data.dir.clone_from(data);
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// For trying things: adds the key `test`/`test`, and OTLP from this machine needs none. Loopback addresses only.
+    #[arg(long)]
+    dev: bool,
+    /// Write one JSON line with the four addresses to standard output when all doors answer.
+    #[arg(long)]
+    print_addresses: bool,
+}
+
+/// Which appliance a client command talks to, and as whom.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// The http door.
+    #[arg(long, global = true, env = "BACKLOT_ENDPOINT", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    pub endpoint: String,
+    /// File with the key, in the form of an AWS credentials file, such as `admin.key` in the data folder. Without it, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    #[arg(long, global = true, env = "BACKLOT_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The command line asks for something that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The appliance's own words, with its hint.
+    #[error("{message}{}", .hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default())]
+    Refused { status: u16, code: String, message: String, hint: Option<String> },
+    #[error("{0}")]
+    Fault(String),
+}
+
+impl CliError {
+    /// A fault that names what was being done.
+    pub fn fault(doing: &str, error: impl std::fmt::Display) -> Self {
+        Self::Fault(format!("{doing}: {error}"))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(64),
+            Self::Config(_) => ExitCode::from(78),
+            Self::Refused { .. } | Self::Fault(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Reads the arguments, does what they say, and returns how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print(); // nowhere else to say it
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("backlot: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Serve(arguments) => return serve::run(&arguments),
+        Command::CheckConfig { config, json } => {
+            let config = config.load()?;
+            if json {
+                println!("{}", to_json(&config)?);
+            } else {
+                println!("the configuration is good");
+            }
+        }
+        Command::Config { command: ConfigCommand::Reference { json } } => {
+            print!("{}", if json { config::reference_json() } else { config::reference_markdown() });
+        }
+        Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
+        Command::Doctor(arguments) => return doctor::run(&arguments),
+        Command::Rebuild(arguments) => return doctor::rebuild(&arguments),
+        Command::Version { json } => {
+            let version = env!("CARGO_PKG_VERSION");
+            if json {
+                println!("{}", serde_json::json!({"name": "backlot", "version": version}));
+            } else {
+                println!("backlot {version}");
+            }
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "backlot", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a client command: one thread is enough.
+fn block_on(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::fault("start the runtime", error))?.block_on(command)
+}
+
+/// One line of JSON.
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<String, CliError> {
+    serde_json::to_string(value).map_err(|error| CliError::fault("write JSON", error))
+}

@@ -1,0 +1,143 @@
+//! What the http door itself answers: health, sessions, keys, addresses.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::basic::{COOKIE, session_token};
+use super::{Admin, ApiError, Gate, Request, Response, Viewer};
+use crate::identity::{IdentityError, Role, SESSION_LIFE_S};
+
+/// Where the doors are, as a client on this machine reaches them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub aws: String,
+    pub http: String,
+    pub otlp_grpc: String,
+    pub otlp_http: String,
+}
+
+struct Own {
+    gate: Gate,
+    endpoints: Endpoints,
+    /// The Prometheus text of the appliance's own metrics.
+    metrics_text: fn() -> String,
+    /// Whether only this machine can reach the door: then `/metrics` needs no key, as scrapers expect.
+    is_loopback: bool,
+}
+
+/// Routes of the door itself.
+#[must_use]
+pub fn routes(gate: &Gate, endpoints: Endpoints, is_loopback: bool, metrics_text: fn() -> String) -> Router {
+    let own = Own { gate: gate.clone(), endpoints, metrics_text, is_loopback };
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(async || "ok\n")) // the door opens after the replay
+        .route("/metrics", get(own_metrics))
+        .route("/v1/endpoints", get(own_endpoints))
+        .route("/v1/session", get(who).post(sign_in).delete(sign_out))
+        .route("/v1/keys", get(list_keys).post(create_key))
+        .route("/v1/keys/{key_id}", delete(revoke_key))
+        .route("/v1/{*rest}", axum::routing::any(no_such_path))
+        .with_state(Arc::new(own))
+}
+
+async fn no_such_path() -> ApiError {
+    ApiError::not_found("no_such_path", "the native API has no such path").hint("docs/api.md lists them")
+}
+
+async fn own_metrics(State(own): State<Arc<Own>>, viewer: Result<Viewer, ApiError>) -> Result<Response, ApiError> {
+    if !own.is_loopback {
+        viewer?;
+    }
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], (own.metrics_text)()).into_response())
+}
+
+async fn own_endpoints(State(own): State<Arc<Own>>, _: Viewer) -> Json<Endpoints> {
+    Json(own.endpoints.clone())
+}
+
+async fn who(Viewer(principal): Viewer) -> Json<serde_json::Value> {
+    Json(json!({"key_id": principal.key_id, "role": principal.role}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignIn {
+    key_id: String,
+    secret: String,
+}
+
+async fn sign_in(
+    State(own): State<Arc<Own>>,
+    body: Result<Json<SignIn>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(given) = body.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let identity = own.gate.identity();
+    let Some(principal) = identity.check(&given.key_id, &given.secret) else {
+        return Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "wrong_key",
+            "there is no such key, or its secret is another one",
+        )
+        .hint("the first key is in admin.key in the data folder; `backlot key create` makes more"));
+    };
+    let token = identity.sign_in(&principal).map_err(|error| ApiError::internal(&error))?;
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={SESSION_LIFE_S}");
+    let body = Json(json!({"key_id": principal.key_id, "role": principal.role}));
+    Ok(([(header::SET_COOKIE, cookie)], body).into_response())
+}
+
+async fn sign_out(State(own): State<Arc<Own>>, request: Request) -> Response {
+    if let Some(token) = session_token(&request) {
+        own.gate.identity().sign_out(token);
+    }
+    let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response()
+}
+
+async fn list_keys(State(own): State<Arc<Own>>, _: Admin) -> Json<serde_json::Value> {
+    Json(json!({"keys": own.gate.identity().list()}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateKey {
+    role: Role,
+    #[serde(default)]
+    note: String,
+}
+
+async fn create_key(
+    State(own): State<Arc<Own>>,
+    _: Admin,
+    body: Result<Json<CreateKey>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(wanted) = body.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let made = own.gate.identity().create(wanted.role, &wanted.note).await.map_err(|error| of_identity(&error))?;
+    let body = json!({"key_id": made.key_id, "secret": made.secret, "role": made.role});
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+async fn revoke_key(State(own): State<Arc<Own>>, _: Admin, Path(key_id): Path<String>) -> Result<StatusCode, ApiError> {
+    own.gate.identity().revoke(&key_id).await.map_err(|error| of_identity(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn of_identity(error: &IdentityError) -> ApiError {
+    match error {
+        IdentityError::NoSuchKey(_) => {
+            ApiError::not_found("no_such_key", error.to_string()).hint("`backlot key list` shows them")
+        }
+        IdentityError::LastAdmin(_) => ApiError::conflict("last_admin", error.to_string()),
+        IdentityError::TooMany => ApiError::conflict("too_many_keys", error.to_string()),
+        other => ApiError::internal(other),
+    }
+}

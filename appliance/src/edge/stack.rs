@@ -1,0 +1,293 @@
+//! What stands around the routes of every door, outermost first, each with its reason.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use futures::FutureExt;
+use http::header;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+use tokio::sync::Semaphore;
+use tower::ServiceBuilder;
+use tower_http::timeout::TimeoutBody;
+use tracing::Instrument;
+
+use super::admit::Admission;
+use super::limit::Buckets;
+use super::metered::Metered;
+use super::{Door, OperationCell, Peer, Refusal, Request, RequestInfo, Response, aws_door, basic};
+use crate::clock::Clock;
+use crate::config;
+use crate::identity::{Identity, Principal};
+use crate::telemetry;
+use backlot_wire::metrics;
+
+/// What the doors share: limits, counters, keys.
+#[derive(Clone)]
+pub struct Gate {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+    config: config::Edge,
+    /// OTLP from loopback needs no key under `--dev`.
+    dev: bool,
+    permits: Arc<Semaphore>,
+    per_address: Buckets<std::net::IpAddr>,
+    per_key: Buckets<String>,
+    requests: Counter<u64>,
+    durations: Histogram<f64>,
+    refused: Counter<u64>,
+    bytes_in: Counter<u64>,
+    bytes_out: Counter<u64>,
+}
+
+impl Gate {
+    #[must_use]
+    pub fn new(identity: Identity, clock: Arc<dyn Clock>, config: config::Edge, dev: bool) -> Self {
+        let shared = Shared {
+            identity,
+            clock,
+            dev,
+            permits: Arc::new(Semaphore::new(config.in_flight_max)),
+            per_address: Buckets::new(config.requests_per_address_s),
+            per_key: Buckets::new(config.requests_per_key_s),
+            config,
+            requests: telemetry::counter(&metrics::DOOR_REQUESTS),
+            durations: telemetry::histogram(&metrics::DOOR_DURATION),
+            refused: telemetry::counter(&metrics::DOOR_REFUSED),
+            bytes_in: telemetry::counter(&metrics::DOOR_BYTES_IN),
+            bytes_out: telemetry::counter(&metrics::DOOR_BYTES_OUT),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+
+    pub(super) fn config(&self) -> &config::Edge {
+        &self.shared.config
+    }
+
+    fn refuse(&self, door: Door, refusal: Refusal, info: &RequestInfo) -> Response {
+        self.shared.refused.add(1, &[KeyValue::new("door", door.name()), KeyValue::new("reason", refusal.reason())]);
+        door.refuse(refusal, info)
+    }
+}
+
+#[derive(Clone)]
+struct At {
+    gate: Gate,
+    door: Door,
+    admission: Admission,
+}
+
+/// Puts the stack around `routes`.
+#[must_use]
+pub fn around(gate: &Gate, door: Door, routes: Router) -> Router {
+    let gauge = telemetry::gauge(&metrics::DOOR_IN_FLIGHT);
+    let admission = Admission::new(Arc::clone(&gate.shared.permits), gauge);
+    let at = At { gate: gate.clone(), door, admission };
+    routes.route_layer(from_fn(name_route)).layer(
+        ServiceBuilder::new()
+            .layer(from_fn_with_state(at.clone(), trace)) // a shed request still has its span and its id
+            .layer(from_fn_with_state(at.clone(), count)) // and is counted, its 503 included
+            .layer(from_fn_with_state(at.clone(), rescue)) // a panic below becomes an error in the dialect
+            .layer(from_fn_with_state(at.clone(), admit)) // refuse early, not late; before anything costs CPU
+            .layer(from_fn_with_state(at.clone(), limit_address)) // before bodies are read and signatures checked
+            .layer(from_fn_with_state(at.clone(), bound_body)) // before anybody collects one
+            .layer(from_fn_with_state(at.clone(), authenticate)) // the AWS door verifies inside: it needs the body
+            .layer(from_fn_with_state(at, limit_key)), // needs to know whose key it is
+    )
+}
+
+async fn trace(State(at): State<At>, mut request: Request, next: Next) -> Response {
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let wants_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let info = RequestInfo { request_id: request_id.clone(), wants_json, aws: aws_door::Shape::of(&request) };
+    request.extensions_mut().insert(info);
+    request.extensions_mut().insert(OperationCell::default());
+    let mut response = if let (Door::Aws | Door::Http, Some(parent)) = (at.door, remote_parent(&request)) {
+        // Only a caller that traces gets a span: polls and heartbeats would bury everything else.
+        let span = tracing::info_span!(
+            "request",
+            otel.kind = "server",
+            door = at.door.name(),
+            otel.name = tracing::field::Empty
+        );
+        let _ = tracing_opentelemetry::OpenTelemetrySpanExt::set_parent(&span, parent);
+        let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
+        let response = next.run(request).instrument(span.clone()).await;
+        span.record("otel.name", cell.get().as_str());
+        response
+    } else {
+        next.run(request).await
+    };
+    if at.door == Door::Http
+        && let Ok(value) = http::HeaderValue::from_str(&request_id)
+    {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}
+
+/// The caller's span, from its `traceparent` header.
+fn remote_parent(request: &Request) -> Option<opentelemetry::Context> {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+    let header = request.headers().get("traceparent")?.to_str().ok()?;
+    let mut parts = header.split('-');
+    let (_, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        true,
+        TraceState::default(),
+    );
+    context.is_valid().then(|| opentelemetry::Context::new().with_remote_span_context(context))
+}
+
+async fn count(State(at): State<At>, request: Request, next: Next) -> Response {
+    let shared = &at.gate.shared;
+    let door = at.door.name();
+    let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
+    let request = request.map(|body| Metered::wrap(body, shared.bytes_in.clone(), door, ()));
+    let began_ms = shared.clock.now().mono_ms;
+    let response = next.run(request).await;
+    let operation = cell.get();
+    let took_s = shared.clock.now().mono_ms.saturating_sub(began_ms) as f64 / 1000.0;
+    shared.durations.record(took_s, &[KeyValue::new("door", door), KeyValue::new("operation", operation.clone())]);
+    let code = KeyValue::new("code", i64::from(response.status().as_u16()));
+    shared.requests.add(1, &[KeyValue::new("door", door), KeyValue::new("operation", operation), code]);
+    response
+}
+
+async fn rescue(State(at): State<At>, request: Request, next: Next) -> Response {
+    let info = info_of(&request);
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(request_id = info.request_id, "a handler panicked; the panic's own message stands above");
+            at.gate.refuse(at.door, Refusal::Fault, &info)
+        }
+    }
+}
+
+async fn admit(State(at): State<At>, request: Request, next: Next) -> Response {
+    let Some(in_flight) = at.admission.enter(at.door.name()) else {
+        return at.gate.refuse(at.door, Refusal::Overloaded, &info_of(&request));
+    };
+    let counter = at.gate.shared.bytes_out.clone();
+    next.run(request).await.map(|body| Metered::wrap(body, counter, at.door.name(), in_flight))
+}
+
+async fn limit_address(State(at): State<At>, request: Request, next: Next) -> Response {
+    let shared = &at.gate.shared;
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip()).filter(|ip| !ip.is_loopback());
+    if let Some(address) = address
+        && !shared.per_address.take(address, shared.clock.now().mono_ms)
+    {
+        return at.gate.refuse(at.door, Refusal::TooFast, &info_of(&request));
+    }
+    next.run(request).await
+}
+
+async fn bound_body(State(at): State<At>, request: Request, next: Next) -> Response {
+    let config = &at.gate.shared.config;
+    let idle = Duration::from_secs(config.body_timeout_s);
+    let limit = match at.door {
+        Door::Aws => None, // S3 streams; the other dialects bound theirs where they collect it
+        Door::Http => Some(config.http_body_bytes_max),
+        Door::OtlpGrpc | Door::OtlpHttp => Some(config.otlp_body_bytes_max),
+    };
+    if let Some(limit) = limit
+        && announced_bytes(&request).is_some_and(|bytes| bytes > limit as u64)
+    {
+        return at.gate.refuse(at.door, Refusal::BodyTooLarge, &info_of(&request));
+    }
+    // A gRPC connection's stream may rest between messages; its calls are unary and short, so the same pause holds.
+    let request = request.map(|body| {
+        let timed = TimeoutBody::new(idle, body);
+        match limit {
+            Some(limit) => Body::new(http_body_util::Limited::new(Box::pin(timed), limit)),
+            None => Body::new(Box::pin(timed)),
+        }
+    });
+    next.run(request).await
+}
+
+fn announced_bytes(request: &Request) -> Option<u64> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn authenticate(State(at): State<At>, mut request: Request, next: Next) -> Response {
+    let shared = &at.gate.shared;
+    match at.door {
+        Door::Aws => {}
+        Door::Http => match basic::on_http(&shared.identity, &request) {
+            Ok(Some(principal)) => {
+                request.extensions_mut().insert(principal);
+            }
+            Ok(None) => {} // the role extractors refuse what is not public
+            Err(refusal) => return at.gate.refuse(at.door, refusal, &info_of(&request)),
+        },
+        Door::OtlpGrpc | Door::OtlpHttp => match basic::on_otlp(&shared.identity, &request, shared.dev) {
+            Ok(Some(principal)) => {
+                request.extensions_mut().insert(principal);
+            }
+            Ok(None) => {}
+            Err(refusal) => return at.gate.refuse(at.door, refusal, &info_of(&request)),
+        },
+    }
+    next.run(request).await
+}
+
+async fn limit_key(State(at): State<At>, request: Request, next: Next) -> Response {
+    if let Some(principal) = request.extensions().get::<Principal>()
+        && !at.gate.allows_key(&principal.key_id)
+    {
+        return at.gate.refuse(at.door, Refusal::TooFast, &info_of(&request));
+    }
+    next.run(request).await
+}
+
+impl Gate {
+    /// Takes one request from the key's bucket.
+    pub(super) fn allows_key(&self, key_id: &str) -> bool {
+        self.shared.config.requests_per_key_s == 0
+            || self.shared.per_key.take(key_id.to_owned(), self.shared.clock.now().mono_ms)
+    }
+
+    /// A refusal of the AWS door, whose authentication happens inside its routes.
+    pub(super) fn refuse_aws_too_fast(&self, request: &Request) -> Response {
+        self.refuse(Door::Aws, Refusal::TooFast, &info_of(request))
+    }
+}
+
+async fn name_route(request: Request, next: Next) -> Response {
+    if let (Some(cell), Some(path)) =
+        (request.extensions().get::<OperationCell>(), request.extensions().get::<MatchedPath>())
+    {
+        cell.set(&format!("{} {}", request.method(), path.as_str()));
+    }
+    next.run(request).await
+}
+
+pub(super) fn info_of(request: &Request) -> RequestInfo {
+    request.extensions().get().cloned().unwrap_or_default()
+}
