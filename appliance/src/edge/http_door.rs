@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::basic::{COOKIE, session_token};
+use super::dashboard;
 use super::{Admin, ApiError, Gate, Request, Response, Viewer};
 use crate::identity::{IdentityError, Role, SESSION_LIFE_S};
 
@@ -45,6 +46,7 @@ pub fn routes(gate: &Gate, endpoints: Endpoints, is_loopback: bool, metrics_text
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/{key_id}", delete(revoke_key))
         .route("/v1/{*rest}", axum::routing::any(no_such_path))
+        .fallback(dashboard::serve)
         .with_state(Arc::new(own))
 }
 

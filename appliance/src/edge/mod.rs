@@ -10,6 +10,7 @@ mod admit;
 pub mod aws;
 mod aws_door;
 mod basic;
+mod dashboard;
 mod error;
 mod http_door;
 mod limit;
