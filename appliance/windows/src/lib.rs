@@ -1,1 +1,85 @@
-//! wip
+//! Windows of documents: what arrived in one span of time stands in one tantivy index, searched newest first.
+//!
+//! A [`Document`] has a moment, a position in the journal it came from ([`Document::seq`]), named values to be found by, and
+//! the bytes it is answered with. There is no schema to agree on: a name is part of each term, so that any room may index
+//! what it likes, and an attribute may be a number today and text tomorrow.
+//!
+//! [`Windows`] is fed by one follower of a journal, in journal order. It keeps what is not yet committed in a ring in memory, which is
+//! searched beside the indexes and feeds the live tail, and commits now and then with the journal position in the commit
+//! itself. After a crash the follower starts again at [`Windows::applied`]: nothing is lost, nothing is there twice.
+//!
+//! - A window is cut by arrival, so that retention can drop it whole, and knows the smallest and the largest moment in it,
+//!   so that a search need not open it. Documents whose moment is far from their arrival go to windows of their own.
+//! - Within a window documents are sorted by moment, newest first: a search stops when it has enough.
+//! - A window that does not read is set aside, by name, and the rest stays searchable.
+//!
+//! What is absent on purpose: scoring, columns (facets are to be had from the terms), a clock, and tokio, but for the tail's
+//! channel. Calls block; types of tantivy stop in `index.rs` and `walk.rs`.
+
+mod chain;
+mod document;
+mod excluded;
+mod index;
+mod query;
+mod top;
+mod walk;
+mod windows;
+
+use std::path::PathBuf;
+
+pub use document::{Document, Value, clip, word_key, words};
+pub use query::Query;
+pub use top::{Order, Position};
+pub use windows::{Batch, Cancel, Found, Hit, Opened, Search, Stats, Windows};
+
+/// How windows are cut and bounded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub dir: PathBuf,
+    /// Span of arrival time of one window.
+    pub span_ms: u64,
+    /// A window is closed when the sources in it are more than this.
+    pub window_bytes_max: u64,
+    /// A document whose moment is further than this from its arrival goes to a window of strays.
+    pub stray_ms: u64,
+    /// Longest time a document waits in memory for a commit.
+    pub commit_every_ms: u64,
+    /// Most bytes of sources that wait for a commit.
+    pub commit_bytes: u64,
+    /// Windows whose last arrival is older than this go.
+    pub retention_ms: u64,
+    /// The oldest windows go when all together are more than this on disk.
+    pub disk_bytes_max: u64,
+    /// Memory of an index writer before it writes a segment; tantivy wants 15 MB at least.
+    pub writer_bytes: usize,
+    /// Most closed windows that are kept open for searches.
+    pub readers_max: usize,
+}
+
+impl Options {
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            span_ms: 6 * 3_600_000,
+            window_bytes_max: 1 << 30,
+            stray_ms: 2 * 3_600_000,
+            commit_every_ms: 2_000,
+            commit_bytes: 8 << 20,
+            retention_ms: 14 * 86_400_000,
+            disk_bytes_max: 64 << 30,
+            writer_bytes: 15_000_000,
+            readers_max: 16,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WindowsError {
+    #[error("{verb} {path}: {source}")]
+    Io { verb: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{verb} window {window}: {problem}")]
+    Index { verb: &'static str, window: String, problem: String },
+    #[error("the search was cancelled")]
+    Cancelled,
+}

@@ -1,0 +1,115 @@
+//! What is indexed: named values, and how text becomes words.
+//!
+//! The same functions make the terms of the index and judge the documents in the ring, so that both find the same.
+
+use std::borrow::Cow;
+
+/// Longest name of a value; a longer one is cut.
+const NAME_BYTES_MAX: usize = 256;
+/// A keyword is compared by this many of its first bytes.
+const KEYWORD_BYTES_MAX: usize = 512;
+/// A word is compared by this many of its first bytes: a line of base64 is one word.
+const WORD_BYTES_MAX: usize = 128;
+
+/// Something that is searched for and answered as a whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Document {
+    /// Nanoseconds since 1970.
+    pub time_ns: i64,
+    /// Position in the journal, unique and rising.
+    pub seq: u64,
+    fields: Vec<(Cow<'static, str>, Value)>,
+    /// What the search answers with.
+    pub source: Vec<u8>,
+}
+
+/// A value to be found by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Found as a whole or by its beginning; upper and lower case differ.
+    Keyword(String),
+    /// Found by its words and phrases, whatever their case.
+    Text(String),
+    /// Found by range. Integers beyond 2^53 are rounded.
+    Number(f64),
+}
+
+impl Document {
+    #[must_use]
+    pub fn new(time_ns: i64, seq: u64) -> Self {
+        Self { time_ns, seq, ..Self::default() }
+    }
+
+    /// Adds a value; a name may have several. NaN is not found by anything and left out.
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, value: Value) {
+        if matches!(value, Value::Number(number) if number.is_nan()) {
+            return;
+        }
+        self.fields.push((name_key(name.into()), value));
+    }
+
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.fields.iter().map(|(name, value)| (name.as_ref(), value))
+    }
+
+    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.fields().filter(move |(of, _)| *of == name).map(|(_, value)| value)
+    }
+}
+
+/// The part of `text` that fits into `bytes_max`, cut between characters.
+#[must_use]
+pub fn clip(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// A name as it stands in terms. NUL separates name and value there, so it cannot be in a name.
+pub(crate) fn name_key(name: Cow<'static, str>) -> Cow<'static, str> {
+    if name.len() <= NAME_BYTES_MAX && !name.contains('\0') {
+        return name;
+    }
+    clip(&name, NAME_BYTES_MAX).replace('\0', "\u{fffd}").into()
+}
+
+/// A keyword as it is compared.
+pub(crate) fn keyword_key(value: &str) -> &str {
+    clip(value, KEYWORD_BYTES_MAX)
+}
+
+/// The words of a text: runs of letters and digits, as they stand there.
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// A word as it is compared: its beginning, in lower case.
+#[must_use]
+pub fn word_key(word: &str) -> Cow<'_, str> {
+    let word = clip(word, WORD_BYTES_MAX);
+    if word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(word.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_runs_of_letters_and_digits_in_lower_case() {
+        let keys: Vec<_> = words("CUDA_error: out of memory (GPU-0) Ünïcode é").map(word_key).collect();
+        assert_eq!(keys, ["cuda", "error", "out", "of", "memory", "gpu", "0", "ünïcode", "é"]);
+    }
+
+    #[test]
+    fn long_words_names_and_nul_are_bounded() {
+        let long = "ä".repeat(1000);
+        assert_eq!(word_key(&long).chars().count(), 64);
+        let mut document = Document::new(0, 0);
+        document.add("a\0b", Value::Number(1.0));
+        document.add("n".repeat(1000), Value::Number(f64::NAN));
+        document.add("n".repeat(1000), Value::Number(2.0));
+        let names: Vec<_> = document.fields().map(|(name, _)| name.len()).collect();
+        assert_eq!(names, ["a\u{fffd}b".len(), 256]);
+    }
+}

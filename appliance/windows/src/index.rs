@@ -1,0 +1,374 @@
+//! One window: a tantivy index whose terms carry the names of the values.
+//!
+//! | field | holds |
+//! | --- | --- |
+//! | `time`, `seq` | columns; documents are sorted by time, newest first |
+//! | `term` | `name NUL k value` for a keyword, `name NUL n sixteen hex digits` for a number, `name NUL t` where a text is |
+//! | `word` | `name NUL word`, with positions |
+//! | `source` | the answer, compressed |
+//!
+//! The payload of each commit is a [`Summary`]. It is read from `meta.json` without opening the index.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tantivy::directory::MmapDirectory;
+use tantivy::directory::error::OpenReadError;
+use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
+use tantivy::schema::{BytesOptions, Field, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions};
+use tantivy::store::{Compressor, ZstdCompressor};
+use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer};
+use tantivy::{
+    Index, IndexReader, IndexSettings, IndexSortByField, IndexWriter, Order, ReloadPolicy, Searcher, TantivyDocument,
+    TantivyError,
+};
+
+use crate::document::{Document, Value, keyword_key, word_key};
+
+const META_FILE: &str = "meta.json";
+const WORDS: &str = "backlot_words";
+const SUMMARY_VERSION: u32 = 1;
+/// Blocks of sources that a reader keeps unpacked, 16 KiB each.
+const STORE_CACHE_BLOCKS: usize = 16;
+
+/// What a window holds, as of its last commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) version: u32,
+    /// Everything of the journal before this position that belongs here is in.
+    pub(crate) applied: u64,
+    pub(crate) min_ns: i64,
+    pub(crate) max_ns: i64,
+    pub(crate) documents: u64,
+    /// Of the sources, before compression.
+    pub(crate) bytes: u64,
+    pub(crate) first_arrival_ms: u64,
+    pub(crate) last_arrival_ms: u64,
+    /// Nothing more comes in.
+    pub(crate) closed: bool,
+}
+
+impl Summary {
+    pub(crate) fn empty() -> Self {
+        Self {
+            version: SUMMARY_VERSION,
+            applied: 0,
+            min_ns: i64::MAX,
+            max_ns: i64::MIN,
+            documents: 0,
+            bytes: 0,
+            first_arrival_ms: 0,
+            last_arrival_ms: 0,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn count(&mut self, document: &Document, arrived_ms: u64) {
+        if self.documents == 0 {
+            self.first_arrival_ms = arrived_ms;
+        }
+        self.last_arrival_ms = self.last_arrival_ms.max(arrived_ms);
+        self.min_ns = self.min_ns.min(document.time_ns);
+        self.max_ns = self.max_ns.max(document.time_ns);
+        self.documents += 1;
+        self.bytes += document.source.len() as u64;
+    }
+}
+
+/// What `meta.json` says of a window.
+#[derive(Debug)]
+pub(crate) struct Meta {
+    pub(crate) summary: Summary,
+    pub(crate) segments: usize,
+}
+
+/// Why a window could not be read.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexFault {
+    pub(crate) problem: String,
+    /// The files are at fault for certain. Otherwise it may be want of memory or of file handles.
+    pub(crate) is_damage: bool,
+}
+
+impl IndexFault {
+    pub(crate) fn damage(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), is_damage: true }
+    }
+}
+
+impl std::fmt::Display for IndexFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl From<TantivyError> for IndexFault {
+    fn from(error: TantivyError) -> Self {
+        let is_damage = match &error {
+            TantivyError::OpenReadError(OpenReadError::IoError { .. }) => false,
+            TantivyError::OpenReadError(_) | TantivyError::DataCorruption(_) | TantivyError::SchemaError(_) => true,
+            _ => false,
+        };
+        Self { problem: error.to_string(), is_damage }
+    }
+}
+
+/// Reads the meta file of the window in `dir`; `None` when there is none.
+pub(crate) fn read_meta(dir: &Path) -> Result<Option<Meta>, String> {
+    #[derive(Deserialize)]
+    struct File {
+        segments: Vec<serde::de::IgnoredAny>,
+        payload: Option<String>,
+    }
+    let text = match std::fs::read_to_string(dir.join(META_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let file: File = serde_json::from_str(&text).map_err(|error| format!("{META_FILE}: {error}"))?;
+    let summary = match file.payload {
+        Some(payload) => serde_json::from_str(&payload).map_err(|error| format!("payload of the commit: {error}"))?,
+        None => Summary::empty(),
+    };
+    if summary.version > SUMMARY_VERSION {
+        return Err(format!("was written by a later version ({})", summary.version));
+    }
+    Ok(Some(Meta { summary, segments: file.segments.len() }))
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields {
+    pub(crate) time: Field,
+    pub(crate) seq: Field,
+    pub(crate) term: Field,
+    pub(crate) word: Field,
+    pub(crate) source: Field,
+}
+
+pub(crate) const TIME: &str = "time";
+pub(crate) const SEQ: &str = "seq";
+
+fn schema() -> (Schema, Fields) {
+    let text = |tokenizer: &str, record| {
+        TextOptions::default().set_indexing_options(
+            TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record).set_fieldnorms(false),
+        )
+    };
+    let mut builder = Schema::builder();
+    let fields = Fields {
+        time: builder.add_i64_field(TIME, NumericOptions::default().set_fast()),
+        seq: builder.add_u64_field(SEQ, NumericOptions::default().set_fast()),
+        term: builder.add_text_field("term", text("raw", IndexRecordOption::Basic)),
+        word: builder.add_text_field("word", text(WORDS, IndexRecordOption::WithFreqsAndPositions)),
+        source: builder.add_bytes_field("source", BytesOptions::default().set_stored()),
+    };
+    (builder.build(), fields)
+}
+
+/// A window that can be searched, and written while it has a writer.
+#[derive(Clone)]
+pub(crate) struct Window {
+    index: Index,
+    reader: IndexReader,
+    pub(crate) fields: Fields,
+}
+
+impl Window {
+    pub(crate) fn create(dir: &Path) -> tantivy::Result<Self> {
+        let (schema, fields) = schema();
+        let settings = IndexSettings {
+            sort_by_field: Some(IndexSortByField { field: TIME.to_owned(), order: Order::Desc }),
+            docstore_compression: Compressor::Zstd(ZstdCompressor::default()),
+            docstore_compress_dedicated_thread: false,
+            ..IndexSettings::default()
+        };
+        let directory = MmapDirectory::open(dir)?;
+        Self::with(Index::create(directory, schema, settings)?, fields)
+    }
+
+    pub(crate) fn open(dir: &Path) -> tantivy::Result<Self> {
+        let (wanted, fields) = schema();
+        let index = Index::open_in_dir(dir)?;
+        if index.schema() != wanted {
+            return Err(TantivyError::SchemaError("not the schema of this version".into()));
+        }
+        Self::with(index, fields)
+    }
+
+    fn with(index: Index, fields: Fields) -> tantivy::Result<Self> {
+        index.tokenizers().register(WORDS, TextAnalyzer::from(NamedWords::default()));
+        let reader = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .doc_store_cache_num_blocks(STORE_CACHE_BLOCKS)
+            .try_into()?;
+        Ok(Self { index, reader, fields })
+    }
+
+    /// As of the last [`Window::refresh`].
+    pub(crate) fn searcher(&self) -> Searcher {
+        self.reader.searcher()
+    }
+
+    pub(crate) fn refresh(&self) -> tantivy::Result<()> {
+        self.reader.reload()
+    }
+
+    pub(crate) fn writer(&self, bytes: usize) -> tantivy::Result<Writer> {
+        let options = IndexWriterOptions::builder()
+            .memory_budget_per_thread(bytes)
+            .num_worker_threads(1)
+            .num_merge_threads(1)
+            .build();
+        let writer: IndexWriter = self.index.writer_with_options(options)?;
+        writer.set_merge_policy(Box::new(LogMergePolicy::default()));
+        Ok(Writer { writer, fields: self.fields })
+    }
+
+    /// Merges all segments into one, so that the window can rest.
+    pub(crate) fn merge(&self, bytes: usize) -> tantivy::Result<()> {
+        let mut writer = self.writer(bytes)?.writer;
+        let segments = self.index.searchable_segment_ids()?;
+        if segments.len() > 1 {
+            writer.merge(&segments).wait()?;
+        }
+        writer.garbage_collect_files().wait()?;
+        writer.wait_merging_threads()
+    }
+}
+
+/// The files of the window in `dir` whose bytes are not what was written. Reads all of them.
+pub(crate) fn broken_files(dir: &Path) -> Vec<PathBuf> {
+    let checked = Index::open_in_dir(dir).and_then(|index| index.validate_checksum());
+    let mut broken: Vec<_> = checked.unwrap_or_default().into_iter().collect();
+    broken.sort();
+    broken
+}
+
+/// Takes documents into a window.
+pub(crate) struct Writer {
+    writer: IndexWriter,
+    fields: Fields,
+}
+
+impl Writer {
+    pub(crate) fn add(&self, document: &Document) -> tantivy::Result<()> {
+        let Fields { time, seq, term, word, source } = self.fields;
+        let mut made = TantivyDocument::default();
+        made.add_i64(time, document.time_ns);
+        made.add_u64(seq, document.seq);
+        for (name, value) in document.fields() {
+            match value {
+                Value::Keyword(value) => made.add_text(term, keyword_term(name, value)),
+                Value::Number(value) => made.add_text(term, number_term(name, *value)),
+                Value::Text(value) => {
+                    made.add_text(term, text_term(name));
+                    made.add_text(word, format!("{name}\0{value}"));
+                }
+            }
+        }
+        made.add_bytes(source, &document.source);
+        self.writer.add_document(made).map(drop)
+    }
+
+    pub(crate) fn commit(&mut self, summary: &Summary) -> tantivy::Result<()> {
+        let payload = serde_json::to_string(summary)
+            .map_err(|error| TantivyError::InternalError(format!("write summary: {error}")))?;
+        let mut prepared = self.writer.prepare_commit()?;
+        prepared.set_payload(&payload);
+        prepared.commit().map(drop)
+    }
+
+    /// Ends the writer after the merges under way.
+    pub(crate) fn finish(self) -> tantivy::Result<()> {
+        self.writer.wait_merging_threads()
+    }
+}
+
+pub(crate) fn keyword_term(name: &str, value: &str) -> String {
+    format!("{name}\0k{}", keyword_key(value))
+}
+
+pub(crate) fn text_term(name: &str) -> String {
+    format!("{name}\0t")
+}
+
+/// Hex digits that sort as the numbers do.
+pub(crate) fn number_term(name: &str, number: f64) -> String {
+    let bits = (number + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
+    let sorted = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    format!("{name}\0n{sorted:016x}")
+}
+
+/// Splits `name NUL text` into tokens `name NUL word`.
+#[derive(Clone, Default)]
+struct NamedWords {
+    token: Token,
+}
+
+struct NamedWordStream<'a> {
+    token: &'a mut Token,
+    name_bytes: usize,
+    text: &'a str,
+    at: usize,
+    position: usize,
+}
+
+impl Tokenizer for NamedWords {
+    type TokenStream<'a> = NamedWordStream<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> NamedWordStream<'a> {
+        let at = text.find('\0').map_or(0, |nul| nul + 1);
+        self.token.reset();
+        self.token.text.clear();
+        self.token.text.push_str(&text[..at]);
+        NamedWordStream { token: &mut self.token, name_bytes: at, text, at, position: 0 }
+    }
+}
+
+impl TokenStream for NamedWordStream<'_> {
+    fn advance(&mut self) -> bool {
+        let rest = &self.text[self.at..];
+        let Some(begin) = rest.find(char::is_alphanumeric) else { return false };
+        let word = &rest[begin..];
+        let word = &word[..word.find(|c: char| !c.is_alphanumeric()).unwrap_or(word.len())];
+        self.token.offset_from = self.at + begin;
+        self.at += begin + word.len();
+        self.token.offset_to = self.at;
+        self.token.position = self.position;
+        self.position += 1;
+        self.token.text.truncate(self.name_bytes);
+        self.token.text.push_str(&word_key(word));
+        true
+    }
+
+    fn token(&self) -> &Token {
+        self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        self.token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_sort_as_their_terms_do() {
+        let numbers = [f64::NEG_INFINITY, -1e300, -2.5, -1.0, -1e-300, 0.0, 1e-300, 1.0, 2.0, 1e300, f64::INFINITY];
+        let terms: Vec<_> = numbers.iter().map(|number| number_term("x", *number)).collect();
+        assert!(terms.is_sorted());
+        assert_eq!(number_term("x", -0.0), number_term("x", 0.0));
+    }
+
+    #[test]
+    fn tokens_carry_the_name_and_only_the_first_nul_separates() {
+        let mut tokenizer = NamedWords::default();
+        let mut stream = tokenizer.token_stream("body\0Out of\0memory");
+        let mut tokens = Vec::new();
+        stream.process(&mut |token| tokens.push((token.position, token.text.clone())));
+        assert_eq!(tokens, [(0, "body\0out".into()), (1, "body\0of".into()), (2, "body\0memory".into())]);
+    }
+}

@@ -1,0 +1,121 @@
+//! What can be asked of documents, and whether one answers to it.
+
+use std::ops::Bound;
+
+use crate::document::{Document, Value, keyword_key, word_key, words};
+
+/// A question, independent of any query language. Names and values are compared as [`Document::add`] describes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Query {
+    All,
+    Nothing,
+    /// A keyword with this value.
+    Keyword {
+        name: String,
+        value: String,
+    },
+    /// A keyword that begins so.
+    KeywordPrefix {
+        name: String,
+        prefix: String,
+    },
+    /// These words in this order, side by side, in one text. Made by [`Query::text`].
+    Words {
+        name: String,
+        words: Vec<String>,
+    },
+    /// A word that begins so.
+    WordPrefix {
+        name: String,
+        prefix: String,
+    },
+    /// A number within both bounds.
+    Number {
+        name: String,
+        from: Bound<f64>,
+        to: Bound<f64>,
+    },
+    /// Any value of this name.
+    Exists {
+        name: String,
+    },
+    /// All of them; of none, everything.
+    And(Vec<Query>),
+    /// At least one of them; of none, nothing.
+    Or(Vec<Query>),
+    Not(Box<Query>),
+}
+
+impl Query {
+    /// The words of `text` side by side; nothing when there is no word in it.
+    #[must_use]
+    pub fn text(name: &str, text: &str) -> Self {
+        let words: Vec<_> = words(text).map(|word| word_key(word).into_owned()).collect();
+        if words.is_empty() { Self::Nothing } else { Self::Words { name: name.to_owned(), words } }
+    }
+
+    #[must_use]
+    pub fn keyword(name: &str, value: &str) -> Self {
+        Self::Keyword { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    /// Whether `document` answers to it.
+    #[must_use]
+    pub fn matches(&self, document: &Document) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nothing => false,
+            Self::Keyword { name, value } => {
+                any_keyword(document, name, |keyword| keyword_key(keyword) == keyword_key(value))
+            }
+            Self::KeywordPrefix { name, prefix } => {
+                any_keyword(document, name, |keyword| keyword_key(keyword).starts_with(keyword_key(prefix)))
+            }
+            Self::Words { name, words: wanted } => any_text(document, name, |text| has_phrase(text, wanted)),
+            Self::WordPrefix { name, prefix } => any_text(document, name, |text| {
+                words(text).any(|word| word_key(word).starts_with(word_key(prefix).as_ref()))
+            }),
+            Self::Number { name, from, to } => document
+                .values(name)
+                .any(|value| matches!(value, Value::Number(number) if in_bounds(*number, *from, *to))),
+            Self::Exists { name } => document.values(name).next().is_some(),
+            Self::And(all) => all.iter().all(|query| query.matches(document)),
+            Self::Or(some) => some.iter().any(|query| query.matches(document)),
+            Self::Not(query) => !query.matches(document),
+        }
+    }
+}
+
+fn any_keyword(document: &Document, name: &str, test: impl Fn(&str) -> bool) -> bool {
+    document.values(name).any(|value| matches!(value, Value::Keyword(keyword) if test(keyword)))
+}
+
+fn any_text(document: &Document, name: &str, test: impl Fn(&str) -> bool) -> bool {
+    document.values(name).any(|value| matches!(value, Value::Text(text) if test(text)))
+}
+
+fn has_phrase(text: &str, wanted: &[String]) -> bool {
+    let is = |word: &str, key: &String| word_key(word) == key.as_str();
+    match wanted {
+        [] => false,
+        [one] => words(text).any(|word| is(word, one)),
+        _ => {
+            let words: Vec<_> = words(text).collect();
+            words.windows(wanted.len()).any(|run| run.iter().zip(wanted).all(|(word, key)| is(word, key)))
+        }
+    }
+}
+
+fn in_bounds(number: f64, from: Bound<f64>, to: Bound<f64>) -> bool {
+    let above = match from {
+        Bound::Included(from) => number >= from,
+        Bound::Excluded(from) => number > from,
+        Bound::Unbounded => true,
+    };
+    let below = match to {
+        Bound::Included(to) => number <= to,
+        Bound::Excluded(to) => number < to,
+        Bound::Unbounded => true,
+    };
+    above && below
+}

@@ -1,0 +1,615 @@
+//! The handle: one writer, many searches, a ring of what is not committed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tantivy::{DocAddress, Searcher};
+use tokio::sync::broadcast;
+
+use crate::chain::{self, Aside, Chain, Entry, Folder, Open, lock};
+use crate::document::Document;
+use crate::index::{self, Fields, IndexFault, Summary};
+use crate::query::Query;
+use crate::top::{Order, Position, Top};
+use crate::walk::{self, Fault, Range};
+use crate::{Options, WindowsError};
+
+/// Batches that a slow reader of the tail may be behind before it loses some.
+const TAIL_BATCHES: usize = 256;
+/// When nothing of its own arrives for this many bytes of journal, a commit says that they were looked at.
+const IDLE_COMMIT_BYTES: u64 = 64 << 20;
+
+/// Documents that arrived together.
+#[derive(Debug)]
+pub struct Batch {
+    pub documents: Vec<Document>,
+    /// How many documents came through the tail before these: a gap is what a slow reader has lost.
+    pub first: u64,
+}
+
+/// What is searched for.
+#[derive(Clone, Debug)]
+pub struct Search {
+    pub query: Query,
+    /// Both ends included.
+    pub from_ns: i64,
+    pub to_ns: i64,
+    pub order: Order,
+    pub limit: usize,
+    /// Where the page before ended.
+    pub after: Option<Position>,
+    /// The page ends early when its sources are more than this; it has one hit at least.
+    pub bytes_max: usize,
+}
+
+/// One document of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    pub position: Position,
+    pub source: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub hits: Vec<Hit>,
+    /// There may be more after the last hit.
+    pub more: bool,
+    /// Windows that could hold more and do not read.
+    pub set_aside: Vec<String>,
+}
+
+/// Tells a search that nobody waits for it any more.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What was found at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub windows: usize,
+    pub documents: u64,
+    pub set_aside: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub windows: usize,
+    pub documents: u64,
+    /// Bytes of sources before compression.
+    pub bytes: u64,
+    /// Not committed yet.
+    pub waiting: usize,
+    pub set_aside: Vec<String>,
+}
+
+/// Windows of one kind of document. Cheap to clone.
+#[derive(Clone)]
+pub struct Windows {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    /// One at a time writes; held over commits. Taken before `state`, never after.
+    writing: Mutex<Writing>,
+    /// What searches see; held for moments only.
+    state: Mutex<State>,
+    tail: broadcast::Sender<Arc<Batch>>,
+    searches: AtomicU64,
+}
+
+#[derive(Default)]
+struct Writing {
+    regular: Slot,
+    stray: Slot,
+    /// Position after the last batch that was added.
+    end: u64,
+    /// Position that was last written into a commit.
+    committed: u64,
+    waiting_bytes: u64,
+    /// When the oldest of what waits was added.
+    waiting_since_ms: Option<u64>,
+    /// Documents sent to the tail so far.
+    sent: u64,
+}
+
+#[derive(Default)]
+struct Slot {
+    open: Option<Open>,
+    /// Everything of this chain before this position is committed.
+    applied: u64,
+}
+
+struct State {
+    entries: Vec<Entry>,
+    asides: Vec<Aside>,
+    ring: Vec<Arc<Batch>>,
+}
+
+/// Where a candidate of a search stands.
+enum Origin {
+    Ring(Arc<Batch>, usize),
+    Window(usize, DocAddress),
+}
+
+impl Windows {
+    /// Opens the windows in the folder, or makes the folder.
+    ///
+    /// # Errors
+    /// [`WindowsError::Io`] when the folder cannot be read or written. A window that does not read is no error: it is set aside.
+    pub fn open(options: Options) -> Result<(Self, Opened), WindowsError> {
+        let found = chain::list(&options)?;
+        let opened = Opened {
+            windows: found.entries.len(),
+            documents: found.entries.iter().map(|entry| entry.summary.documents).sum(),
+            set_aside: found.asides.iter().map(|aside| aside.name.clone()).collect(),
+        };
+        let writing = Writing::at(&found.entries);
+        let state = State { entries: found.entries, asides: found.asides, ring: Vec::new() };
+        let shared = Shared {
+            options,
+            writing: Mutex::new(writing),
+            state: Mutex::new(state),
+            tail: broadcast::channel(TAIL_BATCHES).0,
+            searches: AtomicU64::new(0),
+        };
+        Ok((Self { shared: Arc::new(shared) }, opened))
+    }
+
+    /// The journal position to go on from: everything before it is committed.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        lock(&self.shared.writing).regular.applied
+    }
+
+    /// Adds documents that arrived together and stand in the journal before `end`. Those that are there already are left out. To be called in
+    /// journal order by one follower.
+    ///
+    /// # Errors
+    /// After an error, call [`Windows::recover`] and go on from [`Windows::applied`].
+    pub fn add(&self, documents: Vec<Document>, arrived_ms: u64, end: u64, now_ms: u64) -> Result<(), WindowsError> {
+        let mut writing = lock(&self.shared.writing);
+        let writing = &mut *writing;
+        let mut fresh = Vec::with_capacity(documents.len());
+        for document in documents {
+            let chain = self.chain_of(&document, arrived_ms);
+            let full = writing.slot(chain).open.as_ref().is_some_and(|open| self.is_full(&open.summary, arrived_ms));
+            if full && fresh.is_empty() {
+                // At a boundary of batches, so that the commit's position holds for all of it.
+                self.commit_locked(writing, Some(chain))?;
+            }
+            if document.seq < writing.slot(chain).applied {
+                continue;
+            }
+            self.open_slot(writing.slot(chain), chain, arrived_ms, document.seq)?.add(&document, arrived_ms)?;
+            writing.waiting_bytes += document.source.len() as u64;
+            fresh.push(document);
+        }
+        writing.end = writing.end.max(end);
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        writing.waiting_since_ms.get_or_insert(now_ms);
+        let batch = Arc::new(Batch { first: writing.sent, documents: fresh });
+        writing.sent += batch.documents.len() as u64;
+        lock(&self.shared.state).ring.push(Arc::clone(&batch));
+        let _ = self.shared.tail.send(batch); // nobody may be listening
+        Ok(())
+    }
+
+    /// Whether enough waits, or has waited long enough, for a [`Windows::commit`].
+    #[must_use]
+    pub fn commit_is_due(&self, now_ms: u64) -> bool {
+        let (writing, options) = (lock(&self.shared.writing), &self.shared.options);
+        let old = writing.waiting_since_ms.is_some_and(|since| now_ms >= since.saturating_add(options.commit_every_ms));
+        let idle = writing.regular.open.is_some() && writing.end - writing.committed > IDLE_COMMIT_BYTES;
+        old || writing.waiting_bytes >= options.commit_bytes || idle
+    }
+
+    /// Whether documents wait for a commit.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        lock(&self.shared.writing).waiting_since_ms.is_some()
+    }
+
+    /// Makes everything durable that was added, and returns the position up to which the journal is no longer needed.
+    ///
+    /// # Errors
+    /// As [`Windows::add`].
+    pub fn commit(&self) -> Result<u64, WindowsError> {
+        let mut writing = lock(&self.shared.writing);
+        self.commit_locked(&mut writing, None)?;
+        Ok(writing.end)
+    }
+
+    /// Forgets what is not committed and opens the writers anew, after an error such as a full disk.
+    ///
+    /// # Errors
+    /// When the folder does not read.
+    pub fn recover(&self) -> Result<(), WindowsError> {
+        let mut writing = lock(&self.shared.writing);
+        let sent = writing.sent;
+        writing.regular.open = None;
+        writing.stray.open = None;
+        let mut state = lock(&self.shared.state);
+        state.ring.clear();
+        for entry in &state.entries {
+            entry.folder.shut();
+        }
+        let found = chain::list(&self.shared.options)?;
+        (state.entries, state.asides) = (found.entries, found.asides);
+        *writing = Writing { sent, ..Writing::at(&state.entries) };
+        Ok(())
+    }
+
+    /// Closes windows whose span is over, lets old ones go, merges one that is closed. To be called every minute or so.
+    ///
+    /// # Errors
+    /// When a step fails; the next call tries again.
+    pub fn housekeep(&self, now_ms: u64) -> Result<(), WindowsError> {
+        for chain in Chain::ALL {
+            let mut writing = lock(&self.shared.writing);
+            if writing.slot(chain).open.is_none()
+                && self.left_open(chain).is_some_and(|entry| self.is_full(&entry.summary, now_ms))
+            {
+                writing.slot(chain).open = Some(self.open_window(chain, now_ms, 0)?); // left open by an earlier run
+            }
+            if writing.slot(chain).open.as_ref().is_some_and(|open| self.is_full(&open.summary, now_ms)) {
+                self.commit_locked(&mut writing, Some(chain))?;
+            }
+        }
+        self.retain(now_ms)?;
+        self.merge_one()
+    }
+
+    /// The newest documents as they arrive. A reader that is too slow loses whole batches, see [`Batch::first`].
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.shared.tail.subscribe()
+    }
+
+    /// Searches what is in the ring and in the windows. Blocks.
+    ///
+    /// # Errors
+    /// [`WindowsError::Cancelled`], or [`WindowsError::Index`] when the open window does not read.
+    pub fn search(&self, search: &Search, cancel: &Cancel) -> Result<Found, WindowsError> {
+        loop {
+            match self.try_search(search, cancel) {
+                Ok(found) => return Ok(found),
+                Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
+                // Each round sets one window aside or ends, so the rounds end.
+                Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = lock(&self.shared.state);
+        let waiting = state.ring.iter().map(|batch| batch.documents.len()).sum();
+        Stats {
+            windows: state.entries.len(),
+            documents: state.entries.iter().map(|entry| entry.summary.documents).sum::<u64>() + waiting as u64,
+            bytes: state.entries.iter().map(|entry| entry.summary.bytes).sum(),
+            waiting,
+            set_aside: state.asides.iter().map(|aside| aside.name.clone()).collect(),
+        }
+    }
+
+    fn chain_of(&self, document: &Document, arrived_ms: u64) -> Chain {
+        let arrived_ns = i64::try_from(u128::from(arrived_ms) * 1_000_000).unwrap_or(i64::MAX);
+        let off_ns = arrived_ns.abs_diff(document.time_ns);
+        if off_ns / 1_000_000 > self.shared.options.stray_ms { Chain::Stray } else { Chain::Regular }
+    }
+
+    fn is_full(&self, summary: &Summary, now_ms: u64) -> bool {
+        let options = &self.shared.options;
+        summary.documents > 0
+            && (summary.bytes >= options.window_bytes_max
+                || now_ms >= summary.first_arrival_ms.saturating_add(options.span_ms))
+    }
+
+    /// The open window of a chain: the one at hand, the one that was left open, or a new one.
+    fn open_slot<'a>(
+        &self,
+        slot: &'a mut Slot,
+        chain: Chain,
+        arrived_ms: u64,
+        seq: u64,
+    ) -> Result<&'a mut Open, WindowsError> {
+        if slot.open.is_none() {
+            slot.open = Some(self.open_window(chain, arrived_ms, seq)?);
+        }
+        match &mut slot.open {
+            Some(open) => Ok(open),
+            None => unreachable!("was filled just above"),
+        }
+    }
+
+    fn open_window(&self, chain: Chain, arrived_ms: u64, seq: u64) -> Result<Open, WindowsError> {
+        let options = &self.shared.options;
+        if let Some(entry) = self.left_open(chain) {
+            match Open::resume(options, &entry) {
+                Ok(open) => return Ok(open),
+                Err(WindowsError::Index { problem, .. })
+                    if !entry.folder.path.join(".tantivy-writer.lock").exists() =>
+                {
+                    self.set_aside(&entry.folder, problem)?;
+                }
+                // Only what cannot be read is damage; a writer may fail for want of memory or disk.
+                Err(error) => match entry.folder.window() {
+                    Err(fault) if fault.is_damage => self.set_aside(&entry.folder, fault.problem)?,
+                    _ => return Err(error),
+                },
+            }
+        }
+        let open = Open::create(options, chain, arrived_ms, seq)?;
+        lock(&self.shared.state).entries.push(open.entry());
+        Ok(open)
+    }
+
+    fn left_open(&self, chain: Chain) -> Option<Entry> {
+        let state = lock(&self.shared.state);
+        state.entries.iter().rfind(|entry| entry.folder.chain == chain && !entry.summary.closed).cloned()
+    }
+
+    /// Commits both chains at one position, strays first: what the regular chain's position says then holds for both.
+    fn commit_locked(&self, writing: &mut Writing, close: Option<Chain>) -> Result<(), WindowsError> {
+        let end = writing.end;
+        for chain in [Chain::Stray, Chain::Regular] {
+            let closing = close == Some(chain);
+            let slot = writing.slot(chain);
+            if let Some(open) = &mut slot.open
+                && (open.dirty || closing || (chain == Chain::Regular && end > slot.applied))
+            {
+                open.commit(end, closing)?;
+                slot.applied = end;
+            }
+        }
+        {
+            // Searches see the new commits and the emptied ring at the same moment.
+            let mut state = lock(&self.shared.state);
+            for open in [&writing.regular.open, &writing.stray.open].into_iter().flatten() {
+                open.refresh()?;
+                if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, &open.folder)) {
+                    entry.summary = open.summary.clone();
+                }
+            }
+            state.ring.clear();
+        }
+        writing.committed = end;
+        writing.waiting_bytes = 0;
+        writing.waiting_since_ms = None;
+        if let Some(chain) = close
+            && let Some(open) = writing.slot(chain).open.take()
+        {
+            open.finish()?;
+        }
+        Ok(())
+    }
+
+    fn retain(&self, now_ms: u64) -> Result<(), WindowsError> {
+        let options = &self.shared.options;
+        let mut closed: Vec<_> = {
+            let state = lock(&self.shared.state);
+            state.entries.iter().filter(|entry| entry.summary.closed).cloned().collect()
+        };
+        closed.sort_by_key(|entry| entry.summary.last_arrival_ms);
+        let mut disk_bytes: u64 = closed.iter().map(|entry| entry.folder.disk_bytes()).sum();
+        for entry in closed {
+            let old = entry.summary.last_arrival_ms.saturating_add(options.retention_ms) < now_ms;
+            if !old && disk_bytes <= options.disk_bytes_max {
+                continue;
+            }
+            disk_bytes = disk_bytes.saturating_sub(entry.folder.disk_bytes());
+            lock(&self.shared.state).entries.retain(|other| !Arc::ptr_eq(&other.folder, &entry.folder));
+            chain::remove(&entry.folder.path)?;
+            let (window, documents) = (&entry.folder.name, entry.summary.documents);
+            tracing::info!(window, documents, old, "dropped a window: retention or disk budget");
+        }
+        Ok(())
+    }
+
+    fn merge_one(&self) -> Result<(), WindowsError> {
+        let next = {
+            let state = lock(&self.shared.state);
+            state.entries.iter().find(|entry| entry.summary.closed && entry.segments != 1).cloned()
+        };
+        let Some(entry) = next else { return Ok(()) };
+        let folder = &entry.folder;
+        let segments = match folder.meta() {
+            Ok(meta) if meta.segments > 1 => {
+                let window = folder.window().map_err(|fault| folder.error("open", fault))?;
+                window.merge(self.shared.options.writer_bytes).map_err(|error| folder.error("merge", error))?;
+                folder.shut(); // the next search opens the merged segment; the old files can go
+                1
+            }
+            Ok(_) => 1,
+            Err(reason) => return self.set_aside(folder, reason),
+        };
+        let mut state = lock(&self.shared.state);
+        if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, folder)) {
+            entry.segments = segments;
+        }
+        Ok(())
+    }
+
+    /// Sets a window aside when its files are at fault; a fault of another kind, such as too many open files, is the caller's to see.
+    fn judge(&self, folder: &Arc<Folder>, fault: IndexFault) -> Result<(), WindowsError> {
+        let broken = index::broken_files(&folder.path);
+        let gone = !lock(&self.shared.state).entries.iter().any(|entry| Arc::ptr_eq(&entry.folder, folder));
+        if gone {
+            return Ok(()); // retention dropped it, or another search has judged
+        }
+        if broken.is_empty() && !fault.is_damage {
+            return Err(folder.error("search", fault));
+        }
+        let names: Vec<_> = broken.iter().map(|path| path.display().to_string()).collect();
+        let reason = match names.as_slice() {
+            [] => fault.problem,
+            names => format!("{}; bytes differ from what was written in {}", fault.problem, names.join(", ")),
+        };
+        self.set_aside(folder, reason)
+    }
+
+    fn set_aside(&self, folder: &Arc<Folder>, reason: String) -> Result<(), WindowsError> {
+        let mut state = lock(&self.shared.state);
+        let Some(at) = state.entries.iter().position(|entry| Arc::ptr_eq(&entry.folder, folder)) else {
+            return Ok(()); // somebody else did, or retention dropped it
+        };
+        let entry = state.entries.remove(at);
+        folder.shut();
+        let aside = chain::set_aside(&self.shared.options.dir, folder, Some(entry.summary), reason)?;
+        state.asides.push(aside);
+        Ok(())
+    }
+
+    fn try_search(&self, search: &Search, cancel: &Cancel) -> Result<Found, SearchFault> {
+        let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
+        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
+        let limit = search.limit.max(1);
+        let number = self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1;
+
+        let (ring, mut windows, set_aside) = {
+            let state = lock(&self.shared.state);
+            let mut windows = Vec::new();
+            for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
+                // Searchers of windows that are written are taken here, together with the ring that goes with them.
+                let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
+                windows.push((entry.clone(), searcher));
+            }
+            let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
+            (state.ring.clone(), windows, asides.map(|aside| aside.name.clone()).collect())
+        };
+
+        let mut top = Top::new(search.order, limit + 1, search.after);
+        for batch in &ring {
+            for (index, document) in batch.documents.iter().enumerate() {
+                if document.time_ns >= range.from_ns
+                    && document.time_ns <= range.to_ns
+                    && search.query.matches(document)
+                {
+                    let position = Position { time_ns: document.time_ns, seq: document.seq };
+                    top.offer(position, || Origin::Ring(Arc::clone(batch), index));
+                }
+            }
+        }
+        let best = |summary: &Summary| match search.order {
+            Order::Newest => search.order.time_rank(summary.max_ns),
+            Order::Oldest => search.order.time_rank(summary.min_ns),
+        };
+        windows.sort_by_key(|(entry, _)| best(&entry.summary));
+        let mut searchers: Vec<(Searcher, Fields, Arc<Folder>)> = Vec::new();
+        for (entry, searcher) in windows {
+            if cancel.is_cancelled() {
+                return Err(SearchFault::Cancelled);
+            }
+            if top.closed_to(best(&entry.summary)) {
+                break; // this window and those after it have nothing better
+            }
+            let (searcher, fields) = match searcher {
+                Some(searcher) => searcher,
+                None => open_searcher(&entry.folder)?,
+            };
+            chain::next_use(&entry.folder, number);
+            let at = searchers.len();
+            guard(&entry.folder, || {
+                let origin = |address| Origin::Window(at, address);
+                walk::walk(&searcher, fields, &search.query, range, &mut top, &origin, cancel)
+            })?;
+            searchers.push((searcher, fields, entry.folder));
+        }
+
+        let mut found = Found { set_aside, ..Found::default() };
+        let ranked = top.into_sorted();
+        let (total, mut bytes) = (ranked.len(), 0);
+        for (position, origin) in ranked.into_iter().take(limit) {
+            let source = match origin {
+                Origin::Ring(batch, index) => batch.documents[index].source.clone(),
+                Origin::Window(at, address) => {
+                    let (searcher, fields, folder) = &searchers[at];
+                    guard(folder, || walk::source(searcher, *fields, address))?
+                }
+            };
+            bytes += source.len();
+            if bytes > search.bytes_max && !found.hits.is_empty() {
+                break;
+            }
+            found.hits.push(Hit { position, source });
+        }
+        found.more = found.hits.len() < total;
+        self.shut_unused();
+        Ok(found)
+    }
+
+    /// Keeps the closed windows open that were searched last.
+    fn shut_unused(&self) {
+        let mut opened: Vec<_> = {
+            let state = lock(&self.shared.state);
+            let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
+            closed.map(|entry| Arc::clone(&entry.folder)).collect()
+        };
+        opened.sort_by_key(|folder| std::cmp::Reverse(folder.used.load(Ordering::Relaxed)));
+        for folder in opened.iter().skip(self.shared.options.readers_max) {
+            folder.shut();
+        }
+    }
+}
+
+impl Writing {
+    /// Where the commits of the windows found stand.
+    fn at(entries: &[Entry]) -> Self {
+        let applied = |chain| {
+            let of_chain = entries.iter().filter(|entry| entry.folder.chain == chain);
+            of_chain.map(|entry| entry.summary.applied).max().unwrap_or(0)
+        };
+        let (regular, stray) = (applied(Chain::Regular), applied(Chain::Stray));
+        Self {
+            regular: Slot { open: None, applied: regular },
+            stray: Slot { open: None, applied: stray },
+            end: regular,
+            committed: regular,
+            ..Self::default()
+        }
+    }
+
+    fn slot(&mut self, chain: Chain) -> &mut Slot {
+        match chain {
+            Chain::Regular => &mut self.regular,
+            Chain::Stray => &mut self.stray,
+        }
+    }
+}
+
+enum SearchFault {
+    Cancelled,
+    Window(Arc<Folder>, IndexFault),
+}
+
+fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault> {
+    guard(folder, || {
+        let window = folder.window()?;
+        Ok((window.searcher(), window.fields))
+    })
+}
+
+/// Runs a step of a search in one window. tantivy trusts its files and panics on some damage.
+fn guard<T>(folder: &Arc<Folder>, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, SearchFault> {
+    let fault = |fault| SearchFault::Window(Arc::clone(folder), fault);
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(Fault::Cancelled)) => Err(SearchFault::Cancelled),
+        Ok(Err(Fault::Index(reason))) => Err(fault(reason)),
+        Err(_) => Err(fault(IndexFault { problem: "reading it failed unexpectedly".to_owned(), is_damage: false })),
+    }
+}
