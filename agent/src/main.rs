@@ -1,1 +1,124 @@
-fn main() {}
+//! Arguments and exit codes of `backlot-agent`, nothing else.
+//!
+//! 0: what was asked happened. 1: a fault. 64: the arguments make no sense. 78: the configuration is not taken.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use backlot_agent::config::Config;
+use backlot_agent::worker::manifest::{self, Program};
+use clap::{CommandFactory, Parser, Subcommand};
+
+const FAULT: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIGURATION: u8 = 78;
+
+/// Takes jobs for the GPUs of this host.
+#[derive(Parser)]
+#[command(name = "backlot-agent", version, about, max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Takes jobs until SIGTERM or SIGINT.
+    Run {
+        /// Configuration file; without one, defaults and the environment's BACKLOT_AGENT_<KEY> hold.
+        #[arg(long, env = "BACKLOT_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Says what this host has: GPUs, drivers, libraries, models, and which executor is used.
+    Probe {
+        #[arg(long, env = "BACKLOT_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reads configuration and manifests, says what is wrong, and does nothing else.
+    CheckConfig {
+        #[arg(long, env = "BACKLOT_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Prints every configuration key with its default and its meaning.
+    ConfigReference,
+    /// Prints the version.
+    Version,
+    /// Prints shell completions.
+    Completions { shell: clap_complete::Shell },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    match arguments.command {
+        Subcommands::Run { config } => with_config(config, |_config, _programs| ExitCode::from(FAULT)),
+        Subcommands::Probe { config, json } => with_config(config, |config, programs| probe(&config, &programs, json)),
+        Subcommands::CheckConfig { config } => with_config(config, |config, programs| {
+            println!(
+                "the configuration of agent `{}` is good; {} programs have manifests",
+                config.name,
+                programs.len()
+            );
+            ExitCode::SUCCESS
+        }),
+        Subcommands::ConfigReference => {
+            println!("{}", backlot_agent::config::reference());
+            ExitCode::SUCCESS
+        }
+        Subcommands::Version => {
+            println!("backlot-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Subcommands::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "backlot-agent", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn with_config(file: Option<PathBuf>, then: impl FnOnce(Config, Vec<Program>) -> ExitCode) -> ExitCode {
+    let config = match Config::load(file.as_deref(), std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => return not_taken(&error),
+    };
+    let programs =
+        if config.manifests.as_os_str().is_empty() { Ok(Vec::new()) } else { manifest::read_all(&config.manifests) };
+    match programs {
+        Ok(programs) => then(config, programs),
+        Err(error) => not_taken(&error),
+    }
+}
+
+fn not_taken(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("backlot-agent: {error}");
+    ExitCode::from(CONFIGURATION)
+}
+
+fn probe(config: &Config, programs: &[Program], json: bool) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("backlot-agent: {error}");
+            return ExitCode::from(FAULT);
+        }
+    };
+    let probe = runtime.block_on(backlot_agent::probe::look(config, programs));
+    if json {
+        match serde_json::to_string(&probe) {
+            Ok(line) => println!("{line}"),
+            Err(error) => return not_taken(&error),
+        }
+    } else {
+        println!("{probe}");
+    }
+    ExitCode::SUCCESS
+}

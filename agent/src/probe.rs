@@ -1,0 +1,259 @@
+//! `backlot-agent probe`: what this host has, which executor it would use and why.
+//!
+//! Nothing is loaded that is not there: cudarc panics where a library is missing, so each library is looked for
+//! before it is touched, and no function of it is called here.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use backlot_wire::GpuInfo;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::host::{self, Gpus};
+use crate::worker::manifest::{self, Program};
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Probe {
+    pub host: String,
+    pub cpu: Cpu,
+    pub gpus: Vec<GpuInfo>,
+    /// The NVIDIA driver's version, or why NVML says nothing.
+    pub nvidia_driver: Result<String, String>,
+    pub cuda: CudaLibraries,
+    pub vulkan: Vec<Vulkan>,
+    /// First line of `ffmpeg -version`, where there is an ffmpeg.
+    pub ffmpeg: Option<String>,
+    /// Files in the folder of models.
+    pub models: Vec<String>,
+    pub types: Vec<String>,
+    /// Programs that are not offered, with what the host lacks.
+    pub not_offered: Vec<(String, String)>,
+    pub executor: Choice,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Cpu {
+    pub model: String,
+    pub threads: usize,
+    pub memory_bytes: u64,
+}
+
+/// Which of NVIDIA's libraries can be loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CudaLibraries {
+    pub driver: bool,
+    pub cublas: bool,
+    pub cublaslt: bool,
+    pub cudnn: bool,
+    pub nvrtc: bool,
+}
+
+/// A Vulkan adapter, as wgpu sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Vulkan {
+    pub name: String,
+    /// `DiscreteGpu`, `IntegratedGpu`, `Cpu` for a software driver.
+    pub kind: String,
+    pub driver: String,
+}
+
+/// The executor for the built-in types.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    pub executor: &'static str,
+    pub why: String,
+}
+
+/// Looks at everything. Takes some hundred milliseconds where there is a Vulkan driver.
+pub async fn look(config: &Config, programs: &[Program]) -> Probe {
+    let gpus = Gpus::open();
+    let cuda = cuda_libraries();
+    let vulkan = vulkan_adapters().await;
+    let found = gpus.list("cpu");
+    let (types, models, not_offered) = offer(config, programs, &found);
+    Probe {
+        host: crate::config::host_name(),
+        cpu: Cpu {
+            model: cpu_model().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: host::memory_bytes().map_or(0, |(_, all)| all),
+        },
+        nvidia_driver: gpus.driver().ok_or_else(|| gpus.absent().unwrap_or("NVML names no version").to_owned()),
+        executor: choose(&found, cuda, &vulkan),
+        gpus: found,
+        cuda,
+        vulkan,
+        ffmpeg: ffmpeg(),
+        models,
+        types,
+        not_offered,
+    }
+}
+
+/// What this agent offers: types, models, and the programs that it cannot offer with the reason.
+#[must_use]
+pub fn offer(
+    config: &Config,
+    programs: &[Program],
+    gpus: &[GpuInfo],
+) -> (Vec<String>, Vec<String>, Vec<(String, String)>) {
+    let mut types: Vec<String> = Vec::new();
+    let mut models = model_files(&config.models);
+    let mut not_offered = Vec::new();
+    if models.is_empty() {
+        let problem = format!("no model file in {}", config.models.display());
+        not_offered.extend(crate::infer::KINDS.iter().map(|kind| ((*kind).to_owned(), problem.clone())));
+    } else {
+        types.extend(crate::infer::KINDS.iter().map(|kind| (*kind).to_owned()));
+        if ffmpeg().is_none() {
+            types.retain(|kind| !kind.starts_with("video."));
+            not_offered.push(("video.upscale".into(), "there is no ffmpeg".into()));
+        }
+    }
+    for program in programs {
+        match manifest::lacks(&program.requirements, gpus, &config.label_map()) {
+            Some(lack) => not_offered.push((program.name.clone(), lack)),
+            None => {
+                types.extend(program.types.iter().cloned());
+                models.extend(program.models.iter().cloned());
+            }
+        }
+    }
+    (types, models, not_offered)
+}
+
+fn choose(gpus: &[GpuInfo], cuda: CudaLibraries, vulkan: &[Vulkan]) -> Choice {
+    let mut why = String::from("this version computes on the CPU; its CUDA and Vulkan executors are not built yet");
+    if !gpus.is_empty() && cuda.driver && cuda.cublaslt {
+        why.push_str(". This host has what the CUDA executor will need");
+    } else if let Some(adapter) = vulkan.iter().find(|adapter| adapter.kind != "Cpu") {
+        why.push_str(&format!(". {} could serve the Vulkan executor", adapter.name));
+    }
+    Choice { executor: "cpu", why }
+}
+
+#[allow(unsafe_code, reason = "cudarc offers no safe question whether a library is there")]
+fn cuda_libraries() -> CudaLibraries {
+    // SAFETY: `is_culib_present` loads the shared library by its name and drops it again. Its initialisers run, as
+    // they would at the first use; no function of it is called.
+    unsafe {
+        CudaLibraries {
+            driver: cudarc::driver::sys::is_culib_present(),
+            cublas: cudarc::cublas::sys::is_culib_present(),
+            cublaslt: cudarc::cublaslt::sys::is_culib_present(),
+            cudnn: cudarc::cudnn::sys::is_culib_present(),
+            nvrtc: cudarc::nvrtc::sys::is_culib_present(),
+        }
+    }
+}
+
+async fn vulkan_adapters() -> Vec<Vulkan> {
+    let mut options = wgpu::InstanceDescriptor::new_without_display_handle();
+    options.backends = wgpu::Backends::VULKAN;
+    let adapters = wgpu::Instance::new(options).enumerate_adapters(wgpu::Backends::VULKAN).await;
+    let describe = |adapter: wgpu::Adapter| {
+        let info = adapter.get_info();
+        Vulkan { name: info.name, kind: format!("{:?}", info.device_type), driver: info.driver }
+    };
+    adapters.into_iter().map(describe).collect()
+}
+
+fn cpu_model() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn ffmpeg() -> Option<String> {
+    let output = Command::new("ffmpeg").arg("-version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))?
+}
+
+/// Names of the model files, without their ending, each once.
+#[must_use]
+pub fn model_files(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let stem = |path: std::path::PathBuf| {
+        let is_model =
+            path.extension().is_some_and(|ending| ["param", "bin", "safetensors", "onnx"].iter().any(|e| ending == *e));
+        is_model.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+    };
+    let mut names: Vec<String> = entries.take(10_000).filter_map(|entry| stem(entry.ok()?.path())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gib = |bytes: u64| bytes >> 30;
+        writeln!(f, "host      {}", self.host)?;
+        writeln!(f, "cpu       {}, {} threads, {} GiB", self.cpu.model, self.cpu.threads, gib(self.cpu.memory_bytes))?;
+        match &self.nvidia_driver {
+            Ok(version) => writeln!(f, "nvidia    driver {version}")?,
+            Err(reason) => writeln!(f, "nvidia    none ({reason})")?,
+        }
+        for gpu in &self.gpus {
+            let sm = gpu.sm.map_or_else(String::new, |sm| format!(", sm_{sm}"));
+            writeln!(f, "gpu       {}, {} GiB{sm}", gpu.name, gib(gpu.vram_bytes))?;
+        }
+        let word = |there: bool| if there { "found" } else { "absent" };
+        let cuda = &self.cuda;
+        writeln!(
+            f,
+            "cuda      driver {}, cublas {}, cublaslt {}, cudnn {}, nvrtc {}",
+            word(cuda.driver),
+            word(cuda.cublas),
+            word(cuda.cublaslt),
+            word(cuda.cudnn),
+            word(cuda.nvrtc)
+        )?;
+        if self.vulkan.is_empty() {
+            writeln!(f, "vulkan    no adapter")?;
+        }
+        for adapter in &self.vulkan {
+            writeln!(f, "vulkan    {} ({}, {})", adapter.name, adapter.kind, adapter.driver)?;
+        }
+        writeln!(f, "ffmpeg    {}", self.ffmpeg.as_deref().unwrap_or("none: clips cannot be worked on"))?;
+        writeln!(f, "models    {}", list(&self.models))?;
+        writeln!(f, "types     {}", list(&self.types))?;
+        for (what, lack) in &self.not_offered {
+            writeln!(f, "          not {what}: {lack}")?;
+        }
+        write!(f, "executor  {}: {}", self.executor.executor, self.executor.why)
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_without_a_gpu_is_probed_without_a_fault_and_says_what_it_would_use() {
+        let probe = look(&Config::default(), &[]).await;
+        assert_eq!(probe.executor.executor, "cpu");
+        let text = probe.to_string();
+        for word in ["cpu ", "nvidia", "cuda", "vulkan", "ffmpeg", "models", "executor"] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert!(serde_json::to_value(&probe).unwrap()["cuda"]["driver"].is_boolean());
+    }
+
+    #[test]
+    fn built_in_types_are_offered_only_with_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { models: dir.path().to_owned(), ..Config::default() };
+        let (types, _, not_offered) = offer(&config, &[], &[]);
+        assert!(types.is_empty() && not_offered.iter().any(|(kind, _)| kind == "image.upscale"));
+        std::fs::write(dir.path().join("realesr-animevideov3-x2.param"), "").unwrap();
+        let (types, models, _) = offer(&config, &[], &[]);
+        assert!(types.contains(&"image.upscale".to_owned()));
+        assert_eq!(models, ["realesr-animevideov3-x2"]);
+    }
+}

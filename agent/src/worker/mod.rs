@@ -1,0 +1,4 @@
+//! Workers.
+pub mod lines;
+pub mod manifest;
+pub mod protocol;
