@@ -1,5 +1,6 @@
 //! Windows against a naive scan, over crashes and with damage.
 #![allow(clippy::disallowed_methods, reason = "the tests' own edge")]
+#![allow(clippy::unwrap_used, reason = "a test panics with what went wrong")]
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
