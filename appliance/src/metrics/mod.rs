@@ -1,0 +1,3 @@
+//! Metrics (being built).
+pub mod model;
+pub mod promql;
