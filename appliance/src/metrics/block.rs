@@ -119,7 +119,8 @@ fn compress<T: pco::data_types::Number>(numbers: &[T]) -> io::Result<Vec<u8>> {
 /// One byte says how: 0 as bits, 1 as floats.
 fn compress_values(samples: &[Sample], bits: &[u64]) -> io::Result<Vec<u8>> {
     let floats: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
-    let (how, body) = if floats.iter().any(|value| value.is_nan()) { (0, compress(bits)?) } else { (1, compress(&floats)?) };
+    let (how, body) =
+        if floats.iter().any(|value| value.is_nan()) { (0, compress(bits)?) } else { (1, compress(&floats)?) };
     let mut out = vec![how];
     out.extend(body);
     Ok(out)
@@ -183,7 +184,11 @@ impl Block {
 
     /// Calls `visit` with the labels of each series that matches.
     pub(super) fn labels(&self, selector: &Selector, mut visit: impl FnMut(&Labels)) -> Result<(), BlockError> {
-        self.entries()?.iter().map(|entry| &entry.labels).filter(|labels| selector.matches(labels)).for_each(&mut visit);
+        self.entries()?
+            .iter()
+            .map(|entry| &entry.labels)
+            .filter(|labels| selector.matches(labels))
+            .for_each(&mut visit);
         Ok(())
     }
 

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_regular_series_takes_two_bits_a_sample() {
-        let given: Vec<Sample> = (0..120).map(|at| Sample { t_ms: 1_700_000_000_000 + at * 15_000, value: 42.0 }).collect();
+        let given: Vec<Sample> =
+            (0..120).map(|at| Sample { t_ms: 1_700_000_000_000 + at * 15_000, value: 42.0 }).collect();
         assert!(chunk(&given).bytes().len() <= 16 + 4 + 30, "{}", chunk(&given).bytes().len());
     }
 }

@@ -73,7 +73,8 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, texts: Vec::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
@@ -136,7 +137,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn labels(&mut self) -> Result<Labels, Malformed> {
         let count = self.count()?;
-        let pairs: Vec<Pair> = (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, Malformed>>()?;
+        let pairs: Vec<Pair> =
+            (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, Malformed>>()?;
         Ok(Labels::new(pairs))
     }
 }

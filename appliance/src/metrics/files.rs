@@ -28,7 +28,10 @@ impl<W: Write> Write for Summed<W> {
 pub(super) const UNFINISHED: &str = "tmp";
 
 /// Writes the file at `path` by `fill`, in one piece for whoever looks, also after a power cut.
-pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut Summed<BufWriter<File>>) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut Summed<BufWriter<File>>) -> io::Result<()>,
+) -> io::Result<()> {
     let beside = path.with_extension(UNFINISHED);
     let mut out = Summed { inner: BufWriter::new(File::create(&beside)?), crc: 0, bytes: 0 };
     fill(&mut out)?;

@@ -126,6 +126,11 @@ impl Head {
         self.series.iter().flatten()
     }
 
+    /// Whether there is a series of these labels.
+    pub(super) fn holds(&self, labels: &Labels) -> bool {
+        self.by_labels.contains_key(labels)
+    }
+
     /// Earliest sample held.
     pub(super) fn min_ms(&self) -> Option<i64> {
         self.live().filter_map(HeadSeries::min_ms).min()
@@ -189,7 +194,8 @@ impl Head {
 
     /// Adds a series whose labels are not there yet.
     pub(super) fn insert(&mut self, mut series: HeadSeries) -> u32 {
-        let shared: Vec<_> = series.labels.iter().map(|(name, value)| (self.shared(name), self.shared(value))).collect();
+        let shared: Vec<_> =
+            series.labels.iter().map(|(name, value)| (self.shared(name), self.shared(value))).collect();
         series.labels = Labels::new(shared);
         let id = self.free.pop().unwrap_or_else(|| {
             self.series.push(None);
@@ -219,13 +225,19 @@ impl Head {
     fn candidates(&self, matchers: &[Matcher]) -> Vec<u32> {
         let list = |name: &str, value: &str| self.postings.get(name).and_then(|values| values.get(value));
         let exact = matchers.iter().filter(|matcher| matches!(matcher.op, MatchOp::Equal) && !matcher.value.is_empty());
-        let shortest = exact.map(|matcher| list(&matcher.name, &matcher.value)).min_by_key(|ids| ids.map_or(0, Vec::len));
+        let shortest =
+            exact.map(|matcher| list(&matcher.name, &matcher.value)).min_by_key(|ids| ids.map_or(0, Vec::len));
         if let Some(ids) = shortest {
             return ids.cloned().unwrap_or_default();
         }
         if let Some(matcher) = matchers.iter().find(|matcher| !matcher.matches("")) {
             let Some(values) = self.postings.get(matcher.name.as_str()) else { return Vec::new() };
-            return values.iter().filter(|(value, _)| matcher.matches(value)).flat_map(|(_, ids)| ids).copied().collect();
+            return values
+                .iter()
+                .filter(|(value, _)| matcher.matches(value))
+                .flat_map(|(_, ids)| ids)
+                .copied()
+                .collect();
         }
         self.by_labels.values().copied().collect()
     }
@@ -239,7 +251,11 @@ impl Head {
 
     /// What matches and may have samples from `from_ms` to `to_ms`.
     pub(super) fn take(&self, selector: &Selector, from_ms: i64, to_ms: i64) -> Vec<Taken> {
-        self.find(selector).into_iter().map(|series| series.take(from_ms, to_ms)).filter(|taken| taken.samples_max() > 0).collect()
+        self.find(selector)
+            .into_iter()
+            .map(|series| series.take(from_ms, to_ms))
+            .filter(|taken| taken.samples_max() > 0)
+            .collect()
     }
 
     /// Forgets everything before `until_ms`, which has gone to a block.
@@ -272,7 +288,9 @@ impl Head {
         let names = self.postings.get(METRIC_NAME);
         self.metadata.retain(|name, _| {
             // A histogram's series are called `…_bucket` and so on.
-            names.is_some_and(|names| names.range(name.clone()..).next().is_some_and(|(found, _)| found.starts_with(name.as_ref())))
+            names.is_some_and(|names| {
+                names.range(name.clone()..).next().is_some_and(|(found, _)| found.starts_with(name.as_ref()))
+            })
         });
     }
 }
@@ -294,7 +312,8 @@ impl HeadSeries {
     }
 
     fn min_ms(&self) -> Option<i64> {
-        let chunk = self.sealed.first().map(|chunk| chunk.min_ms).or((!self.open.is_empty()).then(|| self.open.first_ms()));
+        let chunk =
+            self.sealed.first().map(|chunk| chunk.min_ms).or((!self.open.is_empty()).then(|| self.open.first_ms()));
         chunk.into_iter().chain(self.late.first().map(|sample| sample.t_ms)).min()
     }
 
@@ -305,7 +324,9 @@ impl HeadSeries {
         if point.step == Step::Delta {
             return Err(Refusal::OutOfOrder);
         }
-        let same = |known: f64| if known.to_bits() == point.value.to_bits() { Ok(Place::Known) } else { Err(Refusal::Duplicate) };
+        let same = |known: f64| {
+            if known.to_bits() == point.value.to_bits() { Ok(Place::Known) } else { Err(Refusal::Duplicate) }
+        };
         if point.t_ms == self.last.t_ms {
             return same(self.last.value);
         }
@@ -370,13 +391,22 @@ impl HeadSeries {
         for chunk in &mut self.sealed {
             if straddles(chunk) {
                 let mut kept = Chunk::default();
-                samples(&chunk.bytes, chunk.count).filter(|sample| sample.t_ms >= until_ms).for_each(|sample| kept.push(sample));
-                *chunk = Arc::new(Sealed { min_ms: kept.first_ms(), max_ms: chunk.max_ms, count: kept.len(), bytes: kept.bytes().into() });
+                samples(&chunk.bytes, chunk.count)
+                    .filter(|sample| sample.t_ms >= until_ms)
+                    .for_each(|sample| kept.push(sample));
+                *chunk = Arc::new(Sealed {
+                    min_ms: kept.first_ms(),
+                    max_ms: chunk.max_ms,
+                    count: kept.len(),
+                    bytes: kept.bytes().into(),
+                });
             }
         }
         if !self.open.is_empty() && self.open.first_ms() < until_ms {
             let mut kept = Chunk::default();
-            samples(self.open.bytes(), self.open.len()).filter(|sample| sample.t_ms >= until_ms).for_each(|sample| kept.push(sample));
+            samples(self.open.bytes(), self.open.len())
+                .filter(|sample| sample.t_ms >= until_ms)
+                .for_each(|sample| kept.push(sample));
             self.open = kept;
         }
     }
@@ -402,7 +432,11 @@ mod tests {
 
     fn read(head: &Head, name: &str) -> Vec<(i64, f64)> {
         let taken = head.take(&all(name), i64::MIN, i64::MAX);
-        taken.iter().flat_map(|taken| taken.samples(i64::MIN, i64::MAX)).map(|sample| (sample.t_ms, sample.value)).collect()
+        taken
+            .iter()
+            .flat_map(|taken| taken.samples(i64::MIN, i64::MAX))
+            .map(|sample| (sample.t_ms, sample.value))
+            .collect()
     }
 
     #[test]

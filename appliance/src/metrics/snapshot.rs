@@ -125,9 +125,11 @@ mod tests {
     fn a_head_comes_back_whole_and_goes_on() {
         let mut head = Head::new(100);
         let point = |t_ms, value| Point { t_ms, value, step: Step::Value };
-        let points: Vec<Point> = (0..300).map(|at| point(at * 10, at as f64)).chain([point(5, 0.5), point(3000, stale_marker())]).collect();
-        let series: Vec<(Labels, Vec<Point>)> =
-            (0..5).map(|at: i32| (Labels::from_texts(&[("__name__", "x"), ("n", &at.to_string())]), points.clone())).collect();
+        let points: Vec<Point> =
+            (0..300).map(|at| point(at * 10, at as f64)).chain([point(5, 0.5), point(3000, stale_marker())]).collect();
+        let series: Vec<(Labels, Vec<Point>)> = (0..5)
+            .map(|at: i32| (Labels::from_texts(&[("__name__", "x"), ("n", &at.to_string())]), points.clone()))
+            .collect();
         head.apply(&Batch { metadata: vec![], series: series.clone() }, |refusal| panic!("{refusal:?}"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head.snapshot");
@@ -140,7 +142,10 @@ mod tests {
             taken.sort_by(|a, b| a.labels.cmp(&b.labels));
             taken.iter().map(|taken| (taken.labels.clone(), taken.samples(i64::MIN, i64::MAX))).collect::<Vec<_>>()
         };
-        let more = Batch { metadata: vec![], series: series.iter().map(|(labels, _)| (labels.clone(), vec![point(4000, 1.0)])).collect() };
+        let more = Batch {
+            metadata: vec![],
+            series: series.iter().map(|(labels, _)| (labels.clone(), vec![point(4000, 1.0)])).collect(),
+        };
         assert_eq!(of(&back), of(&head));
         assert_eq!(back.apply(&more, |_| {}), head.apply(&more, |_| {}));
         assert_eq!(of(&back), of(&head));

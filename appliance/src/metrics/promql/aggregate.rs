@@ -85,8 +85,14 @@ fn reduced(at: &Evaluator<'_>, columns: &[Column], group: &Group, op: u16, param
                 there.iter().for_each(|&value| mean.add(value));
                 mean.total()
             }
-            T_MIN => there.iter().copied().fold(f64::NAN, |best, value| if value < best || best.is_nan() { value } else { best }),
-            T_MAX => there.iter().copied().fold(f64::NAN, |best, value| if value > best || best.is_nan() { value } else { best }),
+            T_MIN => there
+                .iter()
+                .copied()
+                .fold(f64::NAN, |best, value| if value < best || best.is_nan() { value } else { best }),
+            T_MAX => there
+                .iter()
+                .copied()
+                .fold(f64::NAN, |best, value| if value > best || best.is_nan() { value } else { best }),
             T_COUNT => there.len() as f64,
             T_GROUP => 1.0,
             T_STDVAR => variance(&there),
@@ -145,7 +151,8 @@ fn choose(
     for group in groups {
         for (step, &count) in counts.iter().enumerate() {
             let value = |member: usize| columns[member].values[step];
-            let mut members: Vec<usize> = group.members.iter().copied().filter(|&member| present(value(member))).collect();
+            let mut members: Vec<usize> =
+                group.members.iter().copied().filter(|&member| present(value(member))).collect();
             if op != T_LIMITK {
                 members.sort_by(|&a, &b| {
                     let (a, b) = (value(a), value(b));

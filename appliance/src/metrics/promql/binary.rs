@@ -103,7 +103,13 @@ fn signature(labels: &Labels, matching: Option<&LabelModifier>) -> Labels {
     }
 }
 
-fn sets(at: &Evaluator<'_>, op: Op, matching: &BinModifier, mut left: Vec<Column>, mut right: Vec<Column>) -> Vec<Column> {
+fn sets(
+    at: &Evaluator<'_>,
+    op: Op,
+    matching: &BinModifier,
+    mut left: Vec<Column>,
+    mut right: Vec<Column>,
+) -> Vec<Column> {
     let signatures = |columns: &[Column]| -> Vec<Labels> {
         columns.iter().map(|column| signature(&column.labels, matching.matching.as_ref())).collect()
     };

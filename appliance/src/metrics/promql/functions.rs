@@ -45,7 +45,12 @@ pub(super) fn call(at: &Evaluator<'_>, node: &Call) -> Result<Value, QueryError>
         "min_of" | "max_of" => {
             let (a, b) = (at.scalar_of(args[0])?, at.scalar_of(args[1])?);
             let pick = if name == "min_of" { f64::min } else { f64::max };
-            Value::Scalar(a.into_iter().zip(b).map(|(a, b)| if a.is_nan() || b.is_nan() { f64::NAN } else { pick(a, b) }).collect())
+            Value::Scalar(
+                a.into_iter()
+                    .zip(b)
+                    .map(|(a, b)| if a.is_nan() || b.is_nan() { f64::NAN } else { pick(a, b) })
+                    .collect(),
+            )
         }
         "timestamp" => Value::Vector(timestamp(at, args[0])?),
         "absent" => {

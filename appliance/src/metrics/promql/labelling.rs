@@ -13,9 +13,8 @@ pub(super) fn replace(at: &Evaluator<'_>, args: &[&Expr]) -> Result<Vec<Column>,
     let mut columns = at.vector_of(args[0])?;
     let (target, template) = (at.text_of(args[1])?, at.text_of(args[2])?);
     let (source, pattern) = (at.text_of(args[3])?, at.text_of(args[4])?);
-    let regex = read::regex(&format!("^(?:{pattern})$")).map_err(|_| {
-        QueryError::execution(format!("invalid regular expression in label_replace(): {pattern}"))
-    })?;
+    let regex = read::regex(&format!("^(?:{pattern})$"))
+        .map_err(|_| QueryError::execution(format!("invalid regular expression in label_replace(): {pattern}")))?;
     if !valid_name(&target) {
         return Err(QueryError::execution(format!("invalid destination label name in label_replace(): {target}")));
     }

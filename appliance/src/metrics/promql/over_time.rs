@@ -40,14 +40,19 @@ fn function(name: &str) -> Option<(Function, bool)> {
             (window.samples.len() >= 2).then(|| slope * ahead_s + intercept)
         }),
         "double_exponential_smoothing" => drops(|window, [level, trend]| smoothed(window.samples, level, trend)),
-        "avg_over_time" => drops(|window, _| fold(window, Mean::default(), |mean, value| mean.add(value)).map(Mean::total)),
-        "sum_over_time" => drops(|window, _| fold(window, Kahan::default(), |sum, value| sum.add(value)).map(Kahan::total)),
+        "avg_over_time" => {
+            drops(|window, _| fold(window, Mean::default(), |mean, value| mean.add(value)).map(Mean::total))
+        }
+        "sum_over_time" => {
+            drops(|window, _| fold(window, Kahan::default(), |sum, value| sum.add(value)).map(Kahan::total))
+        }
         "min_over_time" => drops(|window, _| extreme(window, |new, old| new < old).map(|sample| sample.value)),
         "max_over_time" => drops(|window, _| extreme(window, |new, old| new > old).map(|sample| sample.value)),
         "count_over_time" => drops(|window, _| nonempty(window).map(|samples| samples.len() as f64)),
         "present_over_time" => drops(|window, _| nonempty(window).map(|_| 1.0)),
         "quantile_over_time" => drops(|window, [phi, _]| {
-            nonempty(window).map(|samples| quantile(phi, &mut samples.iter().map(|sample| sample.value).collect::<Vec<_>>()))
+            nonempty(window)
+                .map(|samples| quantile(phi, &mut samples.iter().map(|sample| sample.value).collect::<Vec<_>>()))
         }),
         "mad_over_time" => drops(|window, _| nonempty(window).map(median_deviation)),
         "stdvar_over_time" => drops(|window, _| nonempty(window).map(variance)),
@@ -128,7 +133,9 @@ fn check_numbers(at: &Evaluator<'_>, name: &str, number: &impl Fn(usize, usize) 
 fn note(at: &Evaluator<'_>, name: &str, metric: &str) {
     let counter = ["_total", "_sum", "_count", "_bucket"].iter().any(|suffix| metric.ends_with(suffix));
     if matches!(name, "rate" | "increase") && !metric.is_empty() && !counter {
-        at.budget.info(format!("metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {metric:?}"));
+        at.budget.info(format!(
+            "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {metric:?}"
+        ));
     }
 }
 
@@ -172,7 +179,8 @@ fn extrapolated(window: &Window<'_>, is_counter: bool, is_rate: bool) -> Option<
     }
     let mut change = last.value - first.value;
     if is_counter {
-        change += samples.windows(2).filter(|pair| pair[1].value < pair[0].value).map(|pair| pair[0].value).sum::<f64>();
+        change +=
+            samples.windows(2).filter(|pair| pair[1].value < pair[0].value).map(|pair| pair[0].value).sum::<f64>();
     }
     let mut to_start_s = (first.t_ms - window.start_ms) as f64 / 1000.0;
     let mut to_end_s = (window.end_ms - last.t_ms) as f64 / 1000.0;

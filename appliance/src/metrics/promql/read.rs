@@ -32,7 +32,8 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
     if operators(text) > 4 * DEPTH_MAX {
         return refuse(format!("expression has more than {} operators and brackets", 4 * DEPTH_MAX));
     }
-    let expr = promql_parser::parser::parse(text).map_err(|problem| QueryError::Parse(format!("parse error: {problem}")))?;
+    let expr =
+        promql_parser::parser::parse(text).map_err(|problem| QueryError::Parse(format!("parse error: {problem}")))?;
     check(&expr, DEPTH_MAX)?;
     Ok(expr)
 }
@@ -84,10 +85,9 @@ fn check(expr: &Expr, depth_left: usize) -> Result<(), QueryError> {
         Expr::Binary(node) => check(&node.lhs, left).and_then(|()| check(&node.rhs, left)),
         Expr::Paren(node) => check(&node.expr, left),
         Expr::Subquery(node) => check(&node.expr, left),
-        Expr::Call(node) if LACKING.contains(&node.func.name) => Err(QueryError::Parse(format!(
-            "parse error: unknown function with name \"{}\"",
-            node.func.name
-        ))),
+        Expr::Call(node) if LACKING.contains(&node.func.name) => {
+            Err(QueryError::Parse(format!("parse error: unknown function with name \"{}\"", node.func.name)))
+        }
         Expr::Call(node) => node.args.args.iter().try_for_each(|arg| check(arg, left)),
         Expr::VectorSelector(node) => selector(node).map(drop),
         Expr::MatrixSelector(node) => selector(&node.vs).map(drop),
@@ -144,8 +144,15 @@ pub fn duration_ms(text: &str) -> Result<i64, String> {
         let ms = (seconds * 1000.0).round();
         return if ms.is_finite() && ms.abs() < 9e15 { Ok(ms as i64) } else { Err(refuse()) };
     }
-    let units: [(&str, i64); 7] =
-        [("ms", 1), ("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let units: [(&str, i64); 7] = [
+        ("ms", 1),
+        ("y", 31_536_000_000),
+        ("w", 604_800_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+    ];
     let (mut rest, mut total, mut last_unit_ms) = (text, 0_i64, i64::MAX);
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

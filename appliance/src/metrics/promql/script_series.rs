@@ -81,9 +81,10 @@ pub(super) fn values(text: &str) -> Result<Vec<Option<f64>>, String> {
             out.push(Some(stale_marker()));
             continue;
         }
-        let step_at = body.char_indices().skip(1).find(|&(at, c)| {
-            matches!(c, '+' | '-') && !matches!(body.as_bytes()[at - 1], b'e' | b'E')
-        });
+        let step_at = body
+            .char_indices()
+            .skip(1)
+            .find(|&(at, c)| matches!(c, '+' | '-') && !matches!(body.as_bytes()[at - 1], b'e' | b'E'));
         let (start, step) = match step_at {
             Some((at, _)) => (number(&body[..at])?, number(&body[at..])?),
             None => (number(body)?, 0.0),
