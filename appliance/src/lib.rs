@@ -64,3 +64,93 @@ pub struct Appliance {
     endpoints: Endpoints,
     control: Control,
 }
+
+impl Appliance {
+    /// Opens everything and starts it; when this returns, all doors answer.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong and what to do; nothing keeps running then.
+    pub async fn build(config: Config, dev: bool) -> Result<Self, StartError> {
+        let data = config.data.dir.clone();
+        folder::prepare(&data)?;
+        let listeners = Listeners::bind(&config, dev).await?;
+        let endpoints = listeners.endpoints();
+        let internal = Credential::internal()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let stages = Stages::new(&[
+            ("alerting", Duration::from_secs(5)),
+            ("doors", Duration::from_secs(3)),
+            ("workers", Duration::from_secs(10)),
+            ("stores", Duration::from_secs(10)),
+        ]);
+
+        let (control, replay) = Control::open(&data, &config.journal)?;
+        let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
+        let followers: Vec<Arc<dyn Follower>> = vec![Arc::new(identity.clone())];
+        let replayed = replay.run(&followers, clock.now())?;
+        tracing::info!(records = replayed.records, torn_bytes = replayed.journal.torn_bytes, "replayed the control journal");
+        control.start(&stages.stage("stores"));
+        if identity.ensure_admin(&data).await? {
+            tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
+        }
+
+        let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
+        let is_loopback = listeners.http.address().ip().is_loopback();
+        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, String::new);
+        let doors = stages.stage("doors");
+        listeners.http.serve(&doors, &config.edge, edge::around(&gate, Door::Http, http));
+        Ok(Self { stages, endpoints, control })
+    }
+
+    /// What tells a client where to go.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        Ready { ready: true, endpoints: self.endpoints.clone() }
+    }
+
+    /// Runs until `asked` resolves or a supervised task ends, then stops in order.
+    ///
+    /// # Errors
+    /// [`StartError::TaskEnded`] with the task's name.
+    pub async fn run(mut self, asked: impl Future<Output = ()>) -> Result<(), StartError> {
+        let fallen = tokio::select! {
+            () = asked => None,
+            name = self.stages.first_to_end() => Some(name),
+        };
+        tracing::info!(task = fallen, "stopping");
+        self.stages.stop().await;
+        let control = self.control;
+        let _ = tokio::task::spawn_blocking(move || control.close()).await; // it blocks until all is on disk
+        fallen.map_or(Ok(()), |name| Err(StartError::TaskEnded(name)))
+    }
+}
+
+/// The four doors, bound and silent.
+struct Listeners {
+    aws: Listener,
+    http: Listener,
+    otlp_grpc: Listener,
+    otlp_http: Listener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, dev: bool) -> Result<Self, StartError> {
+        let edge = &config.edge;
+        let listeners = Self {
+            aws: Listener::bind(Door::Aws, &edge.aws, edge).await?,
+            http: Listener::bind(Door::Http, &edge.http, edge).await?,
+            otlp_grpc: Listener::bind(Door::OtlpGrpc, &edge.otlp_grpc, edge).await?,
+            otlp_http: Listener::bind(Door::OtlpHttp, &edge.otlp_http, edge).await?,
+        };
+        let all = [&listeners.aws, &listeners.http, &listeners.otlp_grpc, &listeners.otlp_http];
+        match all.iter().find(|listener| dev && !listener.address().ip().is_loopback()) {
+            Some(open) => Err(StartError::DevIsOpen(open.door().name())),
+            None => Ok(listeners),
+        }
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        let url = |listener: &Listener| format!("http://{}", listener.address());
+        Endpoints { aws: url(&self.aws), http: url(&self.http), otlp_grpc: url(&self.otlp_grpc), otlp_http: url(&self.otlp_http) }
+    }
+}

@@ -57,6 +57,11 @@ impl Listener {
     }
 
     #[must_use]
+    pub fn door(&self) -> Door {
+        self.door
+    }
+
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

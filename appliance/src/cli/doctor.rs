@@ -1,0 +1,150 @@
+//! `backlot doctor` and `backlot rebuild`: looking at a data folder, and making its catalogue again.
+//!
+//! The doctor changes nothing but what a start would change as well: a torn tail of a journal, which was never
+//! acknowledged, is cut when the journal is opened.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use backlot_journal::{Journal, Lsn, Options};
+use clap::Args;
+use serde::Serialize;
+
+use super::{CliError, ConfigArguments, to_json};
+use crate::catalogue::Catalogue;
+use crate::{control, folder, telemetry_journal};
+
+/// Less free room than this is worth a warning, in bytes.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RebuildArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    ok: bool,
+    /// What was found; for a problem, with what helps.
+    found: String,
+}
+
+impl Finding {
+    fn new(check: &'static str, found: Result<String, String>) -> Self {
+        let ok = found.is_ok();
+        Self { check, ok, found: found.unwrap_or_else(|problem| problem) }
+    }
+}
+
+pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
+    let config = arguments.config.load()?;
+    let data = &config.data.dir;
+    if !data.join("FORMAT").is_file() {
+        return Err(CliError::Usage(format!("{} is no data folder of Backlot; name one with --data", data.display())));
+    }
+    let findings = [
+        Finding::new("format", folder::prepare(data).map(|()| "as this version writes it".into()).map_err(|error| error.to_string())),
+        Finding::new("privacy", privacy(data)),
+        Finding::new("room", room(data)),
+        Finding::new("control journal", journal(&control::journal_dir(data)).map(|(found, ..)| found)),
+        Finding::new("telemetry journal", journal(&data.join(telemetry_journal::FOLDER)).map(|(found, ..)| found)),
+        Finding::new("catalogue", catalogue(data)),
+    ];
+    for finding in &findings {
+        if arguments.json {
+            println!("{}", to_json(finding)?);
+        } else {
+            println!("{} {:18} {}", if finding.ok { "ok  " } else { "BAD " }, finding.check, finding.found);
+        }
+    }
+    Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn privacy(data: &Path) -> Result<String, String> {
+    for (path, name) in [(data.to_owned(), "the folder"), (data.join("master.key"), "master.key"), (data.join("admin.key"), "admin.key")] {
+        let Ok(metadata) = std::fs::metadata(&path) else { continue }; // admin.key is meant to be moved away
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(format!("{name} can be read by others; run: chmod go= {}", path.display()));
+        }
+    }
+    Ok("nobody else can read the folder and the keys".into())
+}
+
+fn room(data: &Path) -> Result<String, String> {
+    let free = rustix::fs::statvfs(data).map_err(|error| error.to_string())?;
+    let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
+    let found = format!("{:.1} GiB free", free_bytes as f64 / (1u64 << 30) as f64);
+    if free_bytes < FREE_BYTES_MIN { Err(format!("only {found}; sends and puts are refused when it is used up")) } else { Ok(found) }
+}
+
+/// Reads every record. Returns what to say, the oldest position and the end.
+fn journal(dir: &Path) -> Result<(String, Lsn, Lsn), String> {
+    if !dir.is_dir() {
+        return Ok(("none yet".into(), Lsn(0), Lsn(0)));
+    }
+    let (journal, opened) = Journal::open(Options::new(dir)).map_err(|error| error.to_string())?;
+    let mut records = 0_u64;
+    let scanned = journal.scan(Lsn(0), &mut |_, _| {
+        records += 1;
+        true
+    });
+    journal.close();
+    scanned.map_err(|error| error.to_string())?;
+    let torn = if opened.torn_bytes > 0 { format!(", a torn tail of {} bytes was cut", opened.torn_bytes) } else { String::new() };
+    Ok((format!("{records} records in {} segments, all whole{torn}", opened.segments), opened.oldest, opened.end))
+}
+
+fn catalogue(data: &Path) -> Result<String, String> {
+    let path = data.join("catalogue");
+    if !path.is_dir() {
+        return Ok("none yet".into());
+    }
+    let (_, oldest, end) = journal(&control::journal_dir(data))?;
+    let applied = Catalogue::open(&path).map_err(|error| error.to_string())?.applied();
+    if applied < oldest {
+        return Err(format!("has applied the journal up to {} of {}..{}; run `backlot rebuild`", applied.0, oldest.0, end.0));
+    }
+    if applied > end {
+        return Err(format!("has applied the journal up to {}, which ends at {}: they are not of one folder", applied.0, end.0));
+    }
+    Ok(format!("has applied the journal up to {} of {}", applied.0, end.0))
+}
+
+pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError> {
+    let config = arguments.config.load()?;
+    let rebuilt = control::rebuild(&config.data.dir).map_err(|error| CliError::fault("rebuild the catalogue", error))?;
+    let aside = rebuilt.set_aside.as_ref().map(|path| path.display().to_string());
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "snapshot_pairs": rebuilt.snapshot_pairs, "applied": rebuilt.applied.0,
+                "journal_end": rebuilt.journal_end.0, "set_aside": aside,
+            })
+        );
+    } else {
+        match rebuilt.snapshot_pairs {
+            Some(pairs) => println!("the catalogue begins with {pairs} entries of its snapshot"),
+            None => println!("there was no snapshot; the journal holds everything"),
+        }
+        println!("the next start applies the journal from {} to {}", rebuilt.applied.0, rebuilt.journal_end.0);
+        if let Some(aside) = aside {
+            println!("the old catalogue lies in {aside} and can be deleted when all is well");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
