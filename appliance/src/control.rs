@@ -290,7 +290,9 @@ impl Control {
     }
 }
 
-fn journal_dir(data: &Path) -> PathBuf {
+/// Folder of the control journal within the data folder.
+#[must_use]
+pub fn journal_dir(data: &Path) -> PathBuf {
     data.join("journal").join("control")
 }
 

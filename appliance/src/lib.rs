@@ -25,14 +25,16 @@ use serde::Serialize;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
-use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener};
+use crate::edge::{Door, Endpoints, Gate, Listener};
 use crate::identity::{Credential, Identity};
 use crate::tasks::Stages;
 
 /// Why the appliance does not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("--dev is for this machine alone, and the {0} door's address is not loopback; leave --dev away or use 127.0.0.1")]
+    #[error(
+        "--dev is for this machine alone, and the {0} door's address is not loopback; leave --dev away or use 127.0.0.1"
+    )]
     DevIsOpen(&'static str),
     #[error(transparent)]
     Folder(#[from] folder::FolderError),
@@ -88,7 +90,11 @@ impl Appliance {
         let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
         let followers: Vec<Arc<dyn Follower>> = vec![Arc::new(identity.clone())];
         let replayed = replay.run(&followers, clock.now())?;
-        tracing::info!(records = replayed.records, torn_bytes = replayed.journal.torn_bytes, "replayed the control journal");
+        tracing::info!(
+            records = replayed.records,
+            torn_bytes = replayed.journal.torn_bytes,
+            "replayed the control journal"
+        );
         control.start(&stages.stage("stores"));
         if identity.ensure_admin(&data).await? {
             tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
@@ -151,6 +157,11 @@ impl Listeners {
 
     fn endpoints(&self) -> Endpoints {
         let url = |listener: &Listener| format!("http://{}", listener.address());
-        Endpoints { aws: url(&self.aws), http: url(&self.http), otlp_grpc: url(&self.otlp_grpc), otlp_http: url(&self.otlp_http) }
+        Endpoints {
+            aws: url(&self.aws),
+            http: url(&self.http),
+            otlp_grpc: url(&self.otlp_grpc),
+            otlp_http: url(&self.otlp_http),
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode, sign,
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
 };
 use aws_sigv4::sign::v4;
 use base64::Engine;
@@ -57,7 +58,9 @@ impl Client {
         let endpoint = connection.endpoint.trim_end_matches('/').to_owned();
         let uri: Result<Uri, _> = endpoint.parse();
         if !uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()) {
-            return Err(CliError::Usage(format!("--endpoint `{endpoint}` is not http://host:port, the http door of an appliance")));
+            return Err(CliError::Usage(format!(
+                "--endpoint `{endpoint}` is not http://host:port, the http door of an appliance"
+            )));
         }
         let (key_id, secret) = match &connection.key_file {
             Some(path) => read_key_file(path)?,
@@ -94,7 +97,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T, CliError> {
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, CliError> {
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| CliError::fault("write the request", error))?,
             None => Vec::new(),
@@ -149,7 +157,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn s3(&self, method: Method, path: &str, headers: &[(&str, &str)], body: SendBody) -> Result<Response<Incoming>, CliError> {
+    pub async fn s3(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: SendBody,
+    ) -> Result<Response<Incoming>, CliError> {
         let base = self.endpoints().await?.aws.clone();
         let uri = format!("{base}{path}");
         let mut settings = SigningSettings::default();
@@ -159,10 +173,18 @@ impl Client {
         let identity = Credentials::new(&self.key_id, &self.secret, None, None, "backlot").into();
         #[allow(clippy::disallowed_methods, reason = "a command line's signature is made at the edge of its process")]
         let now = SystemTime::now();
-        let params = v4::SigningParams::builder().identity(&identity).region(REGION).name("s3").time(now).settings(settings).build();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(REGION)
+            .name("s3")
+            .time(now)
+            .settings(settings)
+            .build();
         let params = params.map_err(|error| CliError::fault("sign", error))?.into();
-        let signable = SignableRequest::new(method.as_str(), uri.as_str(), headers.iter().copied(), SignableBody::UnsignedPayload);
-        let signed = signable.and_then(|signable| sign(signable, &params)).map_err(|error| CliError::fault("sign", error))?;
+        let signable =
+            SignableRequest::new(method.as_str(), uri.as_str(), headers.iter().copied(), SignableBody::UnsignedPayload);
+        let signed =
+            signable.and_then(|signable| sign(signable, &params)).map_err(|error| CliError::fault("sign", error))?;
         let mut request = Request::builder().method(method).uri(&uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -201,12 +223,14 @@ async fn refused(response: Response<Incoming>) -> CliError {
     };
     let of_json = |name: &str| json["error"][name].as_str().map(str::to_owned);
     let code = of_json("code").or_else(|| tag("Code")).unwrap_or_else(|| status.as_str().to_owned());
-    let message = of_json("message").or_else(|| tag("Message")).unwrap_or_else(|| format!("the appliance answered {status}"));
+    let message =
+        of_json("message").or_else(|| tag("Message")).unwrap_or_else(|| format!("the appliance answered {status}"));
     CliError::Refused { status: status.as_u16(), code, message, hint: of_json("hint") }
 }
 
 fn read_key_file(path: &Path) -> Result<(String, String), CliError> {
-    let text = std::fs::read_to_string(path).map_err(|error| CliError::Usage(format!("--key-file {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::Usage(format!("--key-file {}: {error}", path.display())))?;
     let value = |name: &str| {
         text.lines().find_map(|line| {
             let (key, value) = line.split_once('=')?;
@@ -215,6 +239,9 @@ fn read_key_file(path: &Path) -> Result<(String, String), CliError> {
     };
     match (value("aws_access_key_id"), value("aws_secret_access_key")) {
         (Some(key_id), Some(secret)) => Ok((key_id, secret)),
-        _ => Err(CliError::Usage(format!("--key-file {} has no aws_access_key_id and aws_secret_access_key", path.display()))),
+        _ => Err(CliError::Usage(format!(
+            "--key-file {} has no aws_access_key_id and aws_secret_access_key",
+            path.display()
+        ))),
     }
 }

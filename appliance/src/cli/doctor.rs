@@ -57,7 +57,10 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
         return Err(CliError::Usage(format!("{} is no data folder of Backlot; name one with --data", data.display())));
     }
     let findings = [
-        Finding::new("format", folder::prepare(data).map(|()| "as this version writes it".into()).map_err(|error| error.to_string())),
+        Finding::new(
+            "format",
+            folder::prepare(data).map(|()| "as this version writes it".into()).map_err(|error| error.to_string()),
+        ),
         Finding::new("privacy", privacy(data)),
         Finding::new("room", room(data)),
         Finding::new("control journal", journal(&control::journal_dir(data)).map(|(found, ..)| found)),
@@ -75,7 +78,11 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
 }
 
 fn privacy(data: &Path) -> Result<String, String> {
-    for (path, name) in [(data.to_owned(), "the folder"), (data.join("master.key"), "master.key"), (data.join("admin.key"), "admin.key")] {
+    for (path, name) in [
+        (data.to_owned(), "the folder"),
+        (data.join("master.key"), "master.key"),
+        (data.join("admin.key"), "admin.key"),
+    ] {
         let Ok(metadata) = std::fs::metadata(&path) else { continue }; // admin.key is meant to be moved away
         if metadata.permissions().mode() & 0o077 != 0 {
             return Err(format!("{name} can be read by others; run: chmod go= {}", path.display()));
@@ -88,7 +95,11 @@ fn room(data: &Path) -> Result<String, String> {
     let free = rustix::fs::statvfs(data).map_err(|error| error.to_string())?;
     let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
     let found = format!("{:.1} GiB free", free_bytes as f64 / (1u64 << 30) as f64);
-    if free_bytes < FREE_BYTES_MIN { Err(format!("only {found}; sends and puts are refused when it is used up")) } else { Ok(found) }
+    if free_bytes < FREE_BYTES_MIN {
+        Err(format!("only {found}; sends and puts are refused when it is used up"))
+    } else {
+        Ok(found)
+    }
 }
 
 /// Reads every record. Returns what to say, the oldest position and the end.
@@ -104,7 +115,11 @@ fn journal(dir: &Path) -> Result<(String, Lsn, Lsn), String> {
     });
     journal.close();
     scanned.map_err(|error| error.to_string())?;
-    let torn = if opened.torn_bytes > 0 { format!(", a torn tail of {} bytes was cut", opened.torn_bytes) } else { String::new() };
+    let torn = if opened.torn_bytes > 0 {
+        format!(", a torn tail of {} bytes was cut", opened.torn_bytes)
+    } else {
+        String::new()
+    };
     Ok((format!("{records} records in {} segments, all whole{torn}", opened.segments), opened.oldest, opened.end))
 }
 
@@ -116,17 +131,24 @@ fn catalogue(data: &Path) -> Result<String, String> {
     let (_, oldest, end) = journal(&control::journal_dir(data))?;
     let applied = Catalogue::open(&path).map_err(|error| error.to_string())?.applied();
     if applied < oldest {
-        return Err(format!("has applied the journal up to {} of {}..{}; run `backlot rebuild`", applied.0, oldest.0, end.0));
+        return Err(format!(
+            "has applied the journal up to {} of {}..{}; run `backlot rebuild`",
+            applied.0, oldest.0, end.0
+        ));
     }
     if applied > end {
-        return Err(format!("has applied the journal up to {}, which ends at {}: they are not of one folder", applied.0, end.0));
+        return Err(format!(
+            "has applied the journal up to {}, which ends at {}: they are not of one folder",
+            applied.0, end.0
+        ));
     }
     Ok(format!("has applied the journal up to {} of {}", applied.0, end.0))
 }
 
 pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError> {
     let config = arguments.config.load()?;
-    let rebuilt = control::rebuild(&config.data.dir).map_err(|error| CliError::fault("rebuild the catalogue", error))?;
+    let rebuilt =
+        control::rebuild(&config.data.dir).map_err(|error| CliError::fault("rebuild the catalogue", error))?;
     let aside = rebuilt.set_aside.as_ref().map(|path| path.display().to_string());
     if arguments.json {
         println!(

@@ -47,18 +47,28 @@ pub(super) async fn run(command: KeyCommand, client: &Client) -> Result<ExitCode
                 println!("{made}");
             } else {
                 let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
-                println!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}", text("key_id"), text("secret"));
+                println!(
+                    "[default]\naws_access_key_id = {}\naws_secret_access_key = {}",
+                    text("key_id"),
+                    text("secret")
+                );
             }
         }
         KeyCommand::List { json } => {
             let answer: Value = client.get("/v1/keys").await?;
-            let keys: Vec<KeyInfo> =
-                serde_json::from_value(answer["keys"].clone()).map_err(|error| CliError::fault("read the keys", error))?;
+            let keys: Vec<KeyInfo> = serde_json::from_value(answer["keys"].clone())
+                .map_err(|error| CliError::fault("read the keys", error))?;
             for key in keys {
                 if json {
                     println!("{}", super::to_json(&key)?);
                 } else {
-                    println!("{}  {:8}  {}  {}", key.key_id, format!("{:?}", key.role).to_lowercase(), key.created_at, key.note);
+                    println!(
+                        "{}  {:8}  {}  {}",
+                        key.key_id,
+                        format!("{:?}", key.role).to_lowercase(),
+                        key.created_at,
+                        key.note
+                    );
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-pub use client::Client;
+pub use client::{Client, SendBody, full, read_all};
 
 use crate::config::{self, Config, ConfigError};
 

@@ -12,9 +12,12 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::fault("start the runtime", error))?;
     let ended = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| CliError::fault("listen for SIGINT", error))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| CliError::fault("listen for SIGTERM", error))?;
-        let appliance = Appliance::build(config, arguments.dev).await.map_err(|error| CliError::Fault(error.to_string()))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|error| CliError::fault("listen for SIGINT", error))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|error| CliError::fault("listen for SIGTERM", error))?;
+        let appliance =
+            Appliance::build(config, arguments.dev).await.map_err(|error| CliError::Fault(error.to_string()))?;
         if arguments.print_addresses {
             println!("{}", to_json(&appliance.ready())?);
         } else {
