@@ -24,6 +24,8 @@ pub(crate) struct Group {
     pub(crate) opens: Option<Supply>,
     pub(crate) body: Vec<u8>,
     pub(crate) records: u64,
+    /// How many submits it gathered.
+    pub(crate) submits: usize,
     pub(crate) done: Arc<Done>,
 }
 

@@ -206,6 +206,8 @@ impl Journal {
             segments: found.segments,
             open_files: VecDeque::new(),
             pending: VecDeque::new(),
+            pending_submits: 0,
+            wake_at: 1,
             in_flight: None,
             permitted: 0,
             pending_bytes: 0,

@@ -84,6 +84,10 @@ pub(crate) struct State {
     /// Bases of closed segments whose files are open.
     pub(crate) open_files: VecDeque<u64>,
     pub(crate) pending: VecDeque<Group>,
+    /// Submits in `pending`.
+    pub(crate) pending_submits: usize,
+    /// The writer sleeps until so many submits are pending.
+    pub(crate) wake_at: usize,
     /// What the writer is writing.
     pub(crate) in_flight: Option<(u64, Arc<Vec<u8>>)>,
     /// Bytes that permits may still submit.
@@ -252,10 +256,15 @@ impl Shared {
             lsns.push(Lsn(lsn));
         }
         last.records += count as u64;
+        last.submits += 1;
+        state.pending_submits += 1;
+        let wake = state.pending_submits >= state.wake_at;
         state.pending_bytes += bytes;
         let submitted = Submitted { lsns, end: Lsn(state.layout.end), done: Arc::clone(&last.done) };
         drop(guard);
-        self.writer.notify_one();
+        if wake {
+            self.writer.notify_one();
+        }
         submitted
     }
 
@@ -363,6 +372,7 @@ fn new_group(state: &mut State) -> Group {
         opens: None,
         body: std::mem::take(&mut state.recycled),
         records: 0,
+        submits: 0,
         done: Arc::default(),
     }
 }

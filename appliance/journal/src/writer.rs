@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::format::{GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::group::{Group, Supply};
@@ -13,12 +14,31 @@ use crate::{Synced, folder};
 /// Buffers above this are not kept for the next group.
 const RECYCLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Longest time for which a group waits for those whom the last one woke.
+const PATIENCE_MAX: Duration = Duration::from_millis(1);
+/// Shorter waits are not worth a sleep.
+const PATIENCE_MIN: Duration = Duration::from_micros(20);
+
+/// What the last group tells about the next: callers come in a circle, each with its next record once the last is durable.
+/// A group that began at once would have half of them, and the other half would wait for a sync more.
+#[derive(Clone, Copy, Default)]
+struct Expected {
+    /// Submits of those who waited during the last sync and of those whom it woke.
+    submits: usize,
+    /// How long to wait for them: little beside a sync.
+    patience: Duration,
+}
+
 /// Writes until the journal closes or a write fails.
 pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
-    while let Some(group) = next_group(shared) {
-        if let Err(error) = write(shared, &mut file, group) {
-            (shared.options.on_fatal)(&error);
-            break; // only a test's `on_fatal` returns
+    let mut expected = Expected::default();
+    while let Some(group) = next_group(shared, expected) {
+        match write(shared, &mut file, group) {
+            Ok(next) => expected = next,
+            Err(error) => {
+                (shared.options.on_fatal)(&error);
+                break; // only a test's `on_fatal` returns
+            }
         }
     }
     // Whoever still waits will not be served.
@@ -33,24 +53,33 @@ pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
 }
 
 /// Waits for records; `None` when the journal closes and all is written.
-fn next_group(shared: &Shared) -> Option<Group> {
+fn next_group(shared: &Shared, mut expected: Expected) -> Option<Group> {
     let mut state = shared.state.lock();
     loop {
         if state.pending.is_empty() && state.may_roll() {
             start_segment(&mut state);
         }
-        if let Some(group) = state.pending.pop_front() {
+        let gathers = expected.patience >= PATIENCE_MIN && state.pending_submits < expected.submits;
+        if state.pending.is_empty() {
+            if state.closing {
+                return None;
+            }
+            shared.writer.wait(&mut state);
+        } else if gathers && !state.closing && state.pending.len() == 1 {
+            state.wake_at = expected.submits;
+            shared.writer.wait_for(&mut state, expected.patience);
+            state.wake_at = 1;
+            expected.patience = Duration::ZERO;
+        } else {
+            let group = state.pending.pop_front()?;
+            state.pending_submits -= group.submits;
             return Some(group);
         }
-        if state.closing {
-            return None;
-        }
-        shared.writer.wait(&mut state);
     }
 }
 
-fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<()> {
-    let Group { base, lsn, opens, body, records, done } = group;
+fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<Expected> {
+    let Group { base, lsn, opens, body, records, submits, done } = group;
     let body = Arc::new(body);
     let durable = {
         let mut state = shared.state.lock();
@@ -83,7 +112,7 @@ fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<()> 
         }
     };
     let bytes = GROUP_HEADER_BYTES + body.len();
-    {
+    let expected = {
         let mut state = shared.state.lock();
         let end = lsn + bytes as u64;
         state.durable = end;
@@ -102,13 +131,17 @@ fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<()> 
             buffer.clear();
             state.recycled = buffer;
         }
-    }
+        match submits + state.pending_submits {
+            0 | 1 => Expected::default(),
+            submits => Expected { submits, patience: (took / 8).min(PATIENCE_MAX) },
+        }
+    };
     done.finish(true);
     shared.room_changed();
     if let Some(on_sync) = &shared.options.on_sync {
         on_sync(Synced { took, records, bytes: bytes as u64 });
     }
-    Ok(())
+    Ok(expected)
 }
 
 /// Makes a prepared file the segment at `base`. All groups before it are durable.

@@ -1,0 +1,49 @@
+//! Figures: each subject measures one room beside what the machine itself can do. Run it from a release build:
+//! `cargo run --release -p backlot-tests --bin bench -- journal`.
+
+mod journal;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N]
+subjects:
+  journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let subject = words.next();
+    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3 };
+    while let Some(word) = words.next() {
+        match (word.as_str(), words.next()) {
+            ("--dir", Some(dir)) => settings.dir = dir.into(),
+            ("--seconds", Some(number)) if number.parse::<u64>().is_ok_and(|seconds| seconds > 0) => {
+                settings.seconds = number.parse().unwrap_or(settings.seconds);
+            }
+            _ => return usage(),
+        }
+    }
+    let measured = match subject.as_deref() {
+        Some("journal") => journal::run(&settings),
+        _ => return usage(),
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(64)
+}
+
+/// What every subject is told.
+pub(crate) struct Settings {
+    /// A folder on the disk to be measured; subjects make a temporary folder in it.
+    pub(crate) dir: std::path::PathBuf,
+    /// How long each measurement lasts.
+    pub(crate) seconds: u64,
+}
