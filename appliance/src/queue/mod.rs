@@ -1,225 +1,185 @@
 //! Message queues: at-least-once delivery under visibility timeouts, SQS semantics.
+//!
+//! [`engine`] decides where every message is, from a `now` that it is handed; what it decides is submitted to the control
+//! journal under the same lock and answered when it is durable. Memory holds about 100 bytes a message; a body is read back
+//! from the journal when its message is received.
+//!
+//! Invariants: a message is received only after its send is durable, and a receive is durable before it is answered; only the newest
+//! receipt deletes, an older one is answered 200, as SQS documents for `DeleteMessage`, and counted.
+//!
+//! What is absent on purpose: FIFO queues, tags, policies and move tasks are refused, and nothing here knows what a job
+//! is: [`Overseer`] is asked.
 
+mod admin;
+mod api_http;
+mod engine;
+mod keeper;
+mod model;
 mod overseer;
+mod record;
+mod settings;
+mod store;
+mod traffic;
+mod waiting;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use backlot_wire::Timestamp;
+use backlot_journal::Lsn;
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
+use self::engine::{Context, Engine, Group, Queue};
+use self::model::QueueId;
+use self::waiting::{Ticket, Waiting};
 use crate::clock::{Clock, Now};
-use crate::control::{Control, ControlError, Record};
+use crate::control::{Commit, Control, ControlError, Permit};
 use crate::tasks::Stage;
 
+pub use api_http::routes;
+pub use model::{
+    AttributeValue, Decision, Delivery, MessageAttribute, QueueError, QueueOverview, ReceiveRequest, SendRequest, Sent,
+    Standing,
+};
 pub use overseer::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer};
-
-/// A message on its way in. What is `None` is taken from the queue.
-#[derive(Clone, Debug, Default)]
-pub struct SendRequest {
-    pub body: String,
-    pub delay_s: Option<u32>,
-    /// In the order of the caller; the MD5 sorts for itself.
-    pub attributes: Vec<MessageAttribute>,
-    /// The system attribute `AWSTraceHeader`.
-    pub trace_header: Option<String>,
-    /// Access key id of the sender.
-    pub sender_id: String,
-}
-
-/// One message attribute: `data_type` is `String`, `Number` or `Binary`, perhaps with `.custom` behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MessageAttribute {
-    pub name: String,
-    pub data_type: String,
-    pub value: AttributeValue,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AttributeValue {
-    Text(String),
-    Binary(Vec<u8>),
-}
-
-/// A message that was taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
-    pub message_id: String,
-    /// What was stored: on a job queue the specification as it was filled in.
-    pub body: String,
-}
-
-/// What a consumer asks for.
-#[derive(Clone, Debug, Default)]
-pub struct ReceiveRequest {
-    /// 1 to 10 messages.
-    pub messages_max: usize,
-    /// Absent: the queue's.
-    pub visibility_s: Option<u32>,
-    /// Absent: the queue's. At most 20.
-    pub wait_s: Option<u32>,
-    /// Registered name of the agent that asks; absent for a plain consumer.
-    pub agent: Option<String>,
-}
-
-/// A message that was received, hidden from others until its visibility timeout ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    pub message_id: String,
-    pub receipt: String,
-    pub body: String,
-    /// The sender's, then the overseer's.
-    pub attributes: Vec<MessageAttribute>,
-    pub trace_header: Option<String>,
-    pub sender_id: String,
-    pub sent_at: Timestamp,
-    /// This receive included, over all queues the message has been on.
-    pub receive_count: u32,
-    pub first_received_at: Timestamp,
-    /// Name of the queue that dead-lettered it.
-    pub source: Option<String>,
-}
-
-/// Where a message stands, for a [`Queues::decide`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Held by a consumer whose visibility timeout has not ended.
-    pub in_flight: bool,
-    /// Over all queues.
-    pub receive_count: u32,
-}
-
-/// What was decided about one message under the queue's lock.
-#[derive(Debug)]
-pub struct Decision<T> {
-    /// Done to the message; ignored when it is not on the queue.
-    pub action: Option<Action>,
-    /// Durable in the same journal group, whether the message is there or not.
-    pub records: Vec<Record>,
-    pub answer: T,
-}
-
-/// One queue, as `GET /v1/queues` shows it.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct QueueOverview {
-    pub name: String,
-    pub url: String,
-    pub ready: u64,
-    pub in_flight: u64,
-    pub delayed: u64,
-    /// Age of the oldest message that is ready, in seconds; 0 where none is.
-    pub oldest_age_s: f64,
-    pub is_job_queue: bool,
-    pub dlq: Option<String>,
-    /// Another queue redrives to it.
-    pub is_dlq: bool,
-}
-
-/// Why a queue did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    #[error("queue `{0}` does not exist")]
-    NoSuchQueue(String),
-    #[error("message `{message_id}` is not on queue `{queue}`")]
-    NoSuchMessage { queue: String, message_id: String },
-    #[error("{0}")]
-    NotAdmitted(String),
-    #[error("queue `{0}` has 120,000 messages in flight")]
-    OverLimit(String),
-    #[error("write to queue `{queue}`: {source}")]
-    Store { queue: String, source: ControlError },
-}
 
 /// The queues. Cheap to clone.
 #[derive(Clone)]
 pub struct Queues {
-    _control: Control,
+    shared: Arc<Shared>,
 }
 
+struct Shared {
+    control: Control,
+    clock: Arc<dyn Clock>,
+    overseer: Option<Arc<dyn Overseer>>,
+    state: Mutex<State>,
+    /// Where message ids come from.
+    ids: Mutex<ChaCha8Rng>,
+    /// Wakes the keeper before its time.
+    keeper: Notify,
+    /// Receives stop waiting when it is cancelled.
+    closing: OnceLock<CancellationToken>,
+}
+
+struct State {
+    engine: Engine,
+    waiting: Waiting,
+    /// When the keeper wakes next, on the monotonic clock.
+    keeper_wakes_ms: u64,
+}
+
+/// Longest time that a durable send may stay invisible when its sender has gone before the answer.
+const PUBLISH_MS: u64 = 20;
+
 impl Queues {
-    /// Queues that write through `control`. They know nothing until `control` has replayed its records into [`Queues::follower`].
+    /// Queues that write through `control`. They know nothing until its replay has handed them their records, as a
+    /// [`crate::control::Follower`]. `seed` is where message ids come from.
     #[must_use]
     pub fn build(control: Control, clock: Arc<dyn Clock>, seed: u64, overseer: Option<Arc<dyn Overseer>>) -> Self {
-        let _ = (clock, seed, overseer);
-        Self { _control: control }
+        let state = State { engine: Engine::default(), waiting: Waiting::default(), keeper_wakes_ms: 0 };
+        Self {
+            shared: Arc::new(Shared {
+                control,
+                clock,
+                overseer,
+                state: Mutex::new(state),
+                ids: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
+                keeper: Notify::new(),
+                closing: OnceLock::new(),
+            }),
+        }
     }
 
-    /// Makes the queues that exist from the start, `jobs` and `jobs-dlq`, where they do not. After the replay, before the doors.
-    ///
-    /// # Errors
-    /// [`QueueError::Store`].
-    pub async fn prepare(&self) -> Result<(), QueueError> {
-        unimplemented!()
+    /// Starts the timers (visibility, delay, retention) and the gauges in `stage`. Receives end empty when `closing` is
+    /// cancelled: hand in the doors' token, so that they need not wait for long polls.
+    pub fn start(&self, stage: &Stage, closing: CancellationToken) {
+        let _ = self.shared.closing.set(closing);
+        stage.spawn("queue keeper", keeper::run(Arc::clone(&self.shared), stage.stopping()));
+        stage.spawn("queue gauges", keeper::gauge(Arc::clone(&self.shared), stage.stopping()));
+    }
+}
+
+impl Shared {
+    fn overseer(&self) -> Option<&dyn Overseer> {
+        self.overseer.as_deref()
     }
 
-    /// Starts the timers (visibility, delay, retention) and the gauges.
-    pub fn start(&self, stage: &Stage) {
-        let _ = stage;
-        unimplemented!()
+    /// Decides under the lock and submits what was decided before letting go of it. `None`: nothing was to be written.
+    fn decide<T>(&self, permit: Permit, decide: impl FnOnce(&mut State, &mut Context<'_>) -> T) -> (T, Option<Commit>) {
+        let mut group = Group::default();
+        let mut state = self.state.lock();
+        let now = self.clock.now();
+        state.engine.publish(now, self.durable(), &mut group);
+        let answer = decide(&mut state, &mut Context { now, overseer: self.overseer(), group: &mut group });
+        let commit = (!group.records.is_empty()).then(|| {
+            let commit = permit.submit(&group.records);
+            state.engine.placed(&group, &commit.lsns);
+            commit
+        });
+        self.settle(&mut state, now, &group);
+        drop(state);
+        (answer, commit)
     }
 
-    /// Sends one message to `queue`; on a job queue the overseer admits it first.
-    ///
-    /// # Errors
-    /// [`QueueError::NotAdmitted`] with the overseer's sentence; [`QueueError::Store`]: nothing was sent.
-    pub async fn send(&self, queue: &str, request: SendRequest) -> Result<Sent, QueueError> {
-        let _ = (queue, request);
-        unimplemented!()
+    /// Lets out what has become durable.
+    fn publish(&self) {
+        let mut group = Group::default();
+        let mut state = self.state.lock();
+        let now = self.clock.now();
+        state.engine.publish(now, self.durable(), &mut group);
+        self.settle(&mut state, now, &group);
     }
 
-    /// Receives up to `messages_max` messages, waiting as long as asked while there is none.
-    ///
-    /// # Errors
-    /// [`QueueError::OverLimit`]; [`QueueError::Store`]: the receive was not made durable.
-    pub async fn receive(&self, queue: &str, request: ReceiveRequest) -> Result<Vec<Delivery>, QueueError> {
-        let _ = (queue, request);
-        unimplemented!()
+    fn durable(&self) -> Lsn {
+        self.control.journal().durable()
     }
 
-    /// Does `action` to a message and makes `records` durable in the same journal group. The overseer is not told of it.
-    ///
-    /// # Errors
-    /// [`QueueError::NoSuchMessage`]: nothing was done and nothing recorded.
-    pub async fn act(
-        &self,
-        queue: &str,
-        message_id: &str,
-        action: Action,
-        records: Vec<Record>,
-    ) -> Result<(), QueueError> {
-        let _ = (queue, message_id, action, records);
-        unimplemented!()
+    /// What follows from a group: waiters are woken, and the keeper where a timer ends before it would wake.
+    fn settle(&self, state: &mut State, now: Now, group: &Group) {
+        for (queue, class) in &group.ready {
+            let overseer = self.overseer().filter(|_| state.engine.is_overseen(*queue));
+            let fits = |agent: Option<&str>| overseer.is_none_or(|overseer| overseer.fits(agent, *class));
+            state.waiting.wake(*queue, fits);
+        }
+        let publish_ms = state.engine.has_pending().then_some(now.mono_ms + PUBLISH_MS);
+        let wanted_ms = [group.due_ms, publish_ms].into_iter().flatten().min();
+        if let Some(wanted_ms) = wanted_ms.filter(|wanted_ms| *wanted_ms < state.keeper_wakes_ms) {
+            state.keeper_wakes_ms = wanted_ms;
+            self.keeper.notify_one();
+        }
     }
 
-    /// Calls `decide` under the queue's lock with where the message stands (`None`: it is not on this queue), and does
-    /// what it answered, in one journal group. This is how a decision about a job and its message cannot race a timeout
-    /// or a receive: those are [`Overseer::observe`]d under the same lock. `decide` may take the overseer's own lock, so
-    /// nobody may call this while holding that lock. `records_bytes_max` bounds the records that it answers.
-    ///
-    /// # Errors
-    /// [`QueueError::NoSuchQueue`], before `decide` is called; [`QueueError::Store`].
-    pub async fn decide<T: Send>(
-        &self,
-        queue: &str,
-        message_id: &str,
-        records_bytes_max: usize,
-        decide: impl FnOnce(Now, Option<Standing>) -> Decision<T> + Send,
-    ) -> Result<T, QueueError> {
-        let _ = (queue, message_id, records_bytes_max, decide);
-        unimplemented!()
+    /// A waiter has come back or gone: where more is ready than waiters were promised, the next one that fits is woken.
+    fn pass_on(&self, state: &mut State, queue: QueueId) {
+        if state.engine.counts(queue).ready <= state.waiting.woken(queue) {
+            return;
+        }
+        let overseer = self.overseer().filter(|_| state.engine.is_overseen(queue));
+        for class in state.engine.ready_classes(queue) {
+            if state.waiting.wake(queue, |agent| overseer.is_none_or(|overseer| overseer.fits(agent, class))) {
+                return;
+            }
+        }
     }
 
-    /// Hides a message that is in flight for `visibility_s` more seconds from now: a heartbeat. False when it is not in flight.
-    ///
-    /// # Errors
-    /// [`QueueError::Store`].
-    pub async fn extend(&self, queue: &str, message_id: &str, visibility_s: u32) -> Result<bool, QueueError> {
-        let _ = (queue, message_id, visibility_s);
-        unimplemented!()
+    /// The queue `name` as it is now.
+    fn find(&self, name: &str) -> Result<Queue, QueueError> {
+        let state = self.state.lock();
+        state.engine.queue(name).cloned().ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))
     }
+}
 
-    /// Every queue with its counts, by name. `base_url` is what URLs begin with.
-    #[must_use]
-    pub fn overview(&self, base_url: &str) -> Vec<QueueOverview> {
-        let _ = base_url;
-        unimplemented!()
+/// Waits until what was decided is durable.
+async fn acknowledged(queue: &str, commit: Option<Commit>) -> Result<(), QueueError> {
+    match commit {
+        Some(commit) => commit.acknowledged().await.map_err(store_error(queue)),
+        None => Ok(()),
     }
+}
+
+fn store_error(queue: &str) -> impl FnOnce(ControlError) -> QueueError {
+    |source| QueueError::Store { queue: queue.to_owned(), source }
 }

@@ -1,0 +1,240 @@
+//! Queues themselves: made, described, changed, emptied, deleted.
+
+use std::collections::BTreeMap;
+
+use backlot_journal::Class as RecordClass;
+
+use super::engine::{Counts, Queue};
+use super::model::{ACCOUNT, QueueError, QueueName, QueueOverview};
+use super::record::DEFINITION_BYTES_MAX;
+use super::settings::{self, JOB_QUEUE, Settings};
+use super::{Queues, acknowledged, store_error};
+
+/// Messages that an overseen queue loses in one journal group.
+const PURGE_CHANGES_MAX: usize = 64;
+
+/// The queues that exist from the start.
+const JOBS: &str = "jobs";
+const JOBS_DLQ: &str = "jobs-dlq";
+
+impl Queues {
+    /// Makes the queues that exist from the start, `jobs` and `jobs-dlq`, where they do not. After the replay, before the doors.
+    ///
+    /// # Errors
+    /// [`QueueError::Store`].
+    pub async fn prepare(&self) -> Result<(), QueueError> {
+        let text = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        if self.shared.find(JOBS_DLQ).is_err() {
+            self.create(JOBS_DLQ, &text(&[("MessageRetentionPeriod", "1209600")])).await?;
+        }
+        if self.shared.find(JOBS).is_err() {
+            let redrive = serde_json::json!({
+                "deadLetterTargetArn": settings::arn("us-east-1", JOBS_DLQ), "maxReceiveCount": 10,
+            });
+            let attributes = text(&[
+                ("MessageRetentionPeriod", "1209600"),
+                ("RedrivePolicy", &redrive.to_string()),
+                ("VisibilityTimeout", "300"),
+                (JOB_QUEUE, "true"),
+            ]);
+            self.create(JOBS, &attributes).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the queue `name`; one that exists with the same attributes is answered like a new one.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`], [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::Store`].
+    pub async fn create(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
+        let parsed = parse_name(name)?;
+        let settings = Settings::default().with(&parsed, attributes, true)?;
+        let permit = self.shared.control.reserve(DEFINITION_BYTES_MAX, RecordClass::Growing);
+        let permit = permit.await.map_err(store_error(name))?;
+        let (made, commit) = self.shared.decide(permit, |state, ctx| {
+            // Attributes that were not given may differ from those of a queue that exists: so does SQS.
+            match state.engine.queue(name) {
+                Some(queue) => {
+                    let asked = (*queue.settings).clone().with(&parsed, attributes, true)?;
+                    if asked == *queue.settings { Ok(()) } else { Err(QueueError::Exists(name.to_owned())) }
+                }
+                None => state.engine.create(ctx, &parsed, settings).map(|_| ()),
+            }
+        });
+        acknowledged(name, commit).await?;
+        made
+    }
+
+    /// Lays `attributes` over those of the queue.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub async fn set_attributes(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
+        let permit = self.shared.control.reserve(DEFINITION_BYTES_MAX, RecordClass::Shrinking);
+        let permit = permit.await.map_err(store_error(name))?;
+        let (set, commit) = self.shared.decide(permit, |state, ctx| {
+            let queue = state.engine.queue(name).cloned();
+            let queue = queue.ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
+            let settings = (*queue.settings).clone().with(&queue.name, attributes, false)?;
+            state.engine.set(ctx, &queue, settings)
+        });
+        acknowledged(name, commit).await?;
+        set
+    }
+
+    /// The attributes of a queue that have a value, as SQS names and writes them.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`].
+    pub fn attributes(&self, name: &str, region: &str) -> Result<BTreeMap<&'static str, String>, QueueError> {
+        let state = self.shared.state.lock();
+        let queue = state.engine.queue(name).ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
+        let counts = state.engine.counts(queue.id);
+        let computed = [
+            ("ApproximateNumberOfMessages", counts.ready.to_string()),
+            ("ApproximateNumberOfMessagesNotVisible", counts.in_flight.to_string()),
+            ("ApproximateNumberOfMessagesDelayed", (counts.delayed + counts.pending).to_string()),
+            ("CreatedTimestamp", queue.created_at_s.to_string()),
+            ("LastModifiedTimestamp", queue.modified_at_s.to_string()),
+            ("QueueArn", settings::arn(region, name)),
+        ];
+        let set = SETTABLE.iter().filter_map(|name| Some((*name, queue.settings.get(name)?)));
+        Ok(computed.into_iter().chain(set).collect())
+    }
+
+    /// Up to `limit` names after `after` that begin with `prefix`, in order.
+    #[must_use]
+    pub fn names(&self, prefix: &str, after: &str, limit: usize) -> Vec<String> {
+        let names = self.shared.state.lock().engine.names(prefix, after, limit);
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether a queue called `name` exists.
+    #[must_use]
+    pub fn exists(&self, name: &str) -> bool {
+        self.shared.find(name).is_ok()
+    }
+
+    /// Whether the overseer owns the messages of `name`.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`].
+    pub fn is_job_queue(&self, name: &str) -> Result<bool, QueueError> {
+        self.shared.find(name).map(|queue| queue.settings.job_queue)
+    }
+
+    /// Takes every message off the queue that is on it when the call is made.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub async fn purge(&self, name: &str) -> Result<(), QueueError> {
+        let queue = self.shared.find(name)?;
+        let permit = self.shared.control.reserve(self.shared.room(1), RecordClass::Shrinking);
+        let permit = permit.await.map_err(store_error(name))?;
+        let (emptied, commit) = self.shared.decide(permit, |state, ctx| state.engine.purge(ctx, queue.id));
+        acknowledged(name, commit).await?;
+        match emptied {
+            Some(emptied) => drop(emptied), // a million messages take a moment to drop, and the lock is free again
+            None => self.purge_overseen(&queue).await?,
+        }
+        Ok(())
+    }
+
+    /// Deletes the queue with all that is on it.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub async fn delete_queue(&self, name: &str) -> Result<(), QueueError> {
+        let queue = {
+            let mut state = self.shared.state.lock();
+            let found = state.engine.queue(name).cloned();
+            let queue = found.ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
+            if queue.settings.job_queue {
+                state.engine.close(queue.id);
+            }
+            queue
+        };
+        if queue.settings.job_queue {
+            self.purge_overseen(&queue).await?;
+        }
+        let permit = self.shared.control.reserve(self.shared.room(1), RecordClass::Shrinking);
+        let permit = permit.await.map_err(store_error(name))?;
+        let (emptied, commit) = self.shared.decide(permit, |state, ctx| {
+            state.waiting.wake_all(queue.id);
+            state.engine.undefine(ctx, queue.id)
+        });
+        drop(emptied);
+        acknowledged(name, commit).await
+    }
+
+    /// Piece by piece, because the overseer writes records for every message.
+    async fn purge_overseen(&self, queue: &Queue) -> Result<(), QueueError> {
+        let before = self.shared.state.lock().engine.next_arrival(queue.id);
+        let (mut walk, mut more) = (0, true);
+        while more {
+            let room = self.shared.room(PURGE_CHANGES_MAX);
+            let permit = self.shared.control.reserve(room, RecordClass::Shrinking);
+            let permit = permit.await.map_err(store_error(queue.name.as_str()))?;
+            let (left, commit) = self.shared.decide(permit, |state, ctx| {
+                state.engine.purge_some(ctx, queue.id, &mut walk, before, PURGE_CHANGES_MAX)
+            });
+            acknowledged(queue.name.as_str(), commit).await?;
+            more = left;
+        }
+        Ok(())
+    }
+
+    /// Every queue with its counts, by name. `base_url` is what URLs begin with.
+    #[must_use]
+    pub fn overview(&self, base_url: &str) -> Vec<QueueOverview> {
+        let state = self.shared.state.lock();
+        let now = self.shared.clock.now();
+        let queues: Vec<(&Queue, Counts)> = state.engine.queues().map(|(queue, counts, _)| (queue, counts)).collect();
+        let targets: std::collections::HashSet<&str> = queues.iter().filter_map(|(queue, _)| dlq_of(queue)).collect();
+        let overview = |(queue, counts): &(&Queue, Counts)| QueueOverview {
+            name: queue.name.to_string(),
+            url: url(base_url, queue.name.as_str()),
+            ready: counts.ready as u64,
+            in_flight: counts.in_flight as u64,
+            delayed: (counts.delayed + counts.pending) as u64,
+            oldest_age_s: state.engine.oldest_age_ms(now, queue.id) as f64 / 1000.0,
+            is_job_queue: queue.settings.job_queue,
+            dlq: dlq_of(queue).map(str::to_owned),
+            is_dlq: targets.contains(queue.name.as_str()),
+        };
+        queues.iter().map(overview).collect()
+    }
+}
+
+/// Attributes that [`Settings`] holds.
+const SETTABLE: &[&str] = &[
+    "DelaySeconds",
+    "MaximumMessageSize",
+    "MessageRetentionPeriod",
+    "ReceiveMessageWaitTimeSeconds",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+    "VisibilityTimeout",
+    JOB_QUEUE,
+];
+
+/// The URL of a queue, as SQS writes it.
+#[must_use]
+pub(super) fn url(base_url: &str, name: &str) -> String {
+    format!("{}/{ACCOUNT}/{name}", base_url.trim_end_matches('/'))
+}
+
+pub(super) fn dlq_of(queue: &Queue) -> Option<&str> {
+    queue.settings.redrive.as_ref().map(settings::Redrive::target)
+}
+
+fn parse_name(name: &str) -> Result<QueueName, QueueError> {
+    let invalid = |problem: &str| QueueError::Invalid { what: "QueueName".to_owned(), problem: problem.to_owned() };
+    match QueueName::parse(name) {
+        Some(name) => Ok(name),
+        None if name.ends_with(".fifo") => Err(invalid("FIFO queues are not served yet.")),
+        None => Err(invalid("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length.")),
+    }
+}

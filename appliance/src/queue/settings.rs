@@ -1,0 +1,240 @@
+//! A queue's attributes: read from what a caller wrote, checked, and written back as SQS does.
+//!
+//! Attributes that SQS knows and this appliance does not serve (FIFO, KMS, policies) are refused, never
+//! taken in silence. `backlot.JobQueue` is our own and is decided when the queue is made.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{ACCOUNT, DELAY_S_MAX, MESSAGE_BYTES_MAX, QueueError, QueueName, VISIBILITY_S_MAX, WAIT_S_MAX};
+
+/// Attribute that marks a job queue.
+pub(super) const JOB_QUEUE: &str = "backlot.JobQueue";
+
+const RETENTION_S: (u32, u32) = (60, 1_209_600);
+
+/// How a queue treats its messages. Stands in the journal as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub delay_s: u32,
+    pub message_bytes_max: u32,
+    pub retention_s: u32,
+    pub wait_s: u32,
+    pub visibility_s: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive: Option<Redrive>,
+    #[serde(default)]
+    pub job_queue: bool,
+}
+
+/// Where a message goes that was received too often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Redrive {
+    /// As the caller wrote it.
+    pub target_arn: String,
+    pub receives_max: u32,
+}
+
+impl Redrive {
+    pub(super) fn target(&self) -> &str {
+        self.target_arn.rsplit(':').next().unwrap_or_default()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            delay_s: 0,
+            message_bytes_max: MESSAGE_BYTES_MAX as u32,
+            retention_s: 345_600,
+            wait_s: 0,
+            visibility_s: 30,
+            redrive: None,
+            job_queue: false,
+        }
+    }
+}
+
+/// The ARN of a queue as this region writes it.
+pub(super) fn arn(region: &str, name: &str) -> String {
+    format!("arn:aws:sqs:{region}:{ACCOUNT}:{name}")
+}
+
+impl Settings {
+    /// These settings with `attributes` laid over them. `creating`: attributes that can't change later may be given.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`]; an unknown name has `what` beginning with `name:`.
+    pub(super) fn with(
+        mut self,
+        own: &QueueName,
+        attributes: &BTreeMap<String, String>,
+        creating: bool,
+    ) -> Result<Self, QueueError> {
+        for (name, value) in attributes {
+            match name.as_str() {
+                "DelaySeconds" => self.delay_s = number(name, value, 0, DELAY_S_MAX)?,
+                "MaximumMessageSize" => {
+                    self.message_bytes_max = number(name, value, 1024, MESSAGE_BYTES_MAX as u32)?;
+                }
+                "MessageRetentionPeriod" => self.retention_s = number(name, value, RETENTION_S.0, RETENTION_S.1)?,
+                "ReceiveMessageWaitTimeSeconds" => self.wait_s = number(name, value, 0, WAIT_S_MAX)?,
+                "VisibilityTimeout" => self.visibility_s = number(name, value, 0, VISIBILITY_S_MAX)?,
+                "RedrivePolicy" => self.redrive = redrive(own, value)?,
+                JOB_QUEUE => {
+                    let wanted = match value.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(invalid(name, value, "it is true or false")),
+                    };
+                    if !creating && wanted != self.job_queue {
+                        return Err(invalid(name, value, "it is decided when the queue is made"));
+                    }
+                    self.job_queue = wanted;
+                }
+                "SqsManagedSseEnabled" | "FifoQueue" | "ContentBasedDeduplication" if value == "false" => {}
+                "FifoQueue" | "ContentBasedDeduplication" | "DeduplicationScope" | "FifoThroughputLimit" => {
+                    return Err(invalid(name, value, "FIFO queues are not served yet"));
+                }
+                "SqsManagedSseEnabled" | "KmsMasterKeyId" | "KmsDataKeyReusePeriodSeconds" => {
+                    return Err(invalid(name, value, "messages are not encrypted by the queue"));
+                }
+                "Policy" | "RedriveAllowPolicy" if value.is_empty() => {}
+                "Policy" | "RedriveAllowPolicy" => {
+                    return Err(invalid(name, value, "queue policies are not served yet; keys have roles"));
+                }
+                _ => {
+                    return Err(QueueError::Invalid {
+                        what: format!("name:{name}"),
+                        problem: format!("Unknown Attribute {name}."),
+                    });
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// The value of the settable attribute `name`, `None` where it isn't one or isn't set.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "DelaySeconds" => self.delay_s.to_string(),
+            "MaximumMessageSize" => self.message_bytes_max.to_string(),
+            "MessageRetentionPeriod" => self.retention_s.to_string(),
+            "ReceiveMessageWaitTimeSeconds" => self.wait_s.to_string(),
+            "VisibilityTimeout" => self.visibility_s.to_string(),
+            "SqsManagedSseEnabled" => "false".to_owned(),
+            "RedrivePolicy" => {
+                let redrive = self.redrive.as_ref()?;
+                serde_json::json!({
+                    "deadLetterTargetArn": redrive.target_arn,
+                    "maxReceiveCount": redrive.receives_max,
+                })
+                .to_string()
+            }
+            JOB_QUEUE if self.job_queue => "true".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+fn invalid(name: &str, value: &str, reason: &str) -> QueueError {
+    let shown: String = value.chars().take(200).collect();
+    QueueError::Invalid {
+        what: name.to_owned(),
+        problem: format!("Invalid value `{shown}` for the parameter {name}: {reason}."),
+    }
+}
+
+fn number(name: &str, value: &str, least: u32, most: u32) -> Result<u32, QueueError> {
+    let parsed = value.parse().ok().filter(|number| (least..=most).contains(number));
+    parsed.ok_or_else(|| invalid(name, value, &format!("it is a whole number from {least} to {most}")))
+}
+
+fn redrive(own: &QueueName, value: &str) -> Result<Option<Redrive>, QueueError> {
+    /// AWS takes the count as a number or as a text.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Policy {
+        dead_letter_target_arn: String,
+        max_receive_count: serde_json::Value,
+    }
+    if value.is_empty() {
+        return Ok(None); // this is how SQS takes a redrive policy away
+    }
+    let wrong = |reason: &str| invalid("RedrivePolicy", value, reason);
+    let policy: Policy = serde_json::from_str(value)
+        .map_err(|error| wrong(&format!("it is JSON with deadLetterTargetArn and maxReceiveCount ({error})")))?;
+    let receives_max = match &policy.max_receive_count {
+        serde_json::Value::Number(number) => number.as_u64(),
+        serde_json::Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let receives_max = receives_max
+        .filter(|count| (1..=1000).contains(count))
+        .and_then(|count| u32::try_from(count).ok())
+        .ok_or_else(|| wrong("maxReceiveCount is a whole number from 1 to 1000"))?;
+    let parts: Vec<&str> = policy.dead_letter_target_arn.split(':').collect();
+    let ["arn", _, "sqs", _, ACCOUNT, target] = parts[..] else {
+        return Err(wrong(&format!("deadLetterTargetArn is arn:aws:sqs:<region>:{ACCOUNT}:<queue>")));
+    };
+    if QueueName::parse(target).is_none() || target == own.as_str() {
+        return Err(wrong("deadLetterTargetArn names another queue"));
+    }
+    Ok(Some(Redrive { target_arn: policy.dead_letter_target_arn, receives_max }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &str, value: &str) -> Result<Settings, QueueError> {
+        let own = QueueName::parse("own").unwrap();
+        Settings::default().with(&own, &BTreeMap::from([(name.to_owned(), value.to_owned())]), true)
+    }
+
+    #[test]
+    fn what_sqs_takes_is_taken_and_given_back() {
+        for (name, value) in [
+            ("DelaySeconds", "900"),
+            ("MaximumMessageSize", "1048576"),
+            ("MessageRetentionPeriod", "60"),
+            ("ReceiveMessageWaitTimeSeconds", "20"),
+            ("VisibilityTimeout", "43200"),
+            ("backlot.JobQueue", "true"),
+        ] {
+            assert_eq!(with(name, value).unwrap().get(name).as_deref(), Some(value), "{name}");
+        }
+        let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:eu-west-1:000000000000:dead","maxReceiveCount":"3"}"#;
+        let settings = with("RedrivePolicy", policy).unwrap();
+        let redrive = settings.redrive.as_ref().unwrap();
+        assert_eq!((redrive.target(), redrive.receives_max), ("dead", 3));
+        assert_eq!(with("RedrivePolicy", "").unwrap().redrive, None);
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_or_not_served_is_refused_by_name() {
+        for (name, value) in [
+            ("DelaySeconds", "901"),
+            ("DelaySeconds", "-1"),
+            ("DelaySeconds", ""),
+            ("MaximumMessageSize", "1023"),
+            ("MessageRetentionPeriod", "59"),
+            ("VisibilityTimeout", "43201"),
+            ("FifoQueue", "true"),
+            ("KmsMasterKeyId", "alias/x"),
+            ("SqsManagedSseEnabled", "true"),
+            ("Policy", "{}"),
+            ("backlot.JobQueue", "yes"),
+            ("RedrivePolicy", "{"),
+            ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:own","maxReceiveCount":3}"#),
+            ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:d","maxReceiveCount":0}"#),
+            ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sns:r:000000000000:d","maxReceiveCount":3}"#),
+        ] {
+            let Err(QueueError::Invalid { what, problem }) = with(name, value) else { panic!("{name}={value}") };
+            assert_eq!(what, name);
+            assert!(problem.contains(name), "{problem}");
+        }
+        assert!(matches!(with("Colour", "red"), Err(QueueError::Invalid { what, .. }) if what == "name:Colour"));
+    }
+}
