@@ -47,7 +47,7 @@ impl Queues {
     /// Makes the queue `name`; one that exists with the same attributes is answered like a new one.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`], [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::Store`].
+    /// [`QueueError::InvalidAttribute`], [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::Store`].
     pub async fn create(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
         let parsed = parse_name(name)?;
         let settings = Settings::default().with(&parsed, attributes, true)?;
@@ -70,7 +70,7 @@ impl Queues {
     /// Lays `attributes` over those of the queue.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    /// [`QueueError::InvalidAttribute`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
     pub async fn set_attributes(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
         let permit = self.shared.control.reserve(DEFINITION_BYTES_MAX, RecordClass::Shrinking);
         let permit = permit.await.map_err(store_error(name))?;
@@ -231,7 +231,7 @@ pub(super) fn dlq_of(queue: &Queue) -> Option<&str> {
 }
 
 fn parse_name(name: &str) -> Result<QueueName, QueueError> {
-    let invalid = |problem: &str| QueueError::Invalid { what: "QueueName".to_owned(), problem: problem.to_owned() };
+    let invalid = |problem: &str| QueueError::InvalidParameter { name: "QueueName", problem: problem.to_owned() };
     match QueueName::parse(name) {
         Some(name) => Ok(name),
         None if name.ends_with(".fifo") => Err(invalid("FIFO queues are not served yet.")),

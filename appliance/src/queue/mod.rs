@@ -183,3 +183,6 @@ async fn acknowledged(queue: &str, commit: Option<Commit>) -> Result<(), QueueEr
 fn store_error(queue: &str) -> impl FnOnce(ControlError) -> QueueError {
     |source| QueueError::Store { queue: queue.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,9 +249,12 @@ pub enum QueueError {
     Exists(String),
     #[error("{0}")]
     NotAdmitted(String),
-    /// A value that SQS does not take. `what` is the attribute or parameter.
+    #[error("unknown attribute {0}")]
+    UnknownAttribute(String),
     #[error("{problem}")]
-    Invalid { what: String, problem: String },
+    InvalidAttribute { name: String, problem: String },
+    #[error("{problem}")]
+    InvalidParameter { name: &'static str, problem: String },
     #[error("receipt handle was not issued by this queue")]
     ForeignReceipt,
     #[error("message is not in flight")]

@@ -65,7 +65,7 @@ impl Settings {
     /// These settings with `attributes` laid over them. `creating`: attributes that can't change later may be given.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`]; an unknown name has `what` beginning with `name:`.
+    /// [`QueueError::InvalidAttribute`], [`QueueError::UnknownAttribute`].
     pub(super) fn with(
         mut self,
         own: &QueueName,
@@ -105,10 +105,7 @@ impl Settings {
                     return Err(invalid(name, value, "queue policies are not served yet; keys have roles"));
                 }
                 _ => {
-                    return Err(QueueError::Invalid {
-                        what: format!("name:{name}"),
-                        problem: format!("Unknown Attribute {name}."),
-                    });
+                    return Err(QueueError::UnknownAttribute(name.clone()));
                 }
             }
         }
@@ -140,8 +137,8 @@ impl Settings {
 
 fn invalid(name: &str, value: &str, reason: &str) -> QueueError {
     let shown: String = value.chars().take(200).collect();
-    QueueError::Invalid {
-        what: name.to_owned(),
+    QueueError::InvalidAttribute {
+        name: name.to_owned(),
         problem: format!("Invalid value `{shown}` for the parameter {name}: {reason}."),
     }
 }
@@ -231,10 +228,12 @@ mod tests {
             ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:d","maxReceiveCount":0}"#),
             ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sns:r:000000000000:d","maxReceiveCount":3}"#),
         ] {
-            let Err(QueueError::Invalid { what, problem }) = with(name, value) else { panic!("{name}={value}") };
-            assert_eq!(what, name);
+            let Err(QueueError::InvalidAttribute { name: named, problem }) = with(name, value) else {
+                panic!("{name}={value}")
+            };
+            assert_eq!(named, name);
             assert!(problem.contains(name), "{problem}");
         }
-        assert!(matches!(with("Colour", "red"), Err(QueueError::Invalid { what, .. }) if what == "name:Colour"));
+        assert!(matches!(with("Colour", "red"), Err(QueueError::UnknownAttribute(name)) if name == "Colour"));
     }
 }

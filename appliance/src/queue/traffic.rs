@@ -95,6 +95,14 @@ impl Queues {
                 format!("One or more parameters are invalid. Reason: Message must be shorter than {bytes_max} bytes.");
             return Err(invalid("MessageBody", problem));
         }
+        if request.body.is_empty() {
+            return Err(invalid("MessageBody", "The request must contain the parameter MessageBody.".to_owned()));
+        }
+        if !request.body.chars().all(is_writable) {
+            let problem = "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | \
+                           #xE000 to #xFFFD | #x10000 to #x10FFFF";
+            return Err(QueueError::NotAdmitted(problem.to_owned()));
+        }
         let mut body = request.body;
         let mut admitted = None;
         if let Some(overseer) = self.shared.overseer().filter(|_| queue.settings.job_queue) {
@@ -331,8 +339,13 @@ impl Queues {
     }
 }
 
-fn invalid(what: &str, problem: String) -> QueueError {
-    QueueError::Invalid { what: what.to_owned(), problem }
+fn invalid(name: &'static str, problem: String) -> QueueError {
+    QueueError::InvalidParameter { name, problem }
+}
+
+/// What XML 1.0 can write: SQS takes nothing else in a body.
+fn is_writable(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
 /// A message that may be sent.

@@ -77,6 +77,12 @@ impl Waiting {
         }
     }
 
+    /// How many are in line, on all queues.
+    #[cfg(test)]
+    pub(super) fn line_lengths(&self) -> usize {
+        self.lines.values().map(|line| line.asleep.len() + line.woken.len()).sum()
+    }
+
     /// How many were woken and have not come back.
     pub(super) fn woken(&self, queue: QueueId) -> usize {
         self.lines.get(&queue).map_or(0, |line| line.woken.len())

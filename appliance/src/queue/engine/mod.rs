@@ -190,7 +190,7 @@ impl Engine {
     /// Makes the queue `name`.
     ///
     /// # Errors
-    /// [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::Invalid`] where the
+    /// [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::InvalidParameter`] where the
     /// dead-letter queue does not exist.
     pub(super) fn create(
         &mut self,
@@ -225,7 +225,7 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`QueueError::Invalid`] where the dead-letter queue does not exist.
+    /// [`QueueError::InvalidParameter`] where the dead-letter queue does not exist.
     pub(super) fn set(&mut self, ctx: &mut Context<'_>, queue: &Queue, settings: Settings) -> Result<(), QueueError> {
         self.check_target(&settings)?;
         let kept = self.kept.get_mut(&queue.id).ok_or_else(|| no_queue(queue))?;
@@ -237,8 +237,8 @@ impl Engine {
 
     fn check_target(&self, settings: &Settings) -> Result<(), QueueError> {
         match &settings.redrive {
-            Some(redrive) if !self.names.contains_key(redrive.target()) => Err(QueueError::Invalid {
-                what: "RedrivePolicy".to_owned(),
+            Some(redrive) if !self.names.contains_key(redrive.target()) => Err(QueueError::InvalidParameter {
+                name: "RedrivePolicy",
                 problem: format!(
                     "Value {} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist.",
                     redrive.target_arn
