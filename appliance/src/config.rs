@@ -86,25 +86,6 @@ config! {
         /// Largest body of the OTLP doors, compressed and uncompressed each, in bytes.
         otlp_body_bytes_max: usize = 16_777_216;
     }
-    /// Metrics.
-    [metrics] MetricsConfig {
-        /// Days after which samples go.
-        retention_days: u32 = 30;
-        /// Most bytes of blocks on disk; past it the oldest go early.
-        disk_bytes_max: u64 = 10_737_418_240;
-        /// Most series in memory; samples of a further one are refused and counted.
-        series_max: usize = 200_000;
-        /// How late a sample may come, in seconds. It also is how long a closed span of two hours waits before it becomes a block.
-        late_s_max: u32 = 3600;
-        /// Resource attributes that become labels of each series, beside `job` and `instance`.
-        promote_resource_attributes: Vec<String> = Vec::new();
-        /// Most samples that one query may hold at once.
-        query_samples_max: usize = 20_000_000;
-        /// Longest time of one query, in seconds.
-        query_timeout_s: u32 = 60;
-        /// Most queries evaluated at once; a further one waits for a few seconds.
-        queries_max: usize = 8;
-    }
     /// The journals.
     [journal] JournalConfig {
         /// Size at which a segment is closed, in bytes.
@@ -115,6 +96,17 @@ config! {
         control_disk_bytes_max: u64 = 68_719_476_736;
         /// Most bytes of the telemetry journal on disk.
         telemetry_disk_bytes_max: u64 = 8_589_934_592;
+    }
+    /// Jobs and their workers.
+    [jobs] Jobs {
+        /// Most jobs that have not ended; a further one is refused.
+        unfinished_max: usize = 200_000;
+        /// Jobs that have ended and are kept in memory; older ones are read from the catalogue.
+        recent_max: usize = 1_000;
+        /// How long an agent's lease goes on after each of its heartbeats, in seconds.
+        lease_s: u32 = 90;
+        /// Most streams of news (server-sent events) at once.
+        streams_max: usize = 256;
     }
 }
 
@@ -183,6 +175,8 @@ impl Config {
             ("edge.connections_max", self.edge.connections_max as u64),
             ("edge.head_timeout_s", self.edge.head_timeout_s),
             ("edge.body_timeout_s", self.edge.body_timeout_s),
+            ("jobs.unfinished_max", self.jobs.unfinished_max as u64),
+            ("jobs.lease_s", u64::from(self.jobs.lease_s)),
         ];
         for (key, value) in positive {
             if value == 0 {

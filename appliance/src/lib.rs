@@ -11,7 +11,7 @@ pub mod control;
 pub mod edge;
 pub mod folder;
 pub mod identity;
-pub mod metrics;
+pub mod jobs;
 pub mod queue;
 pub mod tasks;
 pub mod telemetry;

@@ -226,7 +226,7 @@ impl JobSpec {
             return field("output.prefix", "is not s3://bucket/prefix/");
         }
         if self.requirements.vram_gb.is_some_and(|gb| !gb.is_finite() || !(0.0..=4096.0).contains(&gb)) {
-            return field("requirements.vram_gb", "is a number of GiB from 0 to 4096");
+            return field("requirements.vram_gb", "is a number of GB from 0 to 4096");
         }
         if self.requirements.arch.as_ref().is_some_and(|arch| parse_arch(arch).is_none()) {
             return field("requirements.arch", "is `sm_NN` or `sm_NN+`");
@@ -265,7 +265,9 @@ pub fn canonical_type(kind: &str) -> &str {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether `text` may name a job, a type, a label or an agent.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= NAME_BYTES_MAX
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))

@@ -1,0 +1,306 @@
+//! The book of jobs: what the queue tells of its messages, and what the journal brings back at a start.
+
+use std::sync::{Arc, OnceLock};
+
+use backlot_journal::Lsn;
+use backlot_wire::{ATTEMPT_ATTRIBUTE, JobSpec, metrics};
+use opentelemetry::KeyValue;
+use parking_lot::{Mutex, RwLock};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::fill_in;
+use super::agents::{self, Agents};
+use super::classes::{CLASSES_MAX, Classes};
+use super::herald::{Herald, label};
+use super::model::Tracked;
+use super::table::{Reserved, Table};
+use super::{spans, store};
+use crate::catalogue::{Batch, Catalogue};
+use crate::clock::{Clock, Now};
+use crate::config;
+use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
+use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer};
+
+/// Jobs share so many turns.
+const TURNS: usize = 64;
+
+/// The jobs' state, and the overseer of the job queues.
+pub struct Book {
+    pub(super) control: Control,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: config::Jobs,
+    /// Taken under a queue's lock, never the other way round. The two below are taken under neither or under both.
+    pub(super) table: Mutex<Table>,
+    pub(super) agents: Mutex<Agents>,
+    pub(super) classes: RwLock<Classes>,
+    /// One report of a job at a time.
+    pub(super) turns: [tokio::sync::Mutex<()>; TURNS],
+    /// Cancelled when streams are to end.
+    pub(super) stopping: OnceLock<CancellationToken>,
+}
+
+impl Book {
+    /// An empty book. It knows nothing until `control` has replayed its records into it.
+    #[must_use]
+    pub fn build(control: Control, clock: Arc<dyn Clock>, seed: u64, config: config::Jobs) -> Arc<Self> {
+        let table = Table::new(ChaCha8Rng::seed_from_u64(seed), Herald::new());
+        let book = Arc::new(Self {
+            control,
+            clock,
+            config,
+            table: Mutex::new(table),
+            agents: Mutex::default(),
+            classes: RwLock::default(),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            stopping: OnceLock::new(),
+        });
+        book.watch();
+        book
+    }
+
+    /// Gauges that are read when they are asked for.
+    fn watch(self: &Arc<Self>) {
+        let meter = opentelemetry::global::meter("backlot");
+        let book = Arc::downgrade(self);
+        let _ = meter
+            .f64_observable_gauge(metrics::JOBS.name)
+            .with_unit(metrics::JOBS.unit)
+            .with_description(metrics::JOBS.help)
+            .with_callback(move |gauge| {
+                let Some(book) = book.upgrade() else { return };
+                let (mut seen, mut sums) = (Vec::new(), std::collections::BTreeMap::new());
+                for (kind, status, count) in book.table.lock().counts() {
+                    *sums.entry((label(&mut seen, kind), status.as_str())).or_insert(0) += count;
+                }
+                for ((kind, status), count) in sums {
+                    gauge.observe(count as f64, &[KeyValue::new("type", kind), KeyValue::new("status", status)]);
+                }
+            })
+            .build();
+        let book = Arc::downgrade(self);
+        let _ = meter
+            .f64_observable_gauge(metrics::AGENT_LAST_SEEN.name)
+            .with_unit(metrics::AGENT_LAST_SEEN.unit)
+            .with_description(metrics::AGENT_LAST_SEEN.help)
+            .with_callback(move |gauge| {
+                let Some(book) = book.upgrade() else { return };
+                for (name, at) in book.agents.lock().last_seen() {
+                    gauge.observe(at.unix_ms() as f64 / 1_000.0, &[KeyValue::new("agent", name.to_owned())]);
+                }
+            })
+            .build();
+    }
+
+    pub(super) fn catalogue(&self) -> &Catalogue {
+        self.control.catalogue()
+    }
+
+    /// Whether a job of this id is known, in memory or in the history.
+    fn exists(&self, table: &Table, id: &str) -> Result<bool, store::StoreError> {
+        Ok(table.get(id).is_some() || store::revision(self.catalogue(), id)?.is_some())
+    }
+
+    fn class(&self, spec: &JobSpec) -> Option<Class> {
+        self.classes.write().of(spec)
+    }
+
+    /// The message of a job arrived, be it new or one that is queued again.
+    fn sent(&self, now: Now, queue: &str, message_id: &str, body: &str, delay_s: u32, records: &mut Vec<Record>) {
+        let Some((id, spec)) = parse_admitted(body, message_id) else {
+            tracing::error!(queue, message_id, "a message on a job queue is no job; nobody keeps account of it");
+            return;
+        };
+        let mut table = self.table.lock();
+        let reserved = table.take_reservation(&id);
+        if table.get(&id).is_none() && reserved.as_ref().is_none_or(|reserved| reserved.again) {
+            // A redrive, or a send that took very long. The history may know the job.
+            match store::read(self.catalogue(), &id) {
+                Ok(Some(known)) => table.load(known),
+                Ok(None) => {}
+                Err(error) => tracing::error!(job = id, %error, "history is not readable"),
+            }
+        }
+        let entry = match table.get(&id).map(Tracked::is_final) {
+            Some(true) => table.change(&id, |job, _| job.sent_again(now, message_id, delay_s)).and_then(|c| c.entry),
+            None => Some(add(&mut table, now, queue, message_id, id, spec, delay_s, reserved)),
+            Some(false) => {
+                // Two sends of one id at once, one of which took longer than its reservation.
+                let other = format!("{id}.{message_id}");
+                tracing::warn!(job = id, other, "a second message of a job that has not ended is a job of its own");
+                Some(add(&mut table, now, queue, message_id, other, spec, delay_s, None))
+            }
+        };
+        records.extend(entry.map(|entry| entry.encode()));
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the facts of one message, used in two places above")]
+fn add(
+    table: &mut Table,
+    now: Now,
+    queue: &str,
+    message_id: &str,
+    id: String,
+    spec: JobSpec,
+    delay_s: u32,
+    reserved: Option<Reserved>,
+) -> super::record::Entry {
+    let mut tracked = Tracked::sent(now, queue, message_id, id, spec, delay_s);
+    tracked.head.parent_span = reserved.and_then(|reserved| reserved.parent_span);
+    table.add(tracked)
+}
+
+fn parse_admitted(body: &str, message_id: &str) -> Option<(String, JobSpec)> {
+    let mut spec = JobSpec::parse(body).ok()?;
+    let id = spec.job_id.get_or_insert_with(|| message_id.to_owned()).clone();
+    Some((id, spec))
+}
+
+impl Overseer for Book {
+    fn admit(&self, now: Now, _queue: &str, body: &str) -> Result<Admitted, String> {
+        let spec = JobSpec::parse(body).map_err(|error| error.to_string())?;
+        let class = self.class(&spec).ok_or_else(|| {
+            format!("{CLASSES_MAX} different combinations of type and requirements are in use; a further one needs a restart")
+        })?;
+        let mut table = self.table.lock();
+        if let Some(id) = &spec.job_id {
+            if table.reservation(now, id).is_some_and(|reserved| reserved.again) {
+                return Ok(Admitted { body: body.to_owned(), priority: spec.priority, class });
+            }
+            if self.exists(&table, id).map_err(|error| error.to_string())? {
+                return Err(format!(
+                    "job `{id}` exists already; leave job_id out, or queue the job again with a retry"
+                ));
+            }
+        }
+        if table.unfinished() >= self.config.unfinished_max {
+            return Err(format!("{} jobs wait already, which is jobs.unfinished_max", table.unfinished()));
+        }
+        let (spec, parent_span) = fill_in(spec, now, &mut table.chance);
+        let id = spec.job_id.clone().unwrap_or_default();
+        if !table.reserve(now, &id, parent_span, false) {
+            return Err(format!("job `{id}` is being sent by another call"));
+        }
+        let body = serde_json::to_string(&spec).map_err(|error| error.to_string())?;
+        Ok(Admitted { body, priority: spec.priority, class })
+    }
+
+    fn classify(&self, body: &str) -> (u8, Class) {
+        let Ok(spec) = JobSpec::parse(body) else { return (0, Class(0)) };
+        (spec.priority, self.class(&spec).unwrap_or(Class(0)))
+    }
+
+    fn fits(&self, agent: Option<&str>, class: Class) -> bool {
+        let Some(name) = agent else { return true };
+        let mut agents = self.agents.lock();
+        agents.taking(name).is_some_and(|registration| self.classes.read().fits(registration, class))
+    }
+
+    fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action> {
+        let message_id = match &change {
+            Change::Sent { message_id, body, delay_s } => {
+                self.sent(now, queue, message_id, body, *delay_s, records);
+                return None;
+            }
+            Change::Received { message_id, agent, .. } => {
+                if let Some(name) = agent {
+                    self.agents.lock().seen(now, name);
+                }
+                *message_id
+            }
+            Change::Deleted { message_id }
+            | Change::TimedOut { message_id }
+            | Change::Released { message_id }
+            | Change::DeadLettered { message_id, .. }
+            | Change::Dropped { message_id, .. } => *message_id,
+        };
+        let mut table = self.table.lock();
+        let id = table.of_message(message_id).map(|tracked| tracked.head.id.clone())?;
+        let changed = table.change(&id, |job, _| match change {
+            Change::Sent { .. } => None,
+            Change::Received { agent, .. } => {
+                job.received(now, agent);
+                None
+            }
+            Change::Deleted { .. } => {
+                job.deleted(now);
+                None
+            }
+            Change::TimedOut { .. } => job.timed_out(now),
+            Change::Released { .. } => job.released(now),
+            Change::DeadLettered { dlq, .. } => {
+                job.dead_lettered(now, dlq);
+                None
+            }
+            Change::Dropped { reason, .. } => {
+                job.dropped(now, reason);
+                None
+            }
+        })?;
+        if let Some(entry) = changed.entry {
+            let record = entry.encode();
+            debug_assert!(record.payload.len() <= CHANGE_RECORDS_BYTES_MAX, "{} bytes", record.payload.len());
+            records.push(record);
+        }
+        changed.answer
+    }
+
+    fn attributes(&self, _queue: &str, message_id: &str) -> Vec<(String, String)> {
+        let table = self.table.lock();
+        let Some((tracked, id)) =
+            table.of_message(message_id).and_then(|tracked| Some((tracked, tracked.newest()?.id.clone())))
+        else {
+            return Vec::new();
+        };
+        let traceparent = spans::attempt_traceparent(tracked, &id).map(|text| ("traceparent".to_owned(), text));
+        [(ATTEMPT_ATTRIBUTE.to_owned(), id)].into_iter().chain(traceparent).collect()
+    }
+}
+
+impl Follower for Book {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Job, Kind::Agent]
+    }
+
+    /// Nothing: what a job is stands in the catalogue, which has applied the records before [`Follower::replayed`].
+    fn replay(&self, _: Kind, _: Lsn, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn replayed(&self, now: Now) {
+        let mut table = self.table.lock();
+        if let Err(error) = store::unfinished(self.catalogue(), &mut |tracked| table.load(tracked)) {
+            tracing::error!(%error, "jobs that have not ended are not readable");
+        }
+        table.queue_due(now);
+        match Agents::load(self.catalogue()) {
+            Ok(agents) => *self.agents.lock() = agents,
+            Err(error) => tracing::error!(%error, "registered agents are not readable"),
+        }
+        tracing::info!(unfinished = table.unfinished(), "jobs are back");
+    }
+
+    fn projects(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn project(
+        &self,
+        kind: Kind,
+        _: Lsn,
+        payload: &[u8],
+        catalogue: &Catalogue,
+        batch: &mut Batch,
+    ) -> Result<(), String> {
+        match kind {
+            Kind::Agent => agents::project(payload, batch),
+            _ => store::project(payload, catalogue, batch),
+        }
+    }
+
+    fn relocate(&self, _: Kind, _: Lsn, _: &[u8], _: Permit) -> Option<Commit> {
+        None
+    }
+}

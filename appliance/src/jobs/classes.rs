@@ -1,0 +1,125 @@
+//! Classes of jobs: those of one type with one set of requirements go to the same hosts.
+//!
+//! Their number is bounded, because the queue walks the classes that it holds at each receive. Class 0 is that of
+//! bodies which cannot be read as jobs any more; no agent gets them.
+
+use std::collections::HashMap;
+
+use backlot_wire::{AgentRegistration, GpuInfo, JobSpec, Requirements, job::parse_arch};
+
+use crate::queue::Class;
+
+/// Most classes of one run of the process.
+pub(super) const CLASSES_MAX: usize = 4_096;
+
+struct Needs {
+    kind: String,
+    requirements: Requirements,
+}
+
+/// The classes seen so far.
+#[derive(Default)]
+pub(super) struct Classes {
+    numbers: HashMap<String, Class>,
+    /// That of class `n` is at `n - 1`.
+    needs: Vec<Needs>,
+}
+
+impl Classes {
+    /// The class of `spec`. `None`: there are too many already.
+    pub(super) fn of(&mut self, spec: &JobSpec) -> Option<Class> {
+        // Two spaces cannot stand in a type, so that the key is one of type and requirements.
+        let key = format!("{}  {}", spec.kind, serde_json::to_string(&spec.requirements).unwrap_or_default());
+        if let Some(class) = self.numbers.get(&key) {
+            return Some(*class);
+        }
+        if self.needs.len() >= CLASSES_MAX {
+            return None;
+        }
+        self.needs.push(Needs { kind: spec.kind.clone(), requirements: spec.requirements.clone() });
+        let class = Class(u32::try_from(self.needs.len()).ok()?);
+        self.numbers.insert(key, class);
+        Some(class)
+    }
+
+    /// Whether a host that registered as `agent` can run jobs of `class`.
+    pub(super) fn fits(&self, agent: &AgentRegistration, class: Class) -> bool {
+        let index = (class.0 as usize).checked_sub(1);
+        index
+            .and_then(|index| self.needs.get(index))
+            .is_some_and(|needs| agent.types.contains(&needs.kind) && meets(agent, &needs.requirements))
+    }
+}
+
+/// One GPU has to have both the memory and the architecture.
+fn meets(agent: &AgentRegistration, requirements: &Requirements) -> bool {
+    let labels = requirements.labels.iter().all(|(name, value)| agent.labels.get(name) == Some(value));
+    let any_gpu = requirements.vram_gb.is_none() && requirements.arch.is_none();
+    labels && (any_gpu || agent.gpus.iter().any(|gpu| carries(gpu, requirements)))
+}
+
+/// `vram_gb` counts as the makers of GPUs do, in 10^9 bytes: a T4 "of 16 GB" reports 16.1 of them and 15 GiB.
+fn carries(gpu: &GpuInfo, requirements: &Requirements) -> bool {
+    let memory = requirements.vram_gb.is_none_or(|gb| gpu.vram_bytes as f64 >= gb * 1e9);
+    let arch = requirements.arch.as_deref().is_none_or(|text| match (parse_arch(text), gpu.sm) {
+        (Some((wanted, or_later)), Some(sm)) => sm == wanted || (or_later && sm > wanted),
+        _ => false,
+    });
+    memory && arch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(types: &[&str], gpus: &[(u64, Option<u32>)]) -> AgentRegistration {
+        let gpus = gpus.iter().map(|&(vram_bytes, sm)| GpuInfo { vram_bytes, sm, ..GpuInfo::default() }).collect();
+        AgentRegistration { types: types.iter().map(|name| (*name).to_owned()).collect(), gpus, ..Default::default() }
+    }
+
+    fn fits(spec: &str, agent: &AgentRegistration) -> bool {
+        let mut classes = Classes::default();
+        let class = classes.of(&JobSpec::parse(spec).unwrap()).unwrap();
+        classes.fits(agent, class)
+    }
+
+    #[test]
+    fn a_type_that_the_agent_does_not_run_never_fits() {
+        assert!(fits(r#"{"type":"x"}"#, &agent(&["x"], &[])));
+        assert!(!fits(r#"{"type":"y"}"#, &agent(&["x"], &[])));
+    }
+
+    #[test]
+    fn memory_and_architecture_are_asked_of_one_gpu() {
+        let spec = r#"{"type":"x","requirements":{"vram_gb":16,"arch":"sm_80+"}}"#;
+        let (t4, a10) = ((15_360 << 20, Some(75)), (23_028 << 20, Some(86)));
+        assert!(!fits(spec, &agent(&["x"], &[])), "no GPU at all");
+        assert!(!fits(spec, &agent(&["x"], &[t4, (8 << 30, Some(90))])), "each has one half of it");
+        assert!(fits(spec, &agent(&["x"], &[t4, a10])));
+        assert!(fits(r#"{"type":"x","requirements":{"vram_gb":16}}"#, &agent(&["x"], &[t4])));
+        assert!(!fits(r#"{"type":"x","requirements":{"arch":"sm_80"}}"#, &agent(&["x"], &[a10])), "exactly sm_80");
+    }
+
+    #[test]
+    fn labels_must_be_equal() {
+        let mut agent = agent(&["x"], &[]);
+        let spec = r#"{"type":"x","requirements":{"labels":{"zone":"a"}}}"#;
+        assert!(!fits(spec, &agent));
+        agent.labels.insert("zone".into(), "b".into());
+        assert!(!fits(spec, &agent));
+        agent.labels.insert("zone".into(), "a".into());
+        assert!(fits(spec, &agent));
+    }
+
+    #[test]
+    fn the_number_of_classes_is_bounded_and_known_ones_stay() {
+        let mut classes = Classes::default();
+        let first = classes.of(&JobSpec::new("t0"));
+        for n in 1..CLASSES_MAX {
+            assert!(classes.of(&JobSpec::new(format!("t{n}"))).is_some());
+        }
+        assert_eq!(classes.of(&JobSpec::new("one.more")), None);
+        assert_eq!(classes.of(&JobSpec::new("t0")), first);
+        assert!(!classes.fits(&agent(&["t0"], &[]), Class(0)), "class 0 fits no agent");
+    }
+}

@@ -1,0 +1,93 @@
+//! Jobs: messages on a job queue whose bodies are job specifications, and what has become of them.
+//!
+//! The queue delivers, this room remembers: an attempt per delivery, phases, failures, results, cancels, the history.
+//! [`Book`] is told by the queue of each change of a message (it is the queue's overseer) and answers with records that
+//! stand in the same journal group; [`Jobs`] is the handle for everybody else, and asks the queue to decide under its
+//! lock, so that a job and its message never disagree.
+//!
+//! Invariants:
+//! - Each change of a job is decided under the lock of its queue, and journalled in that order.
+//! - All that a job is stands in the catalogue; memory holds those that have not ended and a bounded number of those that
+//!   ended last. No record of the journal is needed once the catalogue has it.
+//! - Only the newest attempt's result counts; it and the message's deletion are one journal group.
+//!
+//! Absent on purpose: no scheduling. Who gets which message next is the queue's business; this room only says
+//! which class of jobs fits which agent.
+
+mod admission;
+mod agents;
+mod api;
+mod book;
+mod classes;
+mod desk;
+mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod herald;
+mod list;
+mod model;
+mod record;
+mod report;
+mod spans;
+mod store;
+mod stream;
+mod table;
+
+use std::sync::Arc;
+
+use backlot_wire::{JobStatus, SpecError};
+
+use crate::control::ControlError;
+use crate::queue::{QueueError, Queues};
+
+pub use api::routes;
+pub use book::Book;
+pub use list::{Filter, Page};
+pub use spans::JobIds;
+
+/// The jobs. Cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    book: Arc<Book>,
+    queues: Queues,
+    streams: stream::Streams,
+}
+
+/// Why a job did not do what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum JobsError {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("job `{0}` does not exist")]
+    NoSuchJob(String),
+    #[error("attempt `{0}` does not exist")]
+    NoSuchAttempt(String),
+    #[error("agent `{0}` is not registered")]
+    NoSuchAgent(String),
+    #[error("job `{0}` exists already and is another one")]
+    Exists(String),
+    #[error("queue `{0}` is no job queue")]
+    NotAJobQueue(String),
+    #[error("job `{id}` has {} already", .status.as_str())]
+    Ended { id: String, status: JobStatus },
+    #[error("job `{id}` is {}; only a failed or cancelled one is queued again", .status.as_str())]
+    NotRetryable { id: String, status: JobStatus },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Busy(String),
+    #[error("{0}")]
+    Full(String),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{0}")]
+    Store(String),
+}
+
+impl From<store::StoreError> for JobsError {
+    fn from(error: store::StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}

@@ -1,0 +1,303 @@
+//! Jobs in the catalogue: the current state of those that have not ended, and the history of those that have.
+//!
+//! Three kinds of keys in [`Table::Jobs`]: specification and state of a job, each in pieces of a few KiB (the catalogue keeps
+//! no larger values), and one empty value for each job that has not ended, by which a start finds them.
+//! [`Table::JobsByTime`] holds a summary for each job, by time of creation, on which lists are filtered.
+//!
+//! A piece begins with the revision of the state it belongs to: a reader that meets two revisions reads again.
+//! Everything a job is stands here, so that no record of the journal is needed once the catalogue has it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use backlot_wire::{Attempt, JobError, JobSpec, JobStatus, Output, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::model::{Head, Tracked, cut};
+use super::record::{self, Entry};
+use crate::catalogue::{Batch, Catalogue, CatalogueError, Table, VALUE_BYTES_MAX};
+
+const VERSION: u8 = 1;
+/// Version, revision, number of pieces.
+const PIECE_HEAD_BYTES: usize = 1 + 8 + 2;
+/// The key counts as well, so that a page of the catalogue holds a piece.
+const PIECE_BYTES_MAX: usize = VALUE_BYTES_MAX - PIECE_HEAD_BYTES - 512;
+/// Most bytes of labels that a summary repeats; a filter on labels reads the job itself where there are more.
+const SUMMARY_LABELS_BYTES_MAX: usize = 2_048;
+const SUMMARY_ERROR_BYTES_MAX: usize = 256;
+/// Jobs loaded at once at the start.
+const LOAD_PAGE: usize = 1_000;
+const READS_MAX: usize = 50;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error("job `{id}` in the catalogue: {problem}. `backlot rebuild` makes it again from the journal")]
+    Damaged { id: String, problem: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredState {
+    head: Head,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    attempts: Vec<Attempt>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outputs: Vec<Output>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<JobError>,
+}
+
+/// What a list is filtered on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Summary {
+    pub id: String,
+    pub status: JobStatus,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub queue: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// `None`: too many to repeat.
+    pub labels: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Summary {
+    pub(super) fn of(tracked: &Tracked) -> Self {
+        let spec = &tracked.spec;
+        let labels_bytes: usize = spec.labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        Self {
+            id: tracked.head.id.clone(),
+            status: tracked.head.status,
+            kind: spec.kind.clone(),
+            queue: tracked.head.queue.clone(),
+            user: spec.user_id.clone(),
+            project: spec.project_id.clone(),
+            labels: (labels_bytes <= SUMMARY_LABELS_BYTES_MAX).then(|| spec.labels.clone()),
+            error: tracked.error.as_ref().map(|error| cut(&error.message, SUMMARY_ERROR_BYTES_MAX)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
+enum Part {
+    Spec = b's',
+    State = b't',
+}
+
+const PIECES: u8 = 1;
+const UNFINISHED: u8 = 2;
+
+fn pieces_prefix(id: &str, part: Part) -> Vec<u8> {
+    // Ids hold no zero byte, so that no id's pieces stand among another's.
+    [&[PIECES], id.as_bytes(), &[0, part as u8]].concat()
+}
+
+fn piece_key(id: &str, part: Part, index: u16) -> Vec<u8> {
+    [pieces_prefix(id, part), index.to_be_bytes().to_vec()].concat()
+}
+
+fn unfinished_key(id: &str) -> Vec<u8> {
+    [&[UNFINISHED], id.as_bytes()].concat()
+}
+
+/// Key of a job in the list: time of creation, then id.
+pub(super) fn time_key(created_at: Timestamp, id: &str) -> Vec<u8> {
+    [&created_at.unix_ms().to_be_bytes(), id.as_bytes()].concat()
+}
+
+/// Reads values through what a batch is about to change.
+struct View<'a> {
+    catalogue: &'a Catalogue,
+    pending: Option<&'a Batch>,
+}
+
+impl View<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, CatalogueError> {
+        let changes = self.pending.map_or(&[][..], |batch| batch.changes.as_slice());
+        match changes.iter().rev().find(|(table, known, _)| *table == Table::Jobs && known == key) {
+            Some((_, _, value)) => Ok(value.clone()),
+            None => self.catalogue.get(Table::Jobs, key),
+        }
+    }
+
+    /// The pieces of one part put together, with their revision.
+    fn part(&self, id: &str, part: Part) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let damaged = |problem: &str| StoreError::Damaged { id: id.to_owned(), problem: problem.to_owned() };
+        'again: for _ in 0..READS_MAX {
+            let Some(first) = self.get(&piece_key(id, part, 0))? else { return Ok(None) };
+            let (revision, pieces, bytes) =
+                split_piece(&first).ok_or_else(|| damaged("its first piece is unreadable"))?;
+            let mut whole = bytes.to_vec();
+            for index in 1..pieces {
+                let piece = self.get(&piece_key(id, part, index))?;
+                match piece.as_deref().and_then(split_piece) {
+                    Some((same, _, bytes)) if same == revision => whole.extend_from_slice(bytes),
+                    // The committer has written between two of our reads.
+                    _ => continue 'again,
+                }
+            }
+            return Ok(Some((revision, whole)));
+        }
+        Err(damaged("its pieces do not belong together"))
+    }
+
+    fn state(&self, id: &str) -> Result<Option<StoredState>, StoreError> {
+        let Some((_, bytes)) = self.part(id, Part::State)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| StoreError::Damaged { id: id.to_owned(), problem: error.to_string() })
+    }
+
+    fn spec(&self, id: &str) -> Result<JobSpec, StoreError> {
+        let damaged = |problem: String| StoreError::Damaged { id: id.to_owned(), problem };
+        let (_, bytes) = self.part(id, Part::Spec)?.ok_or_else(|| damaged("it has no specification".into()))?;
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+    }
+
+    fn job(&self, id: &str) -> Result<Option<Tracked>, StoreError> {
+        let Some(StoredState { head, attempts, outputs, error }) = self.state(id)? else { return Ok(None) };
+        Ok(Some(Tracked { spec: Arc::new(self.spec(id)?), head, attempts, outputs, error }))
+    }
+}
+
+fn split_piece(piece: &[u8]) -> Option<(u64, u16, &[u8])> {
+    let (head, bytes) = piece.split_at_checked(PIECE_HEAD_BYTES)?;
+    let revision = u64::from_be_bytes(head[1..9].try_into().ok()?);
+    let pieces = u16::from_be_bytes(head[9..11].try_into().ok()?);
+    (head[0] == VERSION && pieces > 0).then_some((revision, pieces, bytes))
+}
+
+/// Job `id`, as far as the catalogue has it.
+pub(super) fn read(catalogue: &Catalogue, id: &str) -> Result<Option<Tracked>, StoreError> {
+    View { catalogue, pending: None }.job(id)
+}
+
+/// Revision of job `id` in the catalogue.
+pub(super) fn revision(catalogue: &Catalogue, id: &str) -> Result<Option<u64>, StoreError> {
+    let first = catalogue.get(Table::Jobs, &piece_key(id, Part::State, 0))?;
+    Ok(first.as_deref().and_then(split_piece).map(|(revision, _, _)| revision))
+}
+
+/// Calls `visit` with each job that has not ended.
+pub(super) fn unfinished(catalogue: &Catalogue, visit: &mut dyn FnMut(Tracked)) -> Result<(), StoreError> {
+    let mut from = Vec::new();
+    loop {
+        let page = catalogue.range(Table::Jobs, &[UNFINISHED], &from, LOAD_PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        from = [last.as_slice(), &[0]].concat();
+        for (key, _) in &page {
+            let id = String::from_utf8_lossy(key.get(1..).unwrap_or_default());
+            if let Some(tracked) = read(catalogue, &id)? {
+                visit(tracked);
+            }
+        }
+    }
+}
+
+/// One page of summaries, newest first: those before `before` (empty: from the newest), with their keys.
+pub(super) fn summaries_back(
+    catalogue: &Catalogue,
+    before: &[u8],
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, Summary)>, StoreError> {
+    let page = catalogue.range_back(Table::JobsByTime, &[], before, limit)?;
+    let summary = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let damaged = |problem: String| StoreError::Damaged {
+            id: String::from_utf8_lossy(key.get(8..).unwrap_or_default()).into_owned(),
+            problem,
+        };
+        match value.split_first() {
+            Some((&VERSION, json)) => match serde_json::from_slice(json) {
+                Ok(summary) => Ok((key, summary)),
+                Err(error) => Err(damaged(error.to_string())),
+            },
+            _ => Err(damaged("its summary is of another version".into())),
+        }
+    };
+    page.into_iter().map(summary).collect()
+}
+
+/// What a record changes in the catalogue.
+pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) -> Result<(), String> {
+    let view = View { catalogue, pending: Some(batch) };
+    let (before, after, with_spec) = match Entry::decode(payload)? {
+        Entry::Whole { spec, head, attempts, outputs, error } => {
+            let before = view.state(&head.id).map_err(|error| error.to_string())?;
+            if before.as_ref().is_some_and(|state| state.head.revision >= head.revision) {
+                return Ok(());
+            }
+            (before.is_some(), record::tracked(*spec, *head, attempts, outputs, error), true)
+        }
+        Entry::Patch(patch) => {
+            let id = patch.head.id.clone();
+            let known = view.job(&id).map_err(|error| error.to_string())?;
+            let Some(mut tracked) = known else {
+                // An error here would stop every start from now on, and would not bring the job back.
+                tracing::error!(job = id, "a change of a job that the catalogue does not have is left out");
+                return Ok(());
+            };
+            if tracked.head.revision >= patch.head.revision {
+                return Ok(());
+            }
+            patch.apply(&mut tracked);
+            (true, tracked, false)
+        }
+    };
+    let json = |error: serde_json::Error| format!("job `{}`: {error}", after.head.id);
+    let state = StoredState {
+        head: after.head.clone(),
+        attempts: after.attempts.clone(),
+        outputs: after.outputs.clone(),
+        error: after.error.clone(),
+    };
+    let id = &after.head.id;
+    let state_bytes = serde_json::to_vec(&state).map_err(json)?;
+    put_part(catalogue, batch, id, Part::State, after.head.revision, &state_bytes, before)?;
+    if with_spec {
+        let spec_bytes = serde_json::to_vec(&*after.spec).map_err(json)?;
+        put_part(catalogue, batch, id, Part::Spec, after.head.revision, &spec_bytes, before)?;
+    }
+    if after.is_final() {
+        batch.delete(Table::Jobs, unfinished_key(id));
+    } else {
+        batch.put(Table::Jobs, unfinished_key(id), Vec::new());
+    }
+    let mut summary = vec![VERSION];
+    serde_json::to_writer(&mut summary, &Summary::of(&after)).map_err(json)?;
+    batch.put(Table::JobsByTime, time_key(after.head.created_at, id), summary);
+    Ok(())
+}
+
+fn put_part(
+    catalogue: &Catalogue,
+    batch: &mut Batch,
+    id: &str,
+    part: Part,
+    revision: u64,
+    bytes: &[u8],
+    replaces: bool,
+) -> Result<(), String> {
+    let pieces = bytes.len().div_ceil(PIECE_BYTES_MAX).max(1);
+    let count = u16::try_from(pieces).map_err(|_| format!("job `{id}` is too large: {} bytes", bytes.len()))?;
+    if replaces {
+        let view = View { catalogue, pending: Some(batch) };
+        let first = view.get(&piece_key(id, part, 0)).map_err(|error| error.to_string())?;
+        let before = first.as_deref().and_then(split_piece).map_or(0, |(_, pieces, _)| pieces);
+        for index in count..before {
+            batch.delete(Table::Jobs, piece_key(id, part, index));
+        }
+    }
+    for index in 0..count {
+        let from = usize::from(index) * PIECE_BYTES_MAX;
+        let piece = &bytes[from..bytes.len().min(from + PIECE_BYTES_MAX)];
+        let value = [&[VERSION], &revision.to_be_bytes()[..], &count.to_be_bytes()[..], piece].concat();
+        batch.put(Table::Jobs, piece_key(id, part, index), value);
+    }
+    Ok(())
+}
