@@ -86,6 +86,13 @@ config! {
         /// Largest body of the OTLP doors, compressed and uncompressed each, in bytes.
         otlp_body_bytes_max: usize = 16_777_216;
     }
+    /// The artifact store.
+    [artifacts] ArtifactConfig {
+        /// Largest object that shares a pack file with others, in bytes; a larger one has a file of its own.
+        small_object_bytes_max: usize = 65_536;
+        /// Size at which a pack file is followed by a new one, in bytes.
+        pack_bytes: u64 = 67_108_864;
+    }
     /// The journals.
     [journal] JournalConfig {
         /// Size at which a segment is closed, in bytes.
@@ -182,6 +189,12 @@ impl Config {
             if value == 0 {
                 return Err(ConfigError::Value { key, problem: "must be at least 1".into() });
             }
+        }
+        if self.artifacts.small_object_bytes_max > 1 << 20 {
+            return Err(ConfigError::Value { key: "artifacts.small_object_bytes_max", problem: "is at most 1 MiB".into() });
+        }
+        if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
+            return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });
         }
         if !(1 << 20..=1 << 30).contains(&self.journal.segment_bytes) {
             return Err(ConfigError::Value { key: "journal.segment_bytes", problem: "is 1 MiB to 1 GiB".into() });

@@ -1,0 +1,152 @@
+//! Listings of objects: both generations, and of versions, of which each object has one.
+
+use s3s::dto::*;
+use s3s::{S3Request, S3Response, S3Result, s3_error};
+
+use super::convert::{Names, checksum_type, error, etag, owner, parse_token, size, timestamp, token};
+use crate::artifacts::Artifacts;
+use crate::artifacts::listing::{Page, Query};
+use crate::artifacts::model::ObjectRow;
+
+/// Most keys in one answer (S3).
+const KEYS_MAX: i32 = 1000;
+
+/// `max-keys` as it was asked for, and as it is served.
+pub(super) fn limit(asked: Option<i32>) -> S3Result<(i32, usize)> {
+    match asked {
+        Some(asked) if asked < 0 => Err(s3_error!(InvalidArgument, "a maximum of keys is not negative")),
+        asked => {
+            let asked = asked.unwrap_or(KEYS_MAX);
+            Ok((asked, usize::try_from(asked.min(KEYS_MAX)).unwrap_or_default()))
+        }
+    }
+}
+
+fn prefixes(names: &Names, page: &Page<ObjectRow>) -> Option<CommonPrefixList> {
+    let prefix = |prefix: &String| CommonPrefix { prefix: Some(names.write(prefix)) };
+    Some(page.common_prefixes.iter().map(prefix).collect())
+}
+
+fn object(names: &Names, key: &str, row: &ObjectRow, with_owner: bool) -> Object {
+    Object {
+        checksum_algorithm: Some(vec![ChecksumAlgorithm::from_static(row.checksum.algorithm.name())]),
+        checksum_type: Some(checksum_type(&row.checksum)),
+        e_tag: Some(etag(&row.etag)),
+        key: Some(names.write(key)),
+        last_modified: Some(timestamp(row.modified_ms)),
+        owner: with_owner.then(owner),
+        restore_status: None,
+        size: Some(size(row.size)),
+        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+    }
+}
+
+pub(super) async fn first(
+    artifacts: &Artifacts,
+    request: S3Request<ListObjectsInput>,
+) -> S3Result<S3Response<ListObjectsOutput>> {
+    let input = request.input;
+    let names = Names::read(input.encoding_type.as_ref())?;
+    let (max_keys, max) = limit(input.max_keys)?;
+    let query = Query {
+        prefix: input.prefix.clone().unwrap_or_default(),
+        delimiter: input.delimiter.clone(),
+        after: input.marker.clone().filter(|marker| !marker.is_empty()),
+        max,
+    };
+    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, true)).collect();
+    Ok(S3Response::new(ListObjectsOutput {
+        common_prefixes: prefixes(&names, &page),
+        contents: Some(contents),
+        is_truncated: Some(page.next.is_some()),
+        // Without a delimiter the last key is the marker, and S3 says nothing.
+        next_marker: names.maybe(page.next.as_ref().filter(|_| input.delimiter.is_some())),
+        name: Some(input.bucket),
+        prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
+        marker: Some(names.write(input.marker.as_deref().unwrap_or_default())),
+        max_keys: Some(max_keys),
+        delimiter: names.maybe(input.delimiter.as_ref()),
+        encoding_type: input.encoding_type,
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn second(
+    artifacts: &Artifacts,
+    request: S3Request<ListObjectsV2Input>,
+) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let input = request.input;
+    let names = Names::read(input.encoding_type.as_ref())?;
+    let (max_keys, max) = limit(input.max_keys)?;
+    let after = match &input.continuation_token {
+        Some(token) => Some(parse_token(token)?),
+        None => input.start_after.clone().filter(|start| !start.is_empty()),
+    };
+    let query =
+        Query { prefix: input.prefix.clone().unwrap_or_default(), delimiter: input.delimiter.clone(), after, max };
+    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let with_owner = input.fetch_owner.unwrap_or(false);
+    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, with_owner)).collect();
+    let count = page.entries.len() + page.common_prefixes.len();
+    Ok(S3Response::new(ListObjectsV2Output {
+        common_prefixes: prefixes(&names, &page),
+        contents: Some(contents),
+        is_truncated: Some(page.next.is_some()),
+        next_continuation_token: page.next.as_deref().map(token),
+        key_count: i32::try_from(count).ok(),
+        name: Some(input.bucket),
+        prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
+        max_keys: Some(max_keys),
+        continuation_token: input.continuation_token,
+        delimiter: names.maybe(input.delimiter.as_ref()),
+        start_after: names.maybe(input.start_after.as_ref()),
+        encoding_type: input.encoding_type,
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn versions(
+    artifacts: &Artifacts,
+    request: S3Request<ListObjectVersionsInput>,
+) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+    let input = request.input;
+    let names = Names::read(input.encoding_type.as_ref())?;
+    let (max_keys, max) = limit(input.max_keys)?;
+    let query = Query {
+        prefix: input.prefix.clone().unwrap_or_default(),
+        delimiter: input.delimiter.clone(),
+        after: input.key_marker.clone().filter(|marker| !marker.is_empty()),
+        max,
+    };
+    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let versions = page.entries.iter().map(|(key, row)| ObjectVersion {
+        checksum_algorithm: Some(vec![ChecksumAlgorithm::from_static(row.checksum.algorithm.name())]),
+        checksum_type: Some(checksum_type(&row.checksum)),
+        e_tag: Some(etag(&row.etag)),
+        is_latest: Some(true),
+        key: Some(names.write(key)),
+        last_modified: Some(timestamp(row.modified_ms)),
+        owner: Some(owner()),
+        restore_status: None,
+        size: Some(size(row.size)),
+        storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),
+        version_id: Some("null".into()),
+    });
+    let versions = versions.collect();
+    Ok(S3Response::new(ListObjectVersionsOutput {
+        common_prefixes: prefixes(&names, &page),
+        versions: Some(versions),
+        is_truncated: Some(page.next.is_some()),
+        next_key_marker: names.maybe(page.next.as_ref()),
+        next_version_id_marker: page.next.as_ref().map(|_| "null".into()),
+        name: Some(input.bucket),
+        prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
+        key_marker: Some(names.write(input.key_marker.as_deref().unwrap_or_default())),
+        version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
+        max_keys: Some(max_keys),
+        delimiter: names.maybe(input.delimiter.as_ref()),
+        encoding_type: input.encoding_type,
+        ..Default::default()
+    }))
+}

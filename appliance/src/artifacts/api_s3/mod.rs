@@ -1,0 +1,117 @@
+//! The S3 dialect, through s3s: it verifies signatures and reads and writes HTTP and XML; here calls become the store's.
+//!
+//! Operations that are not served answer `NotImplemented`, and so do headers that ask for something that is not done
+//! (encryption, tags, locks, ACLs other than private): never a silent success. `docs/s3.md` has the list.
+
+mod access;
+mod buckets;
+mod convert;
+mod listing;
+mod multipart;
+mod objects;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use s3s::auth::S3Auth;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::dto::*;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3Request, S3Response, S3Result};
+
+pub use access::Roles;
+
+use super::Artifacts;
+use crate::edge::{Request, Response, S3Door};
+
+/// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
+const XML_BYTES_MAX: usize = 4 << 20;
+/// Largest file in a POST form: s3s holds it in memory.
+const FORM_FILE_BYTES_MAX: u64 = 4 << 20;
+const FORM_FIELD_BYTES_MAX: usize = 20 << 10;
+const FORM_FIELDS_BYTES_MAX: usize = 64 << 10;
+const FORM_PARTS_MAX: usize = 100;
+/// How far a signature's time may be from ours, in seconds (S3).
+const SKEW_MAX_S: u32 = 900;
+
+/// The S3 service over the store. `auth` gives the secret of a key, `roles` what a key may do.
+pub fn service(artifacts: Artifacts, auth: impl S3Auth, roles: impl Roles) -> S3Service {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = XML_BYTES_MAX;
+    config.post_object_max_file_size = FORM_FILE_BYTES_MAX;
+    config.form_max_field_size = FORM_FIELD_BYTES_MAX;
+    config.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
+    config.form_max_parts = FORM_PARTS_MAX;
+    config.presigned_url_max_skew_time_secs = SKEW_MAX_S;
+    let clock = artifacts.0.clock.clone();
+    let mut builder = S3ServiceBuilder::new(Door { artifacts });
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    builder.set_auth(auth);
+    builder.set_access(access::Access::new(roles, clock));
+    builder.build()
+}
+
+struct Door {
+    artifacts: Artifacts,
+}
+
+impl S3Door for S3Service {
+    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+        let service = self.clone();
+        Box::pin(async move {
+            match Self::call(&service, request.map(s3s::Body::http_body_unsync)).await {
+                Ok(response) => response.map(axum::body::Body::new),
+                Err(error) => {
+                    tracing::error!(?error, "S3 gave no answer");
+                    let mut response = Response::default();
+                    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+                    response
+                }
+            }
+        })
+    }
+}
+
+/// Each served operation, and the function that does it.
+macro_rules! operations {
+    ($($operation:ident($input:ty) -> $output:ty = $module:ident::$function:ident;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for Door {
+            $(async fn $operation(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                convert::refuse_unserved(&request.headers)?;
+                $module::$function(&self.artifacts, request).await
+            })*
+        }
+    };
+}
+
+operations! {
+    create_bucket(CreateBucketInput) -> CreateBucketOutput = buckets::create;
+    head_bucket(HeadBucketInput) -> HeadBucketOutput = buckets::head;
+    list_buckets(ListBucketsInput) -> ListBucketsOutput = buckets::list;
+    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = buckets::delete;
+    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = buckets::location;
+    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = buckets::versioning;
+    get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = buckets::acl;
+
+    put_object(PutObjectInput) -> PutObjectOutput = objects::put;
+    get_object(GetObjectInput) -> GetObjectOutput = objects::get;
+    head_object(HeadObjectInput) -> HeadObjectOutput = objects::head;
+    get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = objects::attributes;
+    get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = objects::acl;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput = objects::delete;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = objects::delete_many;
+    copy_object(CopyObjectInput) -> CopyObjectOutput = objects::copy;
+
+    list_objects(ListObjectsInput) -> ListObjectsOutput = listing::first;
+    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = listing::second;
+    list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput = listing::versions;
+
+    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = multipart::create;
+    upload_part(UploadPartInput) -> UploadPartOutput = multipart::put;
+    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput = multipart::copy;
+    list_parts(ListPartsInput) -> ListPartsOutput = multipart::parts;
+    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput = multipart::uploads;
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput = multipart::complete;
+    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput = multipart::abort;
+}

@@ -1,0 +1,410 @@
+//! Operations on objects.
+
+use futures::StreamExt;
+use http::HeaderMap;
+use s3s::dto::*;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+
+use super::buckets::private;
+use super::convert::{
+    self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, refuse_version, set_checksum, size,
+    timestamp,
+};
+use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
+use crate::artifacts::engine::{Expected, Put, Wanted};
+use crate::artifacts::error::ArtifactError;
+use crate::artifacts::model::{Body, ContentHeaders, ObjectRow, PUT_BYTES_MAX};
+use crate::artifacts::{Artifacts, Got};
+
+/// Most keys in one batch delete (S3).
+const DELETES_MAX: usize = 1000;
+/// Deletes of one batch that are under way at once, so that they share groups.
+const DELETES_AT_ONCE: usize = 64;
+/// What S3 calls a body of which nobody said what it is.
+const UNNAMED_TYPE: &str = "binary/octet-stream";
+
+/// The content headers of an input that has them all.
+macro_rules! content_headers {
+    ($input:expr) => {
+        ContentHeaders {
+            content_type: $input.content_type.take(),
+            disposition: $input.content_disposition.take(),
+            encoding: convert::content_encoding($input.content_encoding.take()),
+            language: $input.content_language.take(),
+            cache_control: $input.cache_control.take(),
+            expires: convert::expires($input.expires.take()),
+        }
+    };
+}
+pub(super) use content_headers;
+
+pub(super) async fn put(
+    artifacts: &Artifacts,
+    request: S3Request<PutObjectInput>,
+) -> S3Result<S3Response<PutObjectOutput>> {
+    let S3Request { mut input, headers, trailing_headers, .. } = request;
+    // A form's fields do not come as headers.
+    let asks = input.tagging.as_deref().is_some_and(|tags| !tags.is_empty())
+        || input
+            .acl
+            .as_ref()
+            .is_some_and(|acl| acl.as_str() != ObjectCannedACL::PRIVATE && !headers.contains_key("x-amz-acl"))
+        || input.server_side_encryption.is_some()
+        || input.website_redirect_location.is_some()
+        || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
+    if asks {
+        return Err(s3_error!(NotImplemented, "tags, ACLs, encryption, redirects and storage classes are not served"));
+    }
+    let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
+    if announced.is_some_and(|length| length > PUT_BYTES_MAX) {
+        return Err(error(ArtifactError::EntityTooLarge { max: PUT_BYTES_MAX }));
+    }
+    let checksum = BodyChecksum::read(&headers, checksum_fields!(input))?;
+    let mut put = Put {
+        expected: Expected { md5: convert::content_md5(input.content_md5.take())?, checksum: None, size: announced },
+        description: convert::description(content_headers!(input), input.metadata.take()),
+        conditions: convert::write_conditions(&headers),
+        bucket: input.bucket,
+        key: input.key,
+    };
+    // Refused before the body is read, where that is known already.
+    artifacts.bucket(&put.bucket).map_err(error)?;
+    put.description.check().map_err(error)?;
+    let body = convert::body(input.body.take());
+    let received = artifacts.receive(body, checksum.algorithm, PUT_BYTES_MAX).await.map_err(error)?;
+    put.expected.checksum = checksum.expected(trailing_headers.as_ref())?;
+    let stored = artifacts.put(put, received).await.map_err(error)?;
+    let mut output = PutObjectOutput {
+        e_tag: Some(etag(&stored.etag)),
+        checksum_type: Some(checksum_type(&stored.checksum)),
+        ..Default::default()
+    };
+    set_checksum!(output, &stored.checksum);
+    Ok(S3Response::new(output))
+}
+
+fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {
+    match (range, part) {
+        (None, None) => Ok(Wanted::All),
+        (Some(range), None) => Ok(Wanted::Range(convert::range(range))),
+        (None, Some(part)) => match u16::try_from(part) {
+            Ok(part @ 1..) => Ok(Wanted::Part(part)),
+            _ => Err(s3_error!(InvalidArgument, "part numbers are 1 to 10000")),
+        },
+        (Some(_), Some(_)) => {
+            Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter"))
+        }
+    }
+}
+
+/// Errors of a read: a 304 repeats the validators, a range out of bounds says the size.
+fn read_error(artifacts: &Artifacts, bucket: &str, key: &str, problem: ArtifactError) -> S3Error {
+    match problem {
+        ArtifactError::NotModified => {
+            let mut not_modified = S3Error::new(S3ErrorCode::NotModified);
+            if let Ok(row) = artifacts.head(bucket, key) {
+                not_modified.set_headers(validators(&row));
+            }
+            not_modified
+        }
+        ArtifactError::InvalidPart(_) => {
+            let mut wrong = S3Error::with_message(
+                S3ErrorCode::from_bytes(b"InvalidPartNumber").unwrap_or(S3ErrorCode::InvalidPart),
+                "The requested partnumber is not satisfiable",
+            );
+            wrong.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
+            wrong
+        }
+        other => error(other),
+    }
+}
+
+fn validators(row: &ObjectRow) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(tag) = format!("\"{}\"", row.etag).parse() {
+        headers.insert(http::header::ETAG, tag);
+    }
+    if let Some(Ok(modified)) = convert::expires(Some(timestamp(row.modified_ms))).map(|date| date.parse()) {
+        headers.insert(http::header::LAST_MODIFIED, modified);
+    }
+    if let Some(Ok(control)) = row.description.headers.cache_control.as_deref().map(str::parse) {
+        headers.insert(http::header::CACHE_CONTROL, control);
+    }
+    headers
+}
+
+fn content_range(range: Option<(u64, u64)>, size: u64) -> Option<String> {
+    range
+        .filter(|(_, length)| *length > 0)
+        .map(|(first, length)| format!("bytes {first}-{}/{size}", first + length - 1))
+}
+
+fn parts_count(row: &ObjectRow, part: Option<i32>) -> Option<i32> {
+    part.filter(|_| row.etag.parts > 0).map(|_| i32::from(row.etag.parts))
+}
+
+/// Fields that a GET and a HEAD answer alike.
+macro_rules! described {
+    ($output:expr, $row:expr, $part:expr) => {{
+        let row: ObjectRow = $row;
+        $output.parts_count = parts_count(&row, $part);
+        $output.accept_ranges = Some("bytes".into());
+        $output.e_tag = Some(etag(&row.etag));
+        $output.last_modified = Some(timestamp(row.modified_ms));
+        let headers = row.description.headers;
+        $output.content_type = Some(headers.content_type.unwrap_or_else(|| UNNAMED_TYPE.into()));
+        $output.content_disposition = headers.disposition;
+        $output.content_encoding = headers.encoding;
+        $output.content_language = headers.language;
+        $output.cache_control = headers.cache_control;
+        $output.expires = convert::parse_expires(headers.expires.as_deref());
+        $output.metadata = Some(row.description.metadata.into_iter().collect());
+    }};
+}
+
+/// A checksum is told when it was asked for and all of the object is given.
+fn told(mode: Option<&ChecksumMode>, ranged: bool) -> bool {
+    !ranged && mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+}
+
+pub(super) async fn get(
+    artifacts: &Artifacts,
+    request: S3Request<GetObjectInput>,
+) -> S3Result<S3Response<GetObjectOutput>> {
+    let S3Request { input, headers, .. } = request;
+    refuse_version(input.version_id.as_deref())?;
+    let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
+    let wanted = wanted(input.range, input.part_number)?;
+    let got = artifacts.get(&input.bucket, &input.key, wanted, &conditions).await;
+    let Got { row, range, stream } =
+        got.map_err(|problem| read_error(artifacts, &input.bucket, &input.key, problem))?;
+    let mut output = GetObjectOutput {
+        content_length: Some(size(stream.remaining())),
+        content_range: content_range(range, row.size),
+        ..Default::default()
+    };
+    if told(input.checksum_mode.as_ref(), range.is_some()) {
+        set_checksum!(output, &row.checksum);
+        output.checksum_type = Some(checksum_type(&row.checksum));
+    }
+    described!(output, row, input.part_number);
+    output.body = Some(StreamingBlob::wrap(stream));
+    Ok(S3Response::new(output))
+}
+
+pub(super) async fn head(
+    artifacts: &Artifacts,
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<S3Response<HeadObjectOutput>> {
+    let S3Request { input, headers, .. } = request;
+    refuse_version(input.version_id.as_deref())?;
+    let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
+    let failed = |problem| read_error(artifacts, &input.bucket, &input.key, problem);
+    let row = artifacts.head(&input.bucket, &input.key).map_err(failed)?;
+    conditions.check(&row.etag, row.modified_ms).map_err(failed)?;
+    let range = artifacts.locate(&row, wanted(input.range, input.part_number)?).map_err(failed)?;
+    let mut output = HeadObjectOutput {
+        content_length: Some(size(range.map_or(row.size, |(_, length)| length))),
+        content_range: content_range(range, row.size),
+        ..Default::default()
+    };
+    if told(input.checksum_mode.as_ref(), range.is_some()) {
+        set_checksum!(output, &row.checksum);
+        output.checksum_type = Some(checksum_type(&row.checksum));
+    }
+    described!(output, row, input.part_number);
+    let status = if range.is_some() { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
+    Ok(S3Response::with_status(output, status))
+}
+
+pub(super) async fn attributes(
+    artifacts: &Artifacts,
+    request: S3Request<GetObjectAttributesInput>,
+) -> S3Result<S3Response<GetObjectAttributesOutput>> {
+    let input = request.input;
+    refuse_version(input.version_id.as_deref())?;
+    let row = artifacts.head(&input.bucket, &input.key).map_err(error)?;
+    let asked = |name: &str| input.object_attributes.iter().any(|attribute| attribute.as_str() == name);
+    let mut output =
+        GetObjectAttributesOutput { last_modified: Some(timestamp(row.modified_ms)), ..Default::default() };
+    if asked(ObjectAttributes::ETAG) {
+        output.e_tag = Some(etag(&row.etag));
+    }
+    if asked(ObjectAttributes::OBJECT_SIZE) {
+        output.object_size = Some(size(row.size));
+    }
+    if asked(ObjectAttributes::STORAGE_CLASS) {
+        output.storage_class = Some(StorageClass::from_static(StorageClass::STANDARD));
+    }
+    if asked(ObjectAttributes::CHECKSUM) {
+        let mut checksum = Checksum { checksum_type: Some(checksum_type(&row.checksum)), ..Default::default() };
+        set_checksum!(checksum, &row.checksum);
+        output.checksum = Some(checksum);
+    }
+    if let (true, Body::Parts(body)) = (asked(ObjectAttributes::OBJECT_PARTS), &row.body) {
+        let (max_parts, max) = super::listing::limit(input.max_parts)?;
+        let marker = input.part_number_marker.unwrap_or(0);
+        let chunks = artifacts.chunks(*body).map_err(error)?;
+        let all = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
+        let mut parts: Vec<_> = all.filter(|part| i32::from(part.number) > marker).take(max + 1).collect();
+        let more = parts.len() > max;
+        parts.truncate(max);
+        let last = parts.last().map_or(0, |part| i32::from(part.number));
+        let parts = parts.into_iter().map(|part| {
+            let mut told = ObjectPart {
+                part_number: Some(i32::from(part.number)),
+                size: Some(size(part.extent.size)),
+                ..Default::default()
+            };
+            if let Some(checksum) = &part.checksum {
+                set_checksum!(told, checksum);
+            }
+            told
+        });
+        output.object_parts = Some(GetObjectAttributesParts {
+            is_truncated: Some(more),
+            max_parts: Some(max_parts),
+            next_part_number_marker: Some(last),
+            part_number_marker: Some(marker),
+            parts: Some(parts.collect()),
+            total_parts_count: Some(i32::from(row.etag.parts)),
+        });
+    }
+    Ok(S3Response::new(output))
+}
+
+pub(super) async fn acl(
+    artifacts: &Artifacts,
+    request: S3Request<GetObjectAclInput>,
+) -> S3Result<S3Response<GetObjectAclOutput>> {
+    artifacts.head(&request.input.bucket, &request.input.key).map_err(error)?;
+    Ok(S3Response::new(GetObjectAclOutput { grants: private(), owner: Some(owner()), ..Default::default() }))
+}
+
+pub(super) async fn delete(
+    artifacts: &Artifacts,
+    request: S3Request<DeleteObjectInput>,
+) -> S3Result<S3Response<DeleteObjectOutput>> {
+    let S3Request { input, headers, .. } = request;
+    refuse_version(input.version_id.as_deref())?;
+    if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
+        return Err(s3_error!(NotImplemented, "deletes are conditional on the ETag only"));
+    }
+    let conditions = convert::write_conditions(&headers);
+    artifacts.delete(&input.bucket, &input.key, &conditions).await.map_err(error)?;
+    Ok(S3Response::new(DeleteObjectOutput::default()))
+}
+
+pub(super) async fn delete_many(
+    artifacts: &Artifacts,
+    request: S3Request<DeleteObjectsInput>,
+) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    let input = request.input;
+    if input.delete.objects.is_empty() || input.delete.objects.len() > DELETES_MAX {
+        return Err(s3_error!(MalformedXML, "a batch names 1 to {DELETES_MAX} objects"));
+    }
+    artifacts.bucket(&input.bucket).map_err(error)?;
+    let bucket = input.bucket.as_str();
+    let one = |object: ObjectIdentifier| async move {
+        let refused = match (object.last_modified_time.is_some() || object.size.is_some(), &object.version_id) {
+            (true, _) => Err(s3_error!(NotImplemented, "deletes are conditional on the ETag only")),
+            (false, version) => refuse_version(version.as_deref()),
+        };
+        let if_match = object.e_tag.as_ref().map(|tag| Tags::parse(tag.value()));
+        let done = match refused {
+            Ok(()) => {
+                let conditions = WriteConditions { if_match, if_none_match: None };
+                artifacts.delete(bucket, &object.key, &conditions).await.map(drop).map_err(error)
+            }
+            Err(refused) => Err(refused),
+        };
+        (object, done)
+    };
+    let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+    let mut running = futures::stream::iter(input.delete.objects).map(one).buffered(DELETES_AT_ONCE);
+    while let Some((object, done)) = running.next().await {
+        match done {
+            Ok(()) => deleted.push(DeletedObject {
+                key: Some(object.key),
+                version_id: object.version_id,
+                ..Default::default()
+            }),
+            Err(problem) => errors.push(Error {
+                code: Some(problem.code().as_str().to_owned()),
+                message: problem.message().map(str::to_owned),
+                key: Some(object.key),
+                version_id: object.version_id,
+            }),
+        }
+    }
+    let deleted = if input.delete.quiet == Some(true) { None } else { Some(deleted) };
+    Ok(S3Response::new(DeleteObjectsOutput { deleted, errors: Some(errors), ..Default::default() }))
+}
+
+/// The bucket and key that a copy names.
+pub(super) fn source(source: &CopySource) -> S3Result<(String, String)> {
+    match source {
+        CopySource::Bucket { bucket, key, version_id } => {
+            refuse_version(version_id.as_deref())?;
+            Ok((bucket.to_string(), key.to_string()))
+        }
+        _ => Err(s3_error!(NotImplemented, "access points are not served")),
+    }
+}
+
+pub(super) async fn copy(
+    artifacts: &Artifacts,
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
+    let S3Request { mut input, headers, .. } = request;
+    let (bucket, key) = source(&input.copy_source)?;
+    let replace =
+        input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
+    if !replace && bucket == input.bucket && key == input.key {
+        return Err(s3_error!(
+            InvalidRequest,
+            "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
+        ));
+    }
+    if input.tagging_directive.as_ref().is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE) {
+        return Err(s3_error!(NotImplemented, "tags are not served"));
+    }
+    artifacts.bucket(&input.bucket).map_err(error)?;
+    let conditions = convert::read_conditions(
+        &headers,
+        "x-amz-copy-source-",
+        input.copy_source_if_modified_since.take(),
+        input.copy_source_if_unmodified_since.take(),
+    );
+    let row = artifacts.head(&bucket, &key).map_err(error)?;
+    conditions.check_copy_source(&row.etag, row.modified_ms).map_err(error)?;
+    if row.size > PUT_BYTES_MAX {
+        return Err(s3_error!(InvalidRequest, "a copy has at most 5 GiB; larger objects are copied in parts"));
+    }
+    let Got { row, stream, .. } =
+        artifacts.get(&bucket, &key, Wanted::All, &ReadConditions::default()).await.map_err(error)?;
+    let algorithm = match &input.checksum_algorithm {
+        Some(algorithm) => convert::algorithm(algorithm.as_str())?,
+        None => row.checksum.algorithm,
+    };
+    let description =
+        if replace { convert::description(content_headers!(input), input.metadata.take()) } else { row.description };
+    let size = stream.remaining();
+    let received = artifacts.receive(stream, Some(algorithm), PUT_BYTES_MAX).await.map_err(error)?;
+    let put = Put {
+        bucket: input.bucket,
+        key: input.key,
+        description,
+        conditions: convert::write_conditions(&headers),
+        expected: Expected { size: Some(size), ..Expected::default() },
+    };
+    let stored = artifacts.put(put, received).await.map_err(error)?;
+    let mut result = CopyObjectResult {
+        e_tag: Some(etag(&stored.etag)),
+        last_modified: Some(timestamp(stored.modified_ms)),
+        checksum_type: Some(checksum_type(&stored.checksum)),
+        ..Default::default()
+    };
+    set_checksum!(result, &stored.checksum);
+    Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+}

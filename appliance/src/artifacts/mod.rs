@@ -1,0 +1,200 @@
+//! Artifact store: buckets and objects, S3 semantics, on one machine's disks.
+//!
+//! A put makes its bytes durable first (a file of its own, or an entry in a pack for small objects), then its journal
+//! record, whose group acknowledges, then its row in the catalogue. An object is visible when its row is there; reads and
+//! listings look at rows alone, so both are consistent with every answered write. Changes of one key are
+//! decided under that key's lock, which is held until the row is there.
+//!
+//! What is absent on purpose: nothing of a bucket's or key's name reaches the file system; bytes are never changed in
+//! place; no acknowledgement waits for the catalogue's flush. Versions, encryption, ACLs and object lock are not here yet;
+//! every row has a version id and a format byte so that they can come.
+
+pub mod api_http;
+pub mod api_s3;
+mod blobs;
+mod checksums;
+mod conditions;
+mod engine;
+mod error;
+mod label;
+mod listing;
+mod model;
+mod multipart;
+mod packs;
+mod pins;
+mod read;
+mod record;
+mod state;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::hash::BuildHasher;
+use std::path::Path;
+use std::sync::Arc;
+
+use backlot_journal::{Class, Lsn};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+pub use conditions::{ReadConditions, Tags, WriteConditions};
+pub use engine::{Expected, Got, Put, Received, Stored};
+pub use error::ArtifactError;
+pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked};
+pub use read::ObjectStream;
+
+use crate::catalogue::{Batch, Catalogue};
+use crate::clock::{Clock, Now};
+use crate::config::ArtifactConfig;
+use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
+use crate::tasks::Stage;
+use blobs::Blobs;
+use packs::Packs;
+use pins::Pins;
+use read::Stores;
+use state::State;
+
+/// Locks that keys are spread over. Two keys that share one wait for each other, nothing more.
+const LOCKS: usize = 1024;
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Artifacts(Arc<Shared>);
+
+struct Shared {
+    control: Control,
+    clock: Arc<dyn Clock>,
+    config: ArtifactConfig,
+    stores: Stores,
+    pins: Pins,
+    state: Mutex<State>,
+    locks: Vec<Arc<tokio::sync::Mutex<()>>>,
+    hash: std::hash::RandomState,
+}
+
+/// Exclusive use of a key. Travels with the commit, so that a caller who goes away does not let go of it early.
+type KeyLock = tokio::sync::OwnedMutexGuard<()>;
+
+/// What a bucket holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketInfo {
+    pub name: String,
+    pub created_ms: u64,
+    pub region: String,
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Artifacts {
+    /// Opens or makes the folders `blobs` and `packs` in `data_dir`. Objects appear after [`Follower::replayed`].
+    ///
+    /// # Errors
+    /// When the folders cannot be made or read.
+    pub fn build(
+        control: Control,
+        clock: Arc<dyn Clock>,
+        data_dir: &Path,
+        config: ArtifactConfig,
+    ) -> std::io::Result<Self> {
+        let blobs = Blobs::open(data_dir.join("blobs"))?;
+        let ids = clock.clone();
+        let packs = Packs::open(data_dir.join("packs"), config.pack_bytes, move || new_id(ids.now()))?;
+        Ok(Self(Arc::new(Shared {
+            control,
+            clock,
+            config,
+            pins: Pins::new(blobs.clone()),
+            stores: Stores { blobs, packs },
+            state: Mutex::default(),
+            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            hash: std::hash::RandomState::new(),
+        })))
+    }
+
+    /// Starts the sweeper and the gauges.
+    pub fn start(&self, stage: &Stage) {
+        stage.spawn("artifact sweeper", sweep::run(self.clone(), stage.stopping()));
+        stage.spawn("artifact gauges", sweep::gauges(self.clone(), stage.stopping()));
+    }
+
+    fn catalogue(&self) -> &Catalogue {
+        self.0.control.catalogue()
+    }
+
+    fn now(&self) -> Now {
+        self.0.clock.now()
+    }
+
+    async fn lock(&self, bucket: &str, key: &str) -> KeyLock {
+        let stripe = self.0.hash.hash_one((bucket, key)) % LOCKS as u64;
+        let stripe = usize::try_from(stripe).unwrap_or_default();
+        self.0.locks[stripe].clone().lock_owned().await
+    }
+
+    /// Submits what `decide` makes under the state's lock, and waits until it is durable and applied. Then, and also
+    /// when the caller has gone meanwhile, `then` runs where it may block.
+    ///
+    /// `room` is at least the bytes of the records.
+    async fn commit<T: Send + 'static>(
+        &self,
+        lock: Option<KeyLock>,
+        room: usize,
+        class: Class,
+        decide: impl FnOnce(&mut State) -> Result<(Vec<Record>, T), ArtifactError>,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<T, ArtifactError> {
+        let permit = self.0.control.reserve(room, class).await?;
+        let (commit, answer) = {
+            let mut state = self.0.state.lock();
+            let (records, answer) = decide(&mut state)?;
+            debug_assert!(records.iter().map(|record| record.payload.len()).sum::<usize>() <= room);
+            (permit.submit(&records), answer)
+        };
+        let finished = tokio::spawn(async move {
+            commit.acknowledged().await?;
+            drop(lock);
+            tokio::task::spawn_blocking(then);
+            Ok::<_, ArtifactError>(answer)
+        });
+        finished.await.map_err(|error| ArtifactError::fault("finish a change")(error.to_string()))?
+    }
+}
+
+/// Ids rise with time; their last bytes are random.
+fn new_id(now: Now) -> Uuid {
+    let (seconds, nanos) = (now.wall_ms / 1000, (now.wall_ms % 1000) * 1_000_000);
+    let nanos = u32::try_from(nanos).unwrap_or_default();
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
+}
+
+impl Follower for Artifacts {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Object]
+    }
+
+    fn replay(&self, _: Kind, _: Lsn, _: &[u8]) -> Result<(), String> {
+        Ok(()) // all state is in the catalogue
+    }
+
+    fn replayed(&self, _: Now) {
+        match State::load(self.catalogue()) {
+            Ok(state) => *self.0.state.lock() = state,
+            Err(problem) => {
+                // Buckets that are not loaded do not exist: every call is refused, nothing is overwritten.
+                tracing::error!(problem, "could not read the buckets from the catalogue; run `backlot rebuild`");
+            }
+        }
+    }
+
+    fn projects(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn project(&self, _: Kind, _: Lsn, payload: &[u8], _: &Catalogue, batch: &mut Batch) -> Result<(), String> {
+        record::Change::project(payload, batch)
+    }
+
+    fn relocate(&self, _: Kind, _: Lsn, _: &[u8], _: Permit) -> Option<Commit> {
+        None // the catalogue's checkpoint covers every record
+    }
+}

@@ -1,0 +1,446 @@
+//! What the store knows of buckets, objects, uploads and parts: plain data, parsed once.
+//!
+//! Rows are CBOR with one-letter names behind a version byte, and stay under the catalogue's 4 KiB: that is why
+//! user metadata and content headers have limits here, and why the parts of one object are spread over rows.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+use super::checksums::{Checksum, Digest};
+use super::error::ArtifactError;
+
+/// Longest key, in bytes of UTF-8 (S3).
+pub(super) const KEY_BYTES_MAX: usize = 1024;
+/// Most bytes of all user metadata, names and values (S3).
+pub(super) const METADATA_BYTES_MAX: usize = 2048;
+/// Most pairs of user metadata; a request has fewer headers than this.
+pub(super) const METADATA_PAIRS_MAX: usize = 128;
+/// Most bytes of all content headers together; the row must fit into the catalogue.
+pub(super) const CONTENT_HEADERS_BYTES_MAX: usize = 1024;
+/// Largest single put and largest part (S3).
+pub(super) const PUT_BYTES_MAX: u64 = 5 << 30;
+/// Smallest part except the last (S3).
+pub(super) const PART_BYTES_MIN: u64 = 5 << 20;
+/// Largest object (S3).
+pub(super) const OBJECT_BYTES_MAX: u64 = 5 << 40;
+/// Highest part number (S3).
+pub(super) const PARTS_MAX: u16 = 10_000;
+/// Most buckets. Each is held in memory.
+pub(super) const BUCKETS_MAX: usize = 1000;
+
+/// Version byte of rows and of journal records.
+const FORMAT: u8 = 1;
+
+/// `value` behind its version byte.
+///
+/// # Errors
+/// A sentence when serde refuses, which no type here does.
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![FORMAT];
+    ciborium::into_writer(value, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+/// A sentence when the bytes are of another version or are damaged.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => ciborium::from_reader(rest).map_err(|error| error.to_string()),
+        Some((version, _)) => Err(format!("version {version} of an artifact row is not known")),
+        None => Err("empty artifact row".into()),
+    }
+}
+
+/// Whether `name` may be a bucket's: 3–63 of `a-z0-9.-`, begins and ends with a letter or digit, no address.
+pub(super) fn check_bucket_name(name: &str) -> Result<(), ArtifactError> {
+    if s3s::path::check_bucket_name(name) { Ok(()) } else { Err(ArtifactError::InvalidBucketName(name.to_owned())) }
+}
+
+/// Any UTF-8 of 1 to 1,024 bytes is a key: keys never become file names.
+pub(super) fn check_key(key: &str) -> Result<(), ArtifactError> {
+    match key.len() {
+        0 => Err(ArtifactError::InvalidArgument("a key has at least one byte".into())),
+        1..=KEY_BYTES_MAX => Ok(()),
+        _ => Err(ArtifactError::KeyTooLong),
+    }
+}
+
+/// An entity tag: MD5 of the bytes, or MD5 of the parts' MD5s and their number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ETag {
+    #[serde(rename = "m")]
+    pub md5: Digest,
+    /// 0 for an object that was put in one piece.
+    #[serde(rename = "n", default, skip_serializing_if = "is_zero")]
+    pub parts: u16,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(parts: &u16) -> bool {
+    *parts == 0
+}
+
+impl std::fmt::Display for ETag {
+    /// Without quotes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(&self.md5.0))?;
+        if self.parts > 0 {
+            write!(f, "-{}", self.parts)?;
+        }
+        Ok(())
+    }
+}
+
+/// Headers that are kept with an object and given back with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentHeaders {
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub disposition: Option<String>,
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub cache_control: Option<String>,
+    /// As the client wrote it, an HTTP date.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// User metadata (`x-amz-meta-…` without the prefix), in the order of the names.
+pub(super) type Metadata = Vec<(String, String)>;
+
+/// What a client says about an object beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    #[serde(rename = "h", default)]
+    pub headers: ContentHeaders,
+    #[serde(rename = "m", default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Metadata,
+}
+
+impl Description {
+    /// # Errors
+    /// [`ArtifactError::MetadataTooLarge`] over the limits of this module.
+    pub fn check(&self) -> Result<(), ArtifactError> {
+        let metadata: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers = &self.headers;
+        let fields = [
+            &headers.content_type,
+            &headers.disposition,
+            &headers.encoding,
+            &headers.language,
+            &headers.cache_control,
+            &headers.expires,
+        ];
+        let content: usize = fields.into_iter().flatten().map(String::len).sum();
+        let pairs = self.metadata.len();
+        if metadata > METADATA_BYTES_MAX || pairs > METADATA_PAIRS_MAX || content > CONTENT_HEADERS_BYTES_MAX {
+            return Err(ArtifactError::MetadataTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// Where a run of bytes lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// A file of its own.
+    #[serde(rename = "f")]
+    File(Uuid),
+    /// In a pack, the data beginning at this byte.
+    #[serde(rename = "p")]
+    Pack(Uuid, u64),
+}
+
+/// A run of bytes with the checksum that reading it verifies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    #[serde(rename = "p")]
+    pub place: Place,
+    #[serde(rename = "s")]
+    pub size: u64,
+    /// CRC-64/NVME of the bytes.
+    #[serde(rename = "c")]
+    pub crc: u64,
+}
+
+/// The bytes of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    #[serde(rename = "o")]
+    One(Extent),
+    /// The parts of the completed upload with this id, in rows of [`PartChunk`].
+    #[serde(rename = "u")]
+    Parts(Uuid),
+}
+
+/// An object's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRow {
+    /// Told to nobody while buckets have no versioning; each put has its own all the same.
+    #[serde(rename = "v")]
+    pub version: Uuid,
+    #[serde(rename = "t")]
+    pub modified_ms: u64,
+    #[serde(rename = "s")]
+    pub size: u64,
+    #[serde(rename = "e")]
+    pub etag: ETag,
+    #[serde(rename = "b")]
+    pub body: Body,
+    #[serde(rename = "c")]
+    pub checksum: Checksum,
+    #[serde(rename = "d")]
+    pub description: Description,
+}
+
+/// One part of a completed object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CompletedPart {
+    #[serde(rename = "n")]
+    pub number: u16,
+    #[serde(rename = "x")]
+    pub extent: Extent,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+/// Consecutive parts of a completed object, as many as fit into one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartChunk {
+    /// Byte of the object at which the first of them begins.
+    #[serde(rename = "o")]
+    pub offset: u64,
+    #[serde(rename = "p")]
+    pub parts: Vec<CompletedPart>,
+}
+
+/// Parts in one [`PartChunk`]: 24 of at most 130 bytes each.
+pub(super) const PARTS_PER_CHUNK: usize = 24;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BucketRow {
+    #[serde(rename = "t")]
+    pub created_ms: u64,
+    #[serde(rename = "r")]
+    pub region: String,
+}
+
+/// How much is in a bucket. Absolute, so that applying it twice is applying it once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    #[serde(rename = "o")]
+    pub objects: u64,
+    #[serde(rename = "b")]
+    pub bytes: u64,
+    #[serde(rename = "u")]
+    pub uploads: u64,
+}
+
+/// How much of a pack is still an object's. Absolute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PackRow {
+    #[serde(rename = "e")]
+    pub entries: u64,
+    #[serde(rename = "b")]
+    pub bytes: u64,
+}
+
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadRow {
+    #[serde(rename = "t")]
+    pub initiated_ms: u64,
+    #[serde(rename = "d")]
+    pub description: Description,
+    /// What the client asked for when it began.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<super::checksums::Algorithm>,
+    /// Whether the object's checksum is of its bytes, and not of its parts' checksums.
+    #[serde(rename = "f", default)]
+    pub full_object: bool,
+}
+
+/// One part of an upload in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRow {
+    #[serde(rename = "t")]
+    pub modified_ms: u64,
+    #[serde(rename = "m")]
+    pub md5: Digest,
+    #[serde(rename = "x")]
+    pub extent: Extent,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+/// Bytes of an object, both ends included, as `Range` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeAsked {
+    From { first: u64, last: Option<u64> },
+    Last(u64),
+}
+
+impl RangeAsked {
+    /// Offset and length within an object of `size` bytes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::InvalidRange`] when it has no byte of the object.
+    pub fn resolve(self, size: u64) -> Result<(u64, u64), ArtifactError> {
+        let (first, end) = match self {
+            Self::From { first, last } => (first, last.map_or(size, |last| last.saturating_add(1).min(size))),
+            Self::Last(length) => (size.saturating_sub(length), size),
+        };
+        if first >= size || first >= end {
+            return Err(ArtifactError::InvalidRange { size });
+        }
+        Ok((first, end - first))
+    }
+}
+
+/// Table keys. A bucket's name has no NUL, so that `bucket NUL …` belongs to one bucket alone.
+pub(super) mod keys {
+    use super::Uuid;
+
+    pub(crate) fn object(bucket: &str, key: &str) -> Vec<u8> {
+        [bucket.as_bytes(), b"\0", key.as_bytes()].concat()
+    }
+
+    /// Prefix of everything in a bucket.
+    pub(crate) fn bucket(bucket: &str) -> Vec<u8> {
+        object(bucket, "")
+    }
+
+    pub(crate) fn counts(bucket: &str) -> Vec<u8> {
+        [bucket.as_bytes(), b"\0counts"].concat()
+    }
+
+    /// `bucket NUL key NUL id`: in the order of the keys; the id has a fixed length at the end.
+    pub(crate) fn upload(bucket: &str, key: &str, upload: Uuid) -> Vec<u8> {
+        [bucket.as_bytes(), b"\0", key.as_bytes(), b"\0", upload.as_bytes()].concat()
+    }
+
+    /// Key and id of an upload's row, without the bucket.
+    pub(crate) fn read_upload(row: &[u8], bucket: &str) -> Option<(String, Uuid)> {
+        let rest = row.get(bucket.len() + 1..)?;
+        let (key, id) = rest.split_at_checked(rest.len().checked_sub(17)?)?;
+        let id = Uuid::from_slice(id.get(1..)?).ok()?;
+        Some((String::from_utf8(key.to_vec()).ok()?, id))
+    }
+
+    /// Parts of an upload in progress.
+    pub(crate) fn parts(upload: Uuid) -> Vec<u8> {
+        [b"u", upload.as_bytes().as_slice()].concat()
+    }
+
+    pub(crate) fn part(upload: Uuid, number: u16) -> Vec<u8> {
+        [parts(upload).as_slice(), &number.to_be_bytes()].concat()
+    }
+
+    /// Part chunks of a completed object.
+    pub(crate) fn chunks(body: Uuid) -> Vec<u8> {
+        [b"b", body.as_bytes().as_slice()].concat()
+    }
+
+    /// The chunk whose first part has this number.
+    pub(crate) fn chunk(body: Uuid, first: u16) -> Vec<u8> {
+        [chunks(body).as_slice(), &first.to_be_bytes()].concat()
+    }
+
+    /// The number at the end of a part's or chunk's key.
+    pub(crate) fn number(row: &[u8]) -> Option<u16> {
+        let tail = row.get(row.len().checked_sub(2)?..)?;
+        Some(u16::from_be_bytes(tail.try_into().ok()?))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Digest;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the bytes of a digest")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Digest, E> {
+                Ok(Digest(bytes.to_vec()))
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Digest, E> {
+                Ok(Digest(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::checksums::Algorithm;
+    use crate::catalogue::VALUE_BYTES_MAX;
+
+    fn longest_checksum() -> Checksum {
+        Checksum { algorithm: Algorithm::Sha256, parts: u16::MAX, value: Digest(vec![0xff; 32]) }
+    }
+
+    #[test]
+    fn the_largest_rows_fit_into_the_catalogue() {
+        let description = Description {
+            headers: ContentHeaders {
+                disposition: Some("d".repeat(CONTENT_HEADERS_BYTES_MAX)),
+                ..ContentHeaders::default()
+            },
+            metadata: vec![("n".repeat(8), "v".repeat(8)); METADATA_PAIRS_MAX],
+        };
+        description.check().unwrap();
+        let extent = Extent { place: Place::Pack(Uuid::max(), u64::MAX), size: u64::MAX, crc: u64::MAX };
+        let row = ObjectRow {
+            version: Uuid::max(),
+            modified_ms: u64::MAX,
+            size: u64::MAX,
+            etag: ETag { md5: Digest(vec![0xff; 16]), parts: u16::MAX },
+            body: Body::One(extent.clone()),
+            checksum: longest_checksum(),
+            description,
+        };
+        assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
+        let part = CompletedPart { number: u16::MAX, extent, checksum: Some(longest_checksum()) };
+        let chunk = PartChunk { offset: u64::MAX, parts: vec![part; PARTS_PER_CHUNK] };
+        assert!(encode(&chunk).unwrap().len() <= VALUE_BYTES_MAX);
+        assert_eq!(decode::<ObjectRow>(&encode(&row).unwrap()).unwrap(), row);
+    }
+
+    #[test]
+    fn ranges_resolve_as_http_has_them() {
+        let from = |first, last| RangeAsked::From { first, last };
+        assert_eq!(from(0, Some(0)).resolve(10).unwrap(), (0, 1));
+        assert_eq!(from(5, None).resolve(10).unwrap(), (5, 5));
+        assert_eq!(from(5, Some(u64::MAX)).resolve(10).unwrap(), (5, 5));
+        assert_eq!(RangeAsked::Last(3).resolve(10).unwrap(), (7, 3));
+        assert_eq!(RangeAsked::Last(30).resolve(10).unwrap(), (0, 10));
+        for bad in [from(10, None), from(10, Some(12)), RangeAsked::Last(0)] {
+            assert!(bad.resolve(10).is_err(), "{bad:?}");
+        }
+        assert!(from(0, None).resolve(0).is_err());
+    }
+
+    #[test]
+    fn an_uploads_row_key_is_read_back_even_when_its_key_has_nul() {
+        let id = Uuid::from_u128(7);
+        let row = keys::upload("bucket", "a\0b\0", id);
+        assert_eq!(keys::read_upload(&row, "bucket"), Some(("a\0b\0".to_owned(), id)));
+        assert_eq!(keys::read_upload(b"bucket\0", "bucket"), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! Giving an object's bytes, in order, verified where whole runs are read.
+//!
+//! A run that is read from its first to its last byte is checked against its CRC before its last batch is given, so that
+//! nobody takes damaged bytes for a whole object. A reader holds two batches: one given, one read ahead.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::task::JoinHandle;
+
+use super::blobs::{Blobs, HEADER_BYTES, read_up_to};
+use super::checksums::Verifier;
+use super::error::ArtifactError;
+use super::model::{Extent, Place};
+use super::packs::Packs;
+use super::pins::Pin as BodyPin;
+
+/// Bytes read at once.
+const BATCH_BYTES: u64 = 256 * 1024;
+
+/// A stretch of one run of stored bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) extent: Extent,
+    pub(super) from: u64,
+    pub(super) length: u64,
+}
+
+/// The stretches of `extents`, which follow one another from byte 0 of the object, that lie in `first .. first + length`.
+pub(super) fn pieces(extents: impl Iterator<Item = Extent>, first: u64, length: u64) -> VecDeque<Piece> {
+    let (mut offset, end) = (0, first + length);
+    let mut pieces = VecDeque::new();
+    for extent in extents {
+        let (begins, ends) = (offset.max(first), (offset + extent.size).min(end));
+        if begins < ends {
+            pieces.push_back(Piece { from: begins - offset, length: ends - begins, extent: extent.clone() });
+        }
+        offset += extent.size;
+    }
+    pieces
+}
+
+/// Where stored bytes are.
+#[derive(Clone)]
+pub(super) struct Stores {
+    pub(super) blobs: Blobs,
+    pub(super) packs: Packs,
+}
+
+enum Problem {
+    Io(std::io::Error),
+    Damaged(String),
+}
+
+struct Reader {
+    stores: Stores,
+    pieces: VecDeque<Piece>,
+    open: Option<Open>,
+    /// Read when the object was looked up.
+    ready: Option<Bytes>,
+}
+
+struct Open {
+    file: File,
+    position: u64,
+    remaining: u64,
+    verify: Option<(Verifier, u64)>,
+}
+
+impl Reader {
+    fn step(&mut self) -> Result<Option<Bytes>, Problem> {
+        if let Some(bytes) = self.ready.take() {
+            return Ok(Some(bytes));
+        }
+        if self.open.is_none() {
+            let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+            match piece.extent.place {
+                Place::Pack(pack, offset) => {
+                    let (size, crc) = (piece.extent.size, piece.extent.crc);
+                    let bytes = self
+                        .stores
+                        .packs
+                        .read(pack, offset, size, crc)
+                        .map_err(Problem::Io)?
+                        .map_err(Problem::Damaged)?;
+                    return Ok(Some(cut(&bytes, piece.from, piece.length)));
+                }
+                Place::File(id) => {
+                    let file = self.stores.blobs.open_data(id).map_err(Problem::Io)?;
+                    self.open = Some(Open::new(file, &piece).map_err(Problem::Io)?.map_err(Problem::Damaged)?);
+                }
+            }
+        }
+        let Some(open) = &mut self.open else { return Ok(None) };
+        let mut buffer = vec![0; usize::try_from(open.remaining.min(BATCH_BYTES)).unwrap_or(usize::MAX)];
+        let bytes = read_up_to(&open.file, &mut buffer, open.position).map_err(Problem::Io)?;
+        if bytes < buffer.len() {
+            return Err(Problem::Damaged(format!("a blob ends {} bytes early", open.remaining - bytes as u64)));
+        }
+        open.position += bytes as u64;
+        open.remaining -= bytes as u64;
+        if let Some((verifier, _)) = &mut open.verify {
+            verifier.update(&buffer);
+        }
+        if open.remaining == 0 {
+            if let Some((verifier, crc)) = self.open.take().and_then(|open| open.verify) {
+                if verifier.finish() != crc {
+                    return Err(Problem::Damaged("the checksum of a blob does not match".into()));
+                }
+            }
+        }
+        Ok(Some(buffer.into()))
+    }
+}
+
+impl Open {
+    fn new(file: File, piece: &Piece) -> std::io::Result<Result<Self, String>> {
+        let bytes = file.metadata()?.len();
+        let expected = HEADER_BYTES + piece.extent.size;
+        if bytes != expected {
+            return Ok(Err(format!("a blob has {bytes} bytes instead of {expected}")));
+        }
+        let whole = piece.length == piece.extent.size;
+        Ok(Ok(Self {
+            file,
+            position: HEADER_BYTES + piece.from,
+            remaining: piece.length,
+            verify: whole.then(|| (Verifier::default(), piece.extent.crc)),
+        }))
+    }
+}
+
+fn cut(bytes: &Bytes, from: u64, length: u64) -> Bytes {
+    let clamp = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(clamp(from)..clamp(from + length))
+}
+
+/// The bytes of an object or of a range of it.
+pub struct ObjectStream {
+    name: (String, String),
+    reader: Option<Box<Reader>>,
+    reading: Option<JoinHandle<(Box<Reader>, Result<Option<Bytes>, Problem>)>>,
+    remaining: u64,
+    _pin: Option<BodyPin>,
+}
+
+impl ObjectStream {
+    /// Begins to read: what lies in a pack is read at once, a file is opened, so that a delete meanwhile changes nothing.
+    /// `None` when it has gone since its row was read. Blocks.
+    pub(super) fn open(
+        stores: Stores,
+        name: (String, String),
+        mut pieces: VecDeque<Piece>,
+        pin: Option<BodyPin>,
+    ) -> Result<Option<Self>, ArtifactError> {
+        let remaining = pieces.iter().map(|piece| piece.length).sum();
+        let damaged = |problem| damaged(&name, problem);
+        let (mut open, mut ready) = (None, None);
+        if let Some(piece) = pieces.front() {
+            let first = match piece.extent.place {
+                Place::Pack(pack, offset) => stores
+                    .packs
+                    .read(pack, offset, piece.extent.size, piece.extent.crc)
+                    .map(|read| read.map(|bytes| ready = Some(cut(&bytes, piece.from, piece.length)))),
+                Place::File(id) => stores
+                    .blobs
+                    .open_data(id)
+                    .and_then(|file| Ok(Open::new(file, piece)?.map(|opened| open = Some(opened)))),
+            };
+            match first {
+                Ok(Ok(())) => drop(pieces.pop_front()),
+                Ok(Err(problem)) => return Err(damaged(problem)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(ArtifactError::io("open a blob")(error)),
+            }
+        }
+        let reader = Some(Box::new(Reader { stores, pieces, open, ready }));
+        Ok(Some(Self { name, reader, reading: None, remaining, _pin: pin }))
+    }
+
+    /// Bytes that are still to come.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    fn read_ahead(&mut self) {
+        if let Some(mut reader) = self.reader.take() {
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                let step = reader.step();
+                (reader, step)
+            }));
+        }
+    }
+}
+
+/// Damage is for the operator at least as much as for the caller.
+fn damaged(name: &(String, String), problem: String) -> ArtifactError {
+    tracing::error!(bucket = name.0, key = name.1, problem, "an object is damaged");
+    ArtifactError::Damaged { bucket: name.0.clone(), key: name.1.clone(), problem }
+}
+
+impl Stream for ObjectStream {
+    type Item = Result<Bytes, ArtifactError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.remaining == 0 {
+            return Poll::Ready(None);
+        }
+        self.read_ahead();
+        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
+        let joined = ready!(Pin::new(reading).poll(context));
+        self.reading = None;
+        let failed = match joined {
+            Ok((reader, Ok(Some(bytes)))) => {
+                self.reader = Some(reader);
+                self.remaining = self.remaining.saturating_sub(bytes.len() as u64);
+                if self.remaining > 0 {
+                    self.read_ahead();
+                }
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            Ok((_, Ok(None))) => damaged(&self.name, format!("{} bytes are missing", self.remaining)),
+            Ok((_, Err(Problem::Damaged(problem)))) => damaged(&self.name, problem),
+            Ok((_, Err(Problem::Io(error)))) => damaged(&self.name, format!("read: {error}")),
+            Err(error) => ArtifactError::fault("read a blob")(error.to_string()),
+        };
+        self.remaining = 0;
+        Poll::Ready(Some(Err(failed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_cover_exactly_the_range(sizes in proptest::collection::vec(0_u64..9, 1..9), first in 0_u64..70, length in 0_u64..70) {
+            let extents: Vec<_> = sizes
+                .iter()
+                .enumerate()
+                .map(|(index, size)| Extent { place: Place::File(Uuid::from_u128(index as u128)), size: *size, crc: 0 })
+                .collect();
+            // Every byte of the object as (extent, position in it).
+            let all: Vec<_> = extents.iter().flat_map(|extent| (0..extent.size).map(|at| (extent.place.clone(), at))).collect();
+            let total = all.len() as u64;
+            let (first, length) = (first.min(total), length.min(total - first.min(total)));
+            let covered: Vec<_> = pieces(extents.into_iter(), first, length)
+                .into_iter()
+                .flat_map(|piece| (piece.from..piece.from + piece.length).map(move |at| (piece.extent.place.clone(), at)))
+                .collect();
+            prop_assert_eq!(covered, all[usize::try_from(first).unwrap()..usize::try_from(first + length).unwrap()].to_vec());
+        }
+    }
+}
