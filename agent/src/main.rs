@@ -5,7 +5,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use backlot_agent::clock::Clock;
 use backlot_agent::config::Config;
+use backlot_agent::service::{self, RunError};
+use backlot_agent::worker::builtin;
 use backlot_agent::worker::manifest::{self, Program};
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -42,6 +45,21 @@ enum Subcommands {
         #[arg(long, env = "BACKLOT_AGENT_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// A child of `run`: the built-in worker, or a program that is tied to its parent.
+    #[command(hide = true)]
+    Worker {
+        /// Process id of the agent; the worker ends with it.
+        #[arg(long)]
+        parent: i32,
+        #[arg(long, default_value = "models")]
+        models: PathBuf,
+        /// 0: all cores.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+        /// Program to become.
+        #[arg(last = true)]
+        program: Vec<std::ffi::OsString>,
+    },
     /// Prints every configuration key with its default and its meaning.
     ConfigReference,
     /// Prints the version.
@@ -60,7 +78,7 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        Subcommands::Run { config } => with_config(config, |_config, _programs| ExitCode::from(FAULT)),
+        Subcommands::Run { config } => with_config(config, run),
         Subcommands::Probe { config, json } => with_config(config, |config, programs| probe(&config, &programs, json)),
         Subcommands::CheckConfig { config } => with_config(config, |config, programs| {
             println!(
@@ -70,6 +88,10 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
+        Subcommands::Worker { parent, models, threads, program } if program.is_empty() => {
+            builtin::run(builtin::Options { parent, models, threads })
+        }
+        Subcommands::Worker { parent, program, .. } => builtin::become_program(parent, &program),
         Subcommands::ConfigReference => {
             println!("{}", backlot_agent::config::reference());
             ExitCode::SUCCESS
@@ -95,6 +117,21 @@ fn with_config(file: Option<PathBuf>, then: impl FnOnce(Config, Vec<Program>) ->
     match programs {
         Ok(programs) => then(config, programs),
         Err(error) => not_taken(&error),
+    }
+}
+
+fn run(config: Config, programs: Vec<Program>) -> ExitCode {
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::Fault(format!("start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(service::run(config, programs, Clock::new())));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("backlot-agent: {error}");
+            ExitCode::from(if matches!(error, RunError::Configuration(_)) { CONFIGURATION } else { FAULT })
+        }
     }
 }
 

@@ -39,7 +39,8 @@ struct Manifest {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     pub name: String,
-    pub argv: Vec<OsString>,
+    /// What `backlot-agent worker` is given: `--` and the program's own arguments, or options of the built-in worker.
+    pub arguments: Vec<OsString>,
     /// Where it runs; the agent's own folder where absent.
     pub dir: Option<PathBuf>,
     pub env: BTreeMap<String, String>,
@@ -115,7 +116,7 @@ fn checked(manifest: Manifest, path: &Path) -> Result<Program, String> {
     let folder = path.parent().unwrap_or(Path::new("."));
     Ok(Program {
         name: manifest.name,
-        argv: manifest.command.into_iter().map(OsString::from).collect(),
+        arguments: std::iter::once("--".to_owned()).chain(manifest.command).map(OsString::from).collect(),
         dir: Some(std::path::absolute(folder).map_err(|error| error.to_string())?),
         env: manifest.env,
         types: manifest.types,

@@ -1,0 +1,156 @@
+//! The child's side: `backlot-agent worker`.
+//!
+//! With a program behind `--` it ties itself to its parent and becomes that program. Without one it is the built-in
+//! worker: it takes jobs on standard input, runs them through [`crate::infer`], and says what happens on standard
+//! output. A panic or a GPU fault in here ends this process and nothing else; the supervisor starts another.
+
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use backlot_wire::FailureClass;
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use serde_json::{Value, json};
+
+use super::protocol::{Announced, Request, Task};
+use crate::infer::{self, Context, Engine, EngineOptions, Report};
+
+/// Dies with `parent` from now on. False: the parent is gone already.
+fn tie_to(parent: i32) -> bool {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        eprintln!("ERROR: tie the worker to its parent: {error}");
+        return false;
+    }
+    getppid() == Pid::from_raw(parent)
+}
+
+/// Ties this process to `parent` and becomes `argv`. Returns only when that failed.
+#[must_use]
+pub fn become_program(parent: i32, argv: &[OsString]) -> ExitCode {
+    if !tie_to(parent) {
+        return ExitCode::FAILURE;
+    }
+    prefer_as_victim();
+    let Some((program, arguments)) = argv.split_first() else { return ExitCode::FAILURE };
+    let error = Command::new(program).args(arguments).exec();
+    eprintln!("ERROR: start {}: {error}", program.to_string_lossy());
+    ExitCode::from(127)
+}
+
+/// When memory runs out, the kernel takes the worker rather than the agent. Lowering one's own standing needs no right.
+fn prefer_as_victim() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+}
+
+/// How the built-in worker is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub parent: i32,
+    pub models: PathBuf,
+    /// 0: all cores.
+    pub threads: usize,
+}
+
+/// The job under way and the flag that ends it.
+#[derive(Default)]
+struct Current {
+    id: Mutex<Option<String>>,
+    cancel: AtomicBool,
+}
+
+/// Takes jobs until its input ends.
+#[must_use]
+pub fn run(options: Options) -> ExitCode {
+    if !tie_to(options.parent) {
+        return ExitCode::FAILURE;
+    }
+    prefer_as_victim();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if options.threads == 0 { cores } else { options.threads };
+    let mut engine = Engine::new(EngineOptions { models_dir: options.models, threads });
+    let current = Arc::new(Current::default());
+    let (jobs, waiting) = mpsc::sync_channel::<Box<Task>>(1);
+    let reader = Arc::clone(&current);
+    std::thread::spawn(move || read_requests(&reader, &jobs));
+    while let Ok(task) = waiting.recv() {
+        let last_words = work(&mut engine, &task, &current);
+        *current.id.lock() = None;
+        if !say(&last_words) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn read_requests(current: &Current, jobs: &mpsc::SyncSender<Box<Task>>) {
+    for line in std::io::stdin().lock().lines() {
+        match line.map(|line| serde_json::from_str(&line)) {
+            Ok(Ok(Request::Job { job })) => {
+                current.cancel.store(false, Ordering::Relaxed);
+                *current.id.lock() = Some(job.id.clone());
+                if jobs.send(job).is_err() {
+                    return;
+                }
+            }
+            Ok(Ok(Request::Cancel { cancel, .. })) => {
+                if current.id.lock().as_deref() == Some(cancel.as_str()) {
+                    current.cancel.store(true, Ordering::Relaxed);
+                }
+            }
+            // A request of a later version.
+            Ok(Err(_)) => {}
+            Err(_) => break,
+        }
+    }
+    current.cancel.store(true, Ordering::Relaxed);
+}
+
+fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
+    let mut report = |report: Report| {
+        say(&match report {
+            Report::Phase(phase) => json!({ "phase": phase }),
+            Report::Percent(percent) => json!({ "percent": percent }),
+        });
+    };
+    let work = infer::Task {
+        kind: task.kind.clone(),
+        parameters: task.parameters.clone(),
+        inputs: task.inputs.iter().map(|input| input.path.clone()).collect(),
+        output_dir: task.output_dir.clone(),
+    };
+    let mut context = Context { engine, cancel: &current.cancel, report: &mut report };
+    match infer::run(&work, &mut context) {
+        Ok(made) => {
+            for output in made {
+                let mut extra = output.extra;
+                extra.insert("model".into(), output.model.into());
+                extra.insert("scale".into(), output.scale.into());
+                let announced = Announced {
+                    name: output.path.to_string_lossy().into_owned(),
+                    content_type: Some(output.content_type.to_owned()),
+                    width: Some(output.width),
+                    height: Some(output.height),
+                    extra,
+                };
+                say(&announced.to_line());
+            }
+            json!({ "done": true })
+        }
+        Err(failure) => json!({
+            "error": failure.message,
+            "permanent": failure.class == FailureClass::Permanent && !failure.cancelled,
+            "details": failure.details,
+        }),
+    }
+}
+
+/// Writes one line. False: nobody listens any more.
+fn say(line: &Value) -> bool {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_ok()
+}

@@ -1,0 +1,397 @@
+//! One worker process: started, spoken to, asked to end, killed.
+//!
+//! Every program is started through `backlot-agent worker`, which ties it to its parent before it becomes the program
+//! itself: when the agent dies, however it dies, its workers die. Each worker leads a process group of its own, so that
+//! ending it ends what it has started. What a worker says is bounded in length and number, and what it means is decided
+//! here: a worker can fail its job and nothing else.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backlot_wire::{FailureClass, Limits};
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::lines::{Line, Lines};
+use super::manifest::Program;
+use super::protocol::{self, Announced, OUTPUTS_MAX, Request, Said, Task};
+use super::stderr;
+
+/// Requests to a worker that has not read them yet.
+const REQUESTS_MAX: usize = 8;
+/// Last lines of standard error that are kept to explain an early end.
+pub(super) const TAIL_LINES: usize = 8;
+/// How long output is read on after a worker has exited: something it has started may hold the pipe open.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Why an attempt is to end before its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Cancelled,
+    /// A newer attempt is under way.
+    Superseded,
+    /// The agent ends and its grace is over.
+    Drained,
+    /// The queue has given the job to somebody else.
+    LeaseLost,
+}
+
+/// What holds for an attempt at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    pub stop: Option<Stop>,
+    /// Limits that replace those of the specification.
+    pub limits: Option<Limits>,
+}
+
+/// How workers are started and bounded.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The agent's own binary.
+    pub agent: PathBuf,
+    pub line_bytes_max: usize,
+    pub cancel_grace: Duration,
+    pub hard_limit_s: u64,
+}
+
+/// How a job ended in its worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Done(Vec<Announced>),
+    Failed { class: FailureClass, message: String, details: Map<String, Value> },
+    Stopped(Stop),
+}
+
+impl Verdict {
+    pub(super) fn failed(class: FailureClass, message: impl Into<String>) -> Self {
+        Self::Failed { class, message: message.into(), details: Map::new() }
+    }
+}
+
+/// A running worker.
+pub struct Process {
+    program: String,
+    keep_alive: bool,
+    child: Child,
+    group: Option<Pid>,
+    requests: mpsc::Sender<Request>,
+    lines: Lines<ChildStdout>,
+    said_on_stderr: Arc<Mutex<stderr::Relay>>,
+    relaying: JoinHandle<()>,
+    launch: Launch,
+    /// It may take another job.
+    usable: bool,
+    /// Why it ended in the middle of a job; `None` for an end that was in order.
+    early_end: Option<&'static str>,
+}
+
+impl Process {
+    /// Starts `program`, with only GPU number `gpu` visible to it.
+    ///
+    /// # Errors
+    /// That of the start of the process.
+    pub fn start(program: &Program, gpu: Option<u32>, launch: &Launch) -> std::io::Result<Self> {
+        let mut command = Command::new(&launch.agent);
+        command.arg("worker").arg("--parent").arg(std::process::id().to_string());
+        command.args(program.arguments.iter().map(OsString::as_os_str));
+        if let Some(dir) = &program.dir {
+            command.current_dir(dir);
+        }
+        // A program gets files, not keys: what it needs beyond that, its manifest says.
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            let secret = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"].contains(&&*name_text);
+            if secret || name_text.starts_with("BACKLOT_") {
+                command.env_remove(&name);
+            }
+        }
+        command.envs(&program.env);
+        if let Some(gpu) = gpu {
+            command.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let missing = || std::io::Error::other("a pipe of the worker is missing");
+        let stdin = child.stdin.take().ok_or_else(missing)?;
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let stderr: ChildStderr = child.stderr.take().ok_or_else(missing)?;
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        tokio::spawn(write_requests(stdin, waiting));
+        let relay = Arc::new(Mutex::new(stderr::Relay::default()));
+        let relaying = tokio::spawn(stderr::relay(stderr, Arc::clone(&relay)));
+        Ok(Self {
+            program: program.name.clone(),
+            keep_alive: program.keep_alive,
+            group: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw),
+            child,
+            requests,
+            lines: Lines::new(stdout, launch.line_bytes_max),
+            said_on_stderr: relay,
+            relaying,
+            launch: launch.clone(),
+            usable: true,
+            early_end: None,
+        })
+    }
+
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Whether it lives and may take another job.
+    pub fn is_usable(&mut self) -> bool {
+        self.usable && matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether it ended as its program ends: after its one job, or because it was asked to.
+    #[must_use]
+    pub fn ended_as_told(&self) -> bool {
+        self.early_end.is_none()
+    }
+
+    /// `exit`, `signal`, `protocol` or `limit`.
+    #[must_use]
+    pub fn how_it_ended(&self) -> &'static str {
+        self.early_end.unwrap_or("exit")
+    }
+
+    /// Runs one job. `heard` is told of phases, percentages, previews and GPU seconds as they come.
+    pub async fn run(
+        &mut self,
+        task: &Task,
+        limits: &Limits,
+        orders: &mut watch::Receiver<Orders>,
+        span: Span,
+        heard: &mut (dyn FnMut(Said) + Send),
+    ) -> Verdict {
+        self.said_on_stderr.lock().begin(&task.id, &task.attempt, span);
+        let verdict = self.work(task, limits, orders, heard).await;
+        self.said_on_stderr.lock().end();
+        verdict
+    }
+
+    async fn work(
+        &mut self,
+        task: &Task,
+        limits: &Limits,
+        orders: &mut watch::Receiver<Orders>,
+        heard: &mut (dyn FnMut(Said) + Send),
+    ) -> Verdict {
+        // Until the job has ended in order, nobody knows what state it is in.
+        self.usable = false;
+        self.early_end = None;
+        let began = Instant::now();
+        let oom_kills = crate::host::oom_kills();
+        if self.requests.try_send(Request::Job { job: Box::new(task.clone()) }).is_err() {
+            return Verdict::failed(FailureClass::Transient, "the worker takes no job");
+        }
+        let mut outputs: Vec<Announced> = Vec::new();
+        let mut exited: Option<(ExitStatus, Instant)> = None;
+        let mut end_of_output = false;
+        let mut asked: Option<(Ask, Instant)> = None;
+        let mut told = true;
+        loop {
+            let current = orders.borrow_and_update().clone();
+            if let (None, Some(stop)) = (&asked, current.stop) {
+                asked = Some((Ask::Stop(stop), self.ask(task, Ask::Stop(stop))));
+            }
+            let limits = current.limits.as_ref().unwrap_or(limits);
+            let hard_s = limits.hard_s.unwrap_or(self.launch.hard_limit_s);
+            let hard_at = began + Duration::from_secs(hard_s);
+            let soft_at = limits.soft_s.map(|s| began + Duration::from_secs(s)).filter(|_| asked.is_none());
+            let kill_at = asked.as_ref().map(|(_, at)| *at);
+            let drained_at = exited.map(|(_, at)| at + DRAIN);
+            let next = [Some(hard_at), soft_at, kill_at, drained_at].into_iter().flatten().min().unwrap_or(hard_at);
+            tokio::select! {
+                biased;
+                line = self.lines.next(), if !end_of_output => match line {
+                    Ok(Some(Line::Cut(start))) => {
+                        self.kill().await;
+                        let bytes = self.launch.line_bytes_max;
+                        let start = protocol::start_of(&start);
+                        return self.broke(format!("wrote a line of more than {bytes} bytes: `{start}`"));
+                    }
+                    Ok(Some(Line::Whole(line))) => match protocol::understand(&line) {
+                        Err(problem) => {
+                            self.kill().await;
+                            return self.broke(problem);
+                        }
+                        Ok(Said::Done) => {
+                            self.usable = self.keep_alive;
+                            return end_of(asked, Verdict::Done(outputs));
+                        }
+                        Ok(Said::Error { message, permanent, details }) => {
+                            self.usable = self.keep_alive;
+                            let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
+                            return end_of(asked, Verdict::Failed { class, message, details });
+                        }
+                        Ok(Said::Output(_)) if outputs.len() >= OUTPUTS_MAX => {
+                            self.kill().await;
+                            return self.broke(format!("announced more than {OUTPUTS_MAX} outputs"));
+                        }
+                        Ok(Said::Output(output)) => outputs.push(output),
+                        Ok(said) => heard(said),
+                    },
+                    Ok(None) | Err(_) => end_of_output = true,
+                },
+                status = self.child.wait(), if exited.is_none() => {
+                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
+                    exited = Some((status, Instant::now()));
+                }
+                changed = orders.changed(), if told => told = changed.is_ok(),
+                () = tokio::time::sleep_until(next) => {
+                    let now = Instant::now();
+                    if kill_at.is_some_and(|at| now >= at) {
+                        self.kill().await;
+                        let late = Verdict::failed(FailureClass::Transient, "the worker did not end when asked");
+                        return end_of(asked, late);
+                    }
+                    if now >= hard_at {
+                        self.kill().await;
+                        self.early_end = Some("limit");
+                        let message = format!("was over its hard limit of {hard_s} s and was killed");
+                        return Verdict::failed(FailureClass::Transient, message);
+                    }
+                    if let Some(at) = soft_at && now >= at {
+                        let soft_s = limits.soft_s.unwrap_or_default();
+                        asked = Some((Ask::SoftLimit(soft_s), self.ask(task, Ask::SoftLimit(soft_s))));
+                    }
+                    if drained_at.is_some_and(|at| now >= at) {
+                        end_of_output = true;
+                    }
+                }
+            }
+            if let (true, Some((status, _))) = (end_of_output, exited) {
+                let verdict = match status.code() {
+                    Some(0) if !self.keep_alive => Verdict::Done(outputs),
+                    _ => self.died(status, oom_kills).await,
+                };
+                return end_of(asked, verdict);
+            }
+        }
+    }
+
+    fn ask(&mut self, task: &Task, ask: Ask) -> Instant {
+        let reason = match ask {
+            Ask::Stop(Stop::Cancelled) => "cancelled",
+            Ask::Stop(Stop::Superseded) => "superseded",
+            Ask::Stop(Stop::Drained) => "drain",
+            Ask::Stop(Stop::LeaseLost) => "lease lost",
+            Ask::SoftLimit(_) => "soft limit",
+        };
+        // A worker that has left eight requests unread will not hear this one: the deadline ends it.
+        let _ = self.requests.try_send(Request::Cancel { cancel: task.id.clone(), reason: reason.into() });
+        Instant::now() + self.launch.cancel_grace
+    }
+
+    /// Kills it and everything that it has started.
+    pub async fn kill(&mut self) {
+        self.usable = false;
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill_group();
+            let _ = self.child.start_kill();
+            let _ = self.child.wait().await;
+        }
+    }
+
+    /// Closes its input, waits shortly for its end, and then kills it.
+    pub async fn end(mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.requests = closed;
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        self.kill().await;
+    }
+
+    fn kill_group(&self) {
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    /// It did what the protocol does not allow: the same program would do it again.
+    fn broke(&mut self, problem: String) -> Verdict {
+        self.early_end = Some("protocol");
+        Verdict::failed(FailureClass::Permanent, format!("the program `{}` {problem}", self.program))
+    }
+
+    async fn died(&mut self, status: ExitStatus, oom_kills_before: Option<u64>) -> Verdict {
+        self.early_end = Some(if status.signal().is_some() { "signal" } else { "exit" });
+        let mut details = Map::new();
+        let mut message = format!("the worker `{}` ", self.program);
+        if let Some(signal) = status.signal() {
+            message.push_str(&format!("was killed by signal {signal}"));
+            details.insert("signal".into(), signal.into());
+            if crate::host::oom_kills() > oom_kills_before {
+                message.push_str(": the kernel was out of memory");
+                details.insert("out_of_memory".into(), true.into());
+            }
+        } else {
+            let code = status.code().unwrap_or(-1);
+            message.push_str(&format!("ended with exit code {code} before the job did"));
+            details.insert("exit_code".into(), code.into());
+        }
+        // Its last words may still be on their way.
+        let _ = tokio::time::timeout(DRAIN, &mut self.relaying).await;
+        let tail = self.said_on_stderr.lock().tail();
+        if let Some(last) = tail.last() {
+            message.push_str(&format!(": {}", protocol::start_of(last)));
+            details.insert("stderr".into(), Value::from(tail));
+        }
+        Verdict::Failed { class: FailureClass::Transient, message, details }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill_group();
+        }
+    }
+}
+
+/// Why a worker was asked to end its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Stop(Stop),
+    SoftLimit(u64),
+}
+
+/// What an end means after the worker was asked to end. A job that was done all the same counts, unless nobody wants it.
+fn end_of(asked: Option<(Ask, Instant)>, verdict: Verdict) -> Verdict {
+    match (asked, &verdict) {
+        (None, _) | (Some((Ask::SoftLimit(_) | Ask::Stop(Stop::Drained), _)), Verdict::Done(_)) => verdict,
+        (Some((Ask::Stop(stop), _)), _) => Verdict::Stopped(stop),
+        (Some((Ask::SoftLimit(soft_s), _)), _) => {
+            Verdict::failed(FailureClass::Transient, format!("was over its soft limit of {soft_s} s"))
+        }
+    }
+}
+
+async fn write_requests(stdin: ChildStdin, mut waiting: mpsc::Receiver<Request>) {
+    let mut stdin = BufWriter::new(stdin);
+    while let Some(request) = waiting.recv().await {
+        let Ok(mut line) = serde_json::to_vec(&request) else { continue };
+        line.push(b'\n');
+        // A worker that is gone is noticed by its exit.
+        if stdin.write_all(&line).await.is_err() || stdin.flush().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Workers as real processes: the good one, the hostile ones, and what becomes of their job.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backlot_agent::worker::Slots;
+use backlot_agent::worker::manifest::{self, Program};
+use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
+use backlot_agent::worker::protocol::{Said, Task, TaskInput};
+use backlot_wire::{FailureClass, Limits};
+use tokio::sync::watch;
+
+fn launch() -> Launch {
+    Launch {
+        agent: PathBuf::from(env!("CARGO_BIN_EXE_backlot-agent")),
+        line_bytes_max: 64 << 10,
+        cancel_grace: Duration::from_millis(300),
+        hard_limit_s: 60,
+    }
+}
+
+fn shell(script: &str, keep_alive: bool) -> Program {
+    Program {
+        name: "shell".into(),
+        arguments: ["--", "sh", "-c", script].map(Into::into).to_vec(),
+        dir: None,
+        env: Default::default(),
+        types: vec!["test.shell".into()],
+        models: Vec::new(),
+        requirements: Default::default(),
+        keep_alive,
+    }
+}
+
+/// A slot and an output folder.
+struct Bench {
+    slots: Slots,
+    restarts: Arc<AtomicUsize>,
+    orders: watch::Sender<Orders>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let restarts = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&restarts);
+        let restarted = Box::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let slots = Slots::new(Vec::new(), 1, launch(), restarted);
+        Self { slots, restarts, orders: watch::Sender::default(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn task(&self, inputs: &[&Path]) -> Task {
+        let output_dir = self.dir.path().join("out");
+        std::fs::create_dir_all(&output_dir).unwrap();
+        Task {
+            id: "job-1".into(),
+            attempt: "job-1.1".into(),
+            kind: "test.shell".into(),
+            parameters: Default::default(),
+            labels: Default::default(),
+            inputs: inputs.iter().map(|p| TaskInput { uri: "s3://abc/in.txt".into(), path: (*p).to_owned() }).collect(),
+            output_dir,
+            soft_limit_s: None,
+            traceparent: None,
+        }
+    }
+
+    async fn run(&self, program: &Program, task: &Task, limits: Limits) -> (Verdict, Vec<Said>) {
+        let mut said = Vec::new();
+        let mut slot = self.slots.hold(&program.name).await.unwrap();
+        let mut orders = self.orders.subscribe();
+        let verdict = slot.run(program, task, &limits, &mut orders, &mut |word| said.push(word)).await;
+        (verdict, said)
+    }
+
+    async fn shell(&self, script: &str) -> Verdict {
+        self.run(&shell(script, false), &self.task(&[]), Limits::default()).await.0
+    }
+}
+
+fn failure(verdict: Verdict) -> (FailureClass, String) {
+    match verdict {
+        Verdict::Failed { class, message, .. } => (class, message),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    // A zombie that nobody has waited for yet is dead all the same.
+    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("in vain: {what}");
+}
+
+#[tokio::test]
+async fn the_python_sample_works_and_stays_for_the_next_job() {
+    let bench = Bench::new();
+    let program = manifest::read_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/samples"))).unwrap().remove(0);
+    let input = bench.dir.path().join("0-poem.txt");
+    std::fs::write(&input, "the quick brown fox").unwrap();
+    for _ in 0..2 {
+        let (verdict, said) = bench.run(&program, &bench.task(&[&input]), Limits::default()).await;
+        let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((outputs[0].name.as_str(), outputs[0].extra["words"].as_u64()), ("0-poem-upper.txt", Some(4)));
+        assert_eq!(said, [Said::Phase("infer".into()), Said::Percent(100.0)]);
+        let made = std::fs::read_to_string(bench.dir.path().join("out/0-poem-upper.txt")).unwrap();
+        assert_eq!(made, "THE QUICK BROWN FOX");
+    }
+    std::fs::write(&input, [0xff, 0xfe]).unwrap();
+    let (verdict, _) = bench.run(&program, &bench.task(&[&input]), Limits::default()).await;
+    assert_eq!(failure(verdict).0, FailureClass::Permanent);
+    assert_eq!(bench.restarts.load(Ordering::Relaxed), 0, "one process did all three");
+    bench.slots.end().await;
+}
+
+#[tokio::test]
+async fn a_kept_worker_is_one_process_and_one_that_is_not_kept_is_started_for_each_job() {
+    let bench = Bench::new();
+    let script = r#"while read -r line; do echo "{\"output\":\"$$\"}"; echo '{"done":true}'; done"#;
+    let mut pids = Vec::new();
+    for keep in [true, true, false] {
+        let program = Program { name: format!("kept-{keep}"), ..shell(script, keep) };
+        let (verdict, _) = bench.run(&program, &bench.task(&[]), Limits::default()).await;
+        let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+        pids.push(outputs[0].name.clone());
+    }
+    assert_eq!(pids[0], pids[1]);
+    assert_ne!(pids[0], pids[2]);
+    eventually("the kept worker went when another program came", || !is_alive(&pids[0])).await;
+}
+
+#[tokio::test]
+async fn a_line_of_a_hundred_megabytes_fails_the_job_and_stays_out_of_memory() {
+    let bench = Bench::new();
+    let (class, message) = failure(bench.shell("head -c 100000000 /dev/zero | tr '\\0' x; sleep 100").await);
+    assert_eq!(class, FailureClass::Permanent);
+    assert!(message.contains("65536 bytes") && message.len() < 400, "{message}");
+}
+
+#[tokio::test]
+async fn a_line_that_is_not_json_fails_the_job_with_that_line() {
+    let bench = Bench::new();
+    let (class, message) = failure(bench.shell("echo Loading pipeline; sleep 100").await);
+    assert_eq!(class, FailureClass::Permanent);
+    assert!(message.contains("Loading pipeline") && message.contains("not JSON"), "{message}");
+}
+
+#[tokio::test]
+async fn a_worker_that_never_ends_is_killed_at_its_hard_limit_with_all_that_it_started() {
+    let bench = Bench::new();
+    let task = bench.task(&[]);
+    let file = task.output_dir.join("pid");
+    let script = format!("trap '' TERM INT; sleep 1000 & echo $! > {}; wait", file.display());
+    let limits = Limits { soft_s: None, hard_s: Some(1) };
+    let (verdict, _) = bench.run(&shell(&script, false), &task, limits).await;
+    let (class, message) = failure(verdict);
+    assert_eq!(class, FailureClass::Transient);
+    assert!(message.contains("hard limit of 1 s"), "{message}");
+    let pid = std::fs::read_to_string(file).unwrap();
+    eventually("the grandchild ended", || !is_alive(&pid)).await;
+}
+
+#[tokio::test]
+async fn past_its_soft_limit_a_worker_is_asked_and_may_end_in_order() {
+    let bench = Bench::new();
+    let limits = Limits { soft_s: Some(1), hard_s: Some(50) };
+    let script =
+        r#"read job; read cancel; case "$cancel" in *"soft limit"*) echo '{"error":"stopped at step 7"}';; esac"#;
+    let (verdict, _) = bench.run(&shell(script, false), &bench.task(&[]), limits).await;
+    let (class, message) = failure(verdict);
+    assert_eq!(class, FailureClass::Transient);
+    assert!(message.contains("soft limit of 1 s"), "{message}");
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_hear_a_cancel_is_killed_after_its_grace() {
+    let bench = Bench::new();
+    bench.orders.send_replace(Orders { stop: Some(Stop::Cancelled), limits: None });
+    let verdict = bench.shell("sleep 1000").await;
+    assert_eq!(verdict, Verdict::Stopped(Stop::Cancelled));
+}
+
+#[tokio::test]
+async fn an_early_end_is_told_with_its_exit_code_or_signal_and_its_last_words() {
+    let bench = Bench::new();
+    let (class, message) = failure(bench.shell("echo 'CUDA error 700' >&2; exit 3").await);
+    assert_eq!(class, FailureClass::Transient);
+    assert!(message.contains("exit code 3") && message.contains("CUDA error 700"), "{message}");
+    let (class, message) = failure(bench.shell("kill -9 $$").await);
+    assert_eq!(class, FailureClass::Transient);
+    assert!(message.contains("signal 9"), "{message}");
+    assert_eq!(bench.restarts.load(Ordering::Relaxed), 2);
+    let (_, message) =
+        failure(bench.run(&shell_named("/no/such/program"), &bench.task(&[]), Limits::default()).await.0);
+    assert!(message.contains("127") && message.contains("/no/such/program"), "{message}");
+}
+
+fn shell_named(program: &str) -> Program {
+    Program { arguments: ["--", program].map(Into::into).to_vec(), ..shell("", false) }
+}
+
+#[tokio::test]
+async fn a_program_that_ends_with_zero_has_done_its_job() {
+    let bench = Bench::new();
+    let verdict = bench.shell(r#"read job; echo '{"percent":50}'; echo '{"output":"a.png","seed":7}'"#).await;
+    let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((outputs.len(), outputs[0].extra["seed"].as_u64()), (1, Some(7)));
+    assert_eq!(bench.restarts.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_program_gets_no_keys_of_the_agent() {
+    let bench = Bench::new();
+    // Cargo sets none of these; whatever the variables of this process are, the child's must be without them.
+    let script = r#"env | grep -E '^(AWS_SECRET|AWS_ACCESS|BACKLOT_)' >&2 && exit 9; exit 0"#;
+    assert_eq!(bench.shell(script).await, Verdict::Done(Vec::new()));
+}
+
+#[test]
+fn a_worker_dies_with_its_parent_however_that_dies() {
+    let agent = env!("CARGO_BIN_EXE_backlot-agent");
+    let script = format!("{agent} worker --parent $$ -- sleep 1000 & echo $!; wait");
+    let mut parent =
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(parent.stdout.take().unwrap()), &mut line).unwrap();
+    let became_sleep = |pid: &str| {
+        std::fs::read_to_string(format!("/proc/{}/comm", pid.trim())).is_ok_and(|name| name.trim() == "sleep")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(eventually("the program runs", || became_sleep(&line)));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    runtime.block_on(eventually("the worker is gone", || !is_alive(&line)));
+}
