@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+/// Most bytes that are written as one group.
+const WRITE_BYTES: usize = 256 << 10;
 /// First byte of each record.
 const VERSION: u8 = 1;
 
@@ -128,17 +130,20 @@ impl Spool {
         })
     }
 
-    /// Keeps events of one attempt until they are taken. Returns when they are durable.
+    /// Keeps events of one attempt until they are taken. Returns when they are durable, all in one group.
     pub async fn put(&self, attempt: &str, events: &[AttemptEvent]) {
-        for event in events {
-            let record = encode(&Record::Event { attempt: attempt.to_owned(), event: event.clone() });
+        let records: Vec<Vec<u8>> = events
+            .iter()
+            .map(|event| encode(&Record::Event { attempt: attempt.to_owned(), event: event.clone() }))
+            .collect();
+        let lsns = self.write(&records).await;
+        for ((event, record), lsn) in events.iter().zip(&records).zip(lsns) {
             let bytes = record.len() as u64;
-            if !self.make_room(bytes, is_tick(event)) {
+            if self.make_room(bytes, is_tick(event)) {
+                self.index.lock().insert(lsn, Waiting { attempt: attempt.to_owned(), event: event.clone(), bytes });
+            } else {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
             }
-            let lsn = self.write(&record).await;
-            self.index.lock().insert(lsn, Waiting { attempt: attempt.to_owned(), event: event.clone(), bytes });
         }
         self.compact().await;
     }
@@ -148,7 +153,7 @@ impl Spool {
         if !self.index.lock().take(attempt, up_to) {
             return;
         }
-        self.write(&encode(&Record::Taken { attempt: attempt.to_owned(), taken: up_to })).await;
+        self.write(&[encode(&Record::Taken { attempt: attempt.to_owned(), taken: up_to })]).await;
         self.release();
     }
 
@@ -188,11 +193,30 @@ impl Spool {
         true
     }
 
-    async fn write(&self, record: &[u8]) -> Lsn {
-        let written: Result<Lsn, JournalError> = async {
-            let submitted = self.journal.reserve(record.len(), Class::Growing).await?.submit(&[record]);
+    /// Makes records durable, in one group for each [`WRITE_BYTES`]. Each has a position, even when the disk has failed.
+    async fn write(&self, records: &[Vec<u8>]) -> Vec<Lsn> {
+        let mut lsns = Vec::with_capacity(records.len());
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fitting = rest.iter().take_while(|record| {
+                bytes += record.len();
+                bytes <= WRITE_BYTES
+            });
+            let (group, later) = rest.split_at(fitting.count().max(1));
+            rest = later;
+            lsns.extend(self.write_group(group).await);
+        }
+        lsns
+    }
+
+    async fn write_group(&self, group: &[Vec<u8>]) -> Vec<Lsn> {
+        let written: Result<Vec<Lsn>, JournalError> = async {
+            let bytes = group.iter().map(Vec::len).sum();
+            let slices: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
+            let submitted = self.journal.reserve(bytes, Class::Growing).await?.submit(&slices);
             submitted.durable().await?;
-            Ok(submitted.lsns.first().copied().unwrap_or_default())
+            Ok(submitted.lsns.clone())
         }
         .await;
         written.unwrap_or_else(|error| {
@@ -200,8 +224,9 @@ impl Spool {
                 error!(%error, "events are kept in memory alone from now on");
             }
             let mut index = self.index.lock();
-            index.unwritten += 1;
-            Lsn(u64::MAX / 2 + index.unwritten)
+            let first = u64::MAX / 2 + index.unwritten + 1;
+            index.unwritten += group.len() as u64;
+            (first..).map(Lsn).take(group.len()).collect()
         })
     }
 
@@ -211,17 +236,17 @@ impl Spool {
             return;
         }
         self.journal.roll();
-        let old: Vec<Lsn> = self.index.lock().waiting.keys().copied().collect();
-        for lsn in old {
-            let record = {
-                let index = self.index.lock();
-                let Some(waiting) = index.waiting.get(&lsn) else { continue };
+        let (old, records): (Vec<Lsn>, Vec<Vec<u8>>) = {
+            let index = self.index.lock();
+            let encode = |waiting: &Waiting| {
                 encode(&Record::Event { attempt: waiting.attempt.clone(), event: waiting.event.clone() })
             };
-            let moved = self.write(&record).await;
+            index.waiting.iter().map(|(lsn, waiting)| (*lsn, encode(waiting))).unzip()
+        };
+        for (old, new) in old.into_iter().zip(self.write(&records).await) {
             let mut index = self.index.lock();
-            if let Some(waiting) = index.remove(lsn) {
-                index.insert(moved, waiting);
+            if let Some(waiting) = index.remove(old) {
+                index.insert(new, waiting);
             }
         }
         self.release();
