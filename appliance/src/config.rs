@@ -93,6 +93,25 @@ config! {
         /// Size at which a pack file is followed by a new one, in bytes.
         pack_bytes: u64 = 67_108_864;
     }
+    /// Metrics.
+    [metrics] MetricsConfig {
+        /// Days after which samples go.
+        retention_days: u32 = 30;
+        /// Most bytes of blocks on disk; past it the oldest go early.
+        disk_bytes_max: u64 = 10_737_418_240;
+        /// Most series in memory; samples of a further one are refused and counted.
+        series_max: usize = 200_000;
+        /// How late a sample may come, in seconds. It also is how long a closed span of two hours waits before it becomes a block.
+        late_s_max: u32 = 3600;
+        /// Resource attributes that become labels of each series, beside `job` and `instance`.
+        promote_resource_attributes: Vec<String> = Vec::new();
+        /// Most samples that one query may hold at once.
+        query_samples_max: usize = 20_000_000;
+        /// Longest time of one query, in seconds.
+        query_timeout_s: u32 = 60;
+        /// Most queries evaluated at once; a further one waits for a few seconds.
+        queries_max: usize = 8;
+    }
     /// The journals.
     [journal] JournalConfig {
         /// Size at which a segment is closed, in bytes.

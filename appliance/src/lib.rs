@@ -13,6 +13,7 @@ pub mod edge;
 pub mod folder;
 pub mod identity;
 pub mod jobs;
+pub mod metrics;
 pub mod queue;
 pub mod tasks;
 pub mod telemetry;

@@ -48,7 +48,7 @@ catalogue! {
     QUEUE_MESSAGES = Kind::Gauge, "backlot_queue_messages", "{message}", ["queue", "state"], "Messages by state: ready, in_flight, delayed.";
     QUEUE_OLDEST = Kind::Gauge, "backlot_queue_oldest_message_age_seconds", "s", ["queue"], "Age of the oldest message that is ready.";
     QUEUE_OPERATIONS = Kind::Counter, "backlot_queue_operations_total", "{operation}", ["queue", "operation"], "Messages sent, received, deleted, redriven, expired.";
-    QUEUE_IS_DLQ = Kind::Gauge, "backlot_queue_is_dlq", "1", ["queue"], "1 for a queue that another queue redrives to.";
+    QUEUE_IS_DLQ = Kind::Gauge, "backlot_queue_is_dlq", "{flag}", ["queue"], "1 for a queue that another queue redrives to.";
 
     JOBS = Kind::Gauge, "backlot_jobs", "{job}", ["type", "status"], "Jobs that have not ended, by type and status.";
     JOBS_ENDED = Kind::Counter, "backlot_jobs_ended_total", "{job}", ["type", "status"], "Jobs ended, by type and final status.";
