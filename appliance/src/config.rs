@@ -210,7 +210,10 @@ impl Config {
             }
         }
         if self.artifacts.small_object_bytes_max > 1 << 20 {
-            return Err(ConfigError::Value { key: "artifacts.small_object_bytes_max", problem: "is at most 1 MiB".into() });
+            return Err(ConfigError::Value {
+                key: "artifacts.small_object_bytes_max",
+                problem: "is at most 1 MiB".into(),
+            });
         }
         if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
             return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });

@@ -19,17 +19,29 @@ pub mod tasks;
 pub mod telemetry;
 pub mod telemetry_journal;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::artifacts::Artifacts;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
-use crate::edge::{Door, Endpoints, Gate, Listener};
+use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
 use crate::identity::{Credential, Identity};
+use crate::jobs::{Book, Jobs};
+use crate::queue::{Overseer, Queues};
 use crate::tasks::Stages;
+
+/// Buckets that exist from the start: what the command line uploads to, and what agents load models from.
+const BUCKETS: [&str; 2] = ["studio", "models"];
+
+/// Where a capability's random numbers begin. Chance enters here; a test hands in its own.
+fn seed() -> u64 {
+    rand::random()
+}
 
 /// Why the appliance does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +62,10 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error(transparent)]
     Queue(#[from] queue::QueueError),
+    #[error("artifact store: {0}")]
+    Artifacts(#[from] std::io::Error),
+    #[error("make the bucket {0}: {1}")]
+    Bucket(&'static str, String),
     #[error("the task `{0}` ended, and nothing works without it; the log says why")]
     TaskEnded(&'static str),
 }
@@ -90,7 +106,13 @@ impl Appliance {
 
         let (control, replay) = Control::open(&data, &config.journal)?;
         let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
-        let followers: Vec<Arc<dyn Follower>> = vec![Arc::new(identity.clone())];
+        let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone())?;
+        let book = Book::build(control.clone(), Arc::clone(&clock), seed(), config.jobs.clone());
+        let queues =
+            Queues::build(control.clone(), Arc::clone(&clock), seed(), Some(Arc::clone(&book) as Arc<dyn Overseer>));
+        let jobs = Jobs::build(Arc::clone(&book), queues.clone());
+        let followers: Vec<Arc<dyn Follower>> =
+            vec![Arc::new(identity.clone()), Arc::new(artifacts.clone()), book, Arc::new(queues.clone())];
         let replayed = replay.run(&followers, clock.now())?;
         tracing::info!(
             records = replayed.records,
@@ -98,14 +120,29 @@ impl Appliance {
             "replayed the control journal"
         );
         control.start(&stages.stage("stores"));
+        queues.prepare().await?;
+        for bucket in BUCKETS {
+            artifacts.ensure_bucket(bucket).await.map_err(|error| StartError::Bucket(bucket, error.to_string()))?;
+        }
         if identity.ensure_admin(&data).await? {
             tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
         }
 
+        let (doors, workers) = (stages.stage("doors"), stages.stage("workers"));
+        queues.start(&workers, doors.stopping());
+        jobs.start(&workers, doors.stopping());
+        artifacts.start(&workers);
+
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
+        let s3 = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
+        let dialects = HashMap::new();
+        let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
-        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, String::new);
-        let doors = stages.stage("doors");
+        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, String::new)
+            .merge(queue::routes(queues, &endpoints.aws))
+            .merge(jobs::routes(jobs))
+            .merge(artifacts::api_http::routes(artifacts));
+        listeners.aws.serve(&doors, &config.edge, edge::around(&gate, Door::Aws, aws));
         listeners.http.serve(&doors, &config.edge, edge::around(&gate, Door::Http, http));
         Ok(Self { stages, endpoints, control })
     }

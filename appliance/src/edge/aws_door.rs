@@ -4,6 +4,7 @@
 //! `X-Amz-Target`, Smithy path or `Action`, and then only to refuse it in the right dialect. So
 //! the service that is called is always the one that was signed for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -30,11 +31,11 @@ pub trait S3Door: Send + Sync + 'static {
 pub struct AwsDoor {
     pub gate: Gate,
     pub s3: Arc<dyn S3Door>,
-    pub sqs: Arc<dyn Dialect>,
+    /// By the name of their service as signatures write it.
+    pub dialects: HashMap<&'static str, Arc<dyn Dialect>>,
 }
 
 impl AwsDoor {
-    #[must_use]
     pub fn routes(self) -> Router {
         Router::new().fallback(answer).with_state(Arc::new(self))
     }
@@ -205,13 +206,10 @@ async fn rpc(
             AwsError::client("MissingAction", "Could not find operation to perform: the field Action is absent")
         })?,
     };
-    let dialect = match service {
-        Service::Sqs => &door.sqs,
-        _ => {
-            let message =
-                format!("{} is not served by this version; the README's status table says what is", service.name());
-            return Err(AwsError::client("UnknownOperationException", message).with_query_code("InvalidAction"));
-        }
+    let Some(dialect) = door.dialects.get(service.name()) else {
+        let message =
+            format!("{} is not served by this version; the README's status table says what is", service.name());
+        return Err(AwsError::client("UnknownOperationException", message).with_query_code("InvalidAction"));
     };
     let host = text("host").unwrap_or("localhost");
     // The header counts only when it was signed: it decides what the caller receives.

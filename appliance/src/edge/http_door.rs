@@ -34,7 +34,6 @@ struct Own {
 }
 
 /// Routes of the door itself.
-#[must_use]
 pub fn routes(gate: &Gate, endpoints: Endpoints, is_loopback: bool, metrics_text: fn() -> String) -> Router {
     let own = Own { gate: gate.clone(), endpoints, metrics_text, is_loopback };
     Router::new()

@@ -135,7 +135,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 fn parse_amz_date(text: &str) -> Option<u64> {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     let moment = time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc();
-    u64::try_from(SystemTime::from(moment).duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+    Some(SystemTime::from(moment).duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// The keys as s3s asks for them.

@@ -95,7 +95,6 @@ struct At {
 }
 
 /// Puts the stack around `routes`.
-#[must_use]
 pub fn around(gate: &Gate, door: Door, routes: Router) -> Router {
     let gauge = telemetry::gauge(&metrics::DOOR_IN_FLIGHT);
     let admission = Admission::new(Arc::clone(&gate.shared.permits), gauge);
