@@ -269,7 +269,7 @@ impl<'a> Join<'a> {
     fn duplicate(&self, group: &Labels, found: &Labels, other: &Labels) -> QueryError {
         let side = if self.swapped { "left" } else { "right" };
         QueryError::execution(format!(
-            "found duplicate series for the match group {group} on the {side} hand-side of the operation: [{found}, {other}];\
+            "found duplicate series for the match group {group} on the {side} hand-side of the operation: [{other}, {found}];\
              many-to-many matching not allowed: matching labels must be unique on one side"
         ))
     }
