@@ -99,7 +99,8 @@ pub fn around(gate: &Gate, door: Door, routes: Router) -> Router {
     let gauge = telemetry::gauge(&metrics::DOOR_IN_FLIGHT);
     let admission = Admission::new(Arc::clone(&gate.shared.permits), gauge);
     let at = At { gate: gate.clone(), door, admission };
-    routes.route_layer(from_fn(name_route)).layer(
+    let named = if routes.has_routes() { routes.route_layer(from_fn(name_route)) } else { routes };
+    named.layer(
         ServiceBuilder::new()
             .layer(from_fn_with_state(at.clone(), trace)) // a shed request still has its span and its id
             .layer(from_fn_with_state(at.clone(), count)) // and is counted, its 503 included
