@@ -66,14 +66,16 @@ pub(crate) struct Walker<'a, S: ReadAt + ?Sized> {
     id: JournalId,
     base: u64,
     position: u64,
+    /// Bytes of the file from `window_from` on: the first `filled` of them.
     window: Vec<u8>,
     window_from: u64,
+    filled: usize,
 }
 
 impl<'a, S: ReadAt + ?Sized> Walker<'a, S> {
     pub(crate) fn new(source: &'a S, header: SegmentHeader) -> Self {
         let position = header.base + SEGMENT_HEADER_BYTES as u64;
-        Self { source, id: header.id, base: header.base, position, window: Vec::new(), window_from: 0 }
+        Self { source, id: header.id, base: header.base, position, window: Vec::new(), window_from: 0, filled: 0 }
     }
 
     /// Position of the next step.
@@ -107,7 +109,7 @@ impl<'a, S: ReadAt + ?Sized> Walker<'a, S> {
             return Ok(Err("the file ends"));
         }
         let from = (offset - self.window_from) as usize;
-        let header = self.window[from..].first_chunk().and_then(|bytes| GroupHeader::decode(bytes, self.id));
+        let header = self.window[from..self.filled].first_chunk().and_then(|bytes| GroupHeader::decode(bytes, self.id));
         Ok(match header {
             None => Err("there is no group header"),
             Some(header) if header.base != self.base => Err("the group belongs to another segment"),
@@ -130,7 +132,7 @@ impl<'a, S: ReadAt + ?Sized> Walker<'a, S> {
             // Windows overlap by a header, so that none hides on the border.
             self.fetch(offset, READ_BYTES)?;
             let from = (offset - self.window_from) as usize;
-            let window = &self.window[from..];
+            let window = &self.window[from..self.filled];
             let blank = window.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()]);
             any |= !blank;
             let candidates = if blank { &[] } else { window };
@@ -152,24 +154,27 @@ impl<'a, S: ReadAt + ?Sized> Walker<'a, S> {
     /// Makes `length` bytes at `offset` stand in the window; false when the file has fewer.
     fn fetch(&mut self, offset: u64, length: usize) -> io::Result<bool> {
         let end = offset.saturating_add(length as u64);
-        if offset >= self.window_from && end <= self.window_from + self.window.len() as u64 {
+        if offset >= self.window_from && end <= self.window_from + self.filled as u64 {
             return Ok(true);
         }
-        // A length that a header claims is believed only as far as the file reaches: read in steps.
-        self.window.clear();
-        self.window_from = offset;
+        (self.window_from, self.filled) = (offset, 0);
         let wanted = length.max(READ_BYTES);
-        while self.window.len() < wanted {
-            let from = self.window.len();
-            let step = (wanted - from).min(4 * READ_BYTES);
-            self.window.resize(from + step, 0);
-            let filled = self.source.read_at(&mut self.window[from..], offset + from as u64)?;
-            self.window.truncate(from + filled);
-            if filled < step {
+        while self.filled < wanted {
+            // A length that a header claims is believed only as far as the file reaches: the window grows in steps.
+            if self.window.len() == self.filled {
+                let mut larger = vec![0; wanted.min(self.filled + 4 * READ_BYTES)];
+                larger[..self.filled].copy_from_slice(&self.window);
+                self.window = larger;
+            }
+            let room = &mut self.window[self.filled..];
+            let filled = self.source.read_at(room, offset + self.filled as u64)?;
+            let ended = filled < room.len();
+            self.filled += filled;
+            if ended {
                 break;
             }
         }
-        Ok(self.window.len() >= length)
+        Ok(self.filled >= length)
     }
 }
 

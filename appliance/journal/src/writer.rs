@@ -32,8 +32,8 @@ struct Expected {
 /// Writes until the journal closes or a write fails.
 pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
     let mut expected = Expected::default();
-    while let Some(group) = next_group(shared, expected) {
-        match write(shared, &mut file, group) {
+    while let Some((group, body, durable)) = next_group(shared, expected) {
+        match write(shared, &mut file, group, body, durable) {
             Ok(next) => expected = next,
             Err(error) => {
                 (shared.options.on_fatal)(&error);
@@ -52,8 +52,8 @@ pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
     shared.keeper.notify_all();
 }
 
-/// Waits for records; `None` when the journal closes and all is written.
-fn next_group(shared: &Shared, mut expected: Expected) -> Option<Group> {
+/// Waits for records: the group, its body, and what is durable before it. `None` when the journal closes and all is written.
+fn next_group(shared: &Shared, mut expected: Expected) -> Option<(Group, Arc<Vec<u8>>, u64)> {
     let mut state = shared.state.lock();
     loop {
         if state.pending.is_empty() && state.may_roll() {
@@ -71,21 +71,24 @@ fn next_group(shared: &Shared, mut expected: Expected) -> Option<Group> {
             state.wake_at = 1;
             expected.patience = Duration::ZERO;
         } else {
-            let group = state.pending.pop_front()?;
+            let mut group = state.pending.pop_front()?;
             state.pending_submits -= group.submits;
-            return Some(group);
+            // In the same breath, so that a reader finds its records at every moment.
+            let body = Arc::new(std::mem::take(&mut group.body));
+            state.in_flight = Some((group.lsn, Arc::clone(&body)));
+            return Some((group, body, state.durable));
         }
     }
 }
 
-fn write(shared: &Shared, file: &mut Arc<File>, group: Group) -> io::Result<Expected> {
-    let Group { base, lsn, opens, body, records, submits, done } = group;
-    let body = Arc::new(body);
-    let durable = {
-        let mut state = shared.state.lock();
-        state.in_flight = Some((lsn, Arc::clone(&body)));
-        state.durable
-    };
+fn write(
+    shared: &Shared,
+    file: &mut Arc<File>,
+    group: Group,
+    body: Arc<Vec<u8>>,
+    durable: u64,
+) -> io::Result<Expected> {
+    let Group { base, lsn, opens, records, submits, done, body: _ } = group;
     let written = (|| {
         if let Some(supply) = opens {
             *file = open_segment(shared, supply, base)?;

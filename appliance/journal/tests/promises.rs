@@ -1,47 +1,10 @@
 //! What the journal promises while nothing goes wrong.
 
-use std::time::Duration;
+mod support;
 
 use backlot_journal::{Class, Journal, JournalError, Lsn, Options};
 
-fn small(dir: &std::path::Path) -> Options {
-    Options {
-        segment_bytes: 16 * 1024,
-        record_bytes_max: 2048,
-        pending_bytes_max: 8 * 1024,
-        reserve_bytes: 8 * 1024,
-        ..Options::new(dir)
-    }
-}
-
-fn append(journal: &Journal, record: &[u8]) -> Lsn {
-    let permit = journal.reserve_blocking(record.len(), Class::Growing).unwrap();
-    let submitted = permit.submit(&[record]);
-    submitted.durable_blocking().unwrap();
-    submitted.lsns[0]
-}
-
-fn all(journal: &Journal, from: Lsn) -> Vec<(Lsn, Vec<u8>)> {
-    let mut found = Vec::new();
-    journal
-        .scan(from, &mut |lsn, record| {
-            found.push((lsn, record.to_vec()));
-            true
-        })
-        .unwrap();
-    found
-}
-
-/// Polls a condition; the deadline is only there for the day it never holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("never came: {what}");
-}
+use support::{all, append, small, until};
 
 #[test]
 fn what_was_appended_is_read_scanned_and_there_after_a_reopening() {
@@ -139,7 +102,7 @@ async fn a_permit_waits_for_room_and_gives_it_back() {
     let (journal, _) = Journal::open(small(dir.path())).unwrap();
     let held = journal.reserve(5000, Class::Growing).await.unwrap();
     let mut second = Box::pin(journal.reserve(5000, Class::Growing));
-    assert!(futures_poll(&mut second).await.is_none(), "there is no room for both");
+    assert!(poll_once(&mut second).await.is_none(), "there is no room for both");
     drop(held);
     let permit = second.await.unwrap();
     permit.submit(&[&[1; 1000]]).durable().await.unwrap();
@@ -147,7 +110,7 @@ async fn a_permit_waits_for_room_and_gives_it_back() {
     assert!(matches!(error, JournalError::TooLarge { .. }), "{error}");
 }
 
-async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|context| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
             std::task::Poll::Ready(output) => Some(output),
