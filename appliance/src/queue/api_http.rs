@@ -10,7 +10,6 @@ use super::{QueueOverview, Queues};
 use crate::edge::Viewer;
 
 /// Routes of the queues. `aws_url` is where the AWS door is, for the queues' URLs.
-#[must_use]
 pub fn routes(queues: Queues, aws_url: &str) -> Router {
     Router::new().route("/v1/queues", get(list)).with_state((queues, Arc::from(aws_url)))
 }

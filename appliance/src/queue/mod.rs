@@ -12,6 +12,7 @@
 
 mod admin;
 mod api_http;
+mod api_sqs;
 mod engine;
 mod keeper;
 mod model;
@@ -39,6 +40,7 @@ use crate::control::{Commit, Control, ControlError, Permit};
 use crate::tasks::Stage;
 
 pub use api_http::routes;
+pub use api_sqs::{Sqs, fuzz_parse};
 pub use model::{
     AttributeValue, Decision, Delivery, MessageAttribute, QueueError, QueueOverview, ReceiveRequest, SendRequest, Sent,
     Standing,

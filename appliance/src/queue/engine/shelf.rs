@@ -327,7 +327,7 @@ impl Shelf {
 }
 
 fn place_of(key: u64) -> Place {
-    Place::try_from(key & (1 << PLACE_BITS) - 1).unwrap_or(Place::MAX) // masked to 24 bits
+    Place::try_from(key & ((1 << PLACE_BITS) - 1)).unwrap_or(Place::MAX) // masked to 24 bits
 }
 
 /// Ids are random already.

@@ -2,12 +2,14 @@
 //! `cargo run --release -p backlot-tests --bin bench -- journal`.
 
 mod journal;
+mod queue;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N]
 subjects:
-  journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync";
+  journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
+  queue     sends, send-receive-delete cycles, a million queued messages and their reopening";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -24,6 +26,9 @@ fn main() -> ExitCode {
     }
     let measured = match subject.as_deref() {
         Some("journal") => journal::run(&settings),
+        Some("queue") => queue::run(&settings),
+        Some("queue-fill") => queue::fill(&settings), // what `queue` starts for itself
+        Some("queue-reopen") => queue::reopen(&settings),
         _ => return usage(),
     };
     match measured {

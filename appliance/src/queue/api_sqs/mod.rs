@@ -1,0 +1,276 @@
+//! SQS, over AWS JSON and over the older Query protocol with XML.
+//!
+//! A call becomes one [`Request`] before anybody thinks, is answered with one [`Answer`], and each of them
+//! is written in the caller's protocol at the end. `docs/sqs.md` lists what is served and where it differs from Amazon's.
+
+mod answer;
+mod attributes;
+mod fault;
+mod form;
+mod request;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::Response;
+
+use self::answer::{Answer, Message, Receipted};
+use self::attributes::{is_asked_for, md5_of, md5_of_attributes, md5_of_trace_header};
+use self::request::{Entry, Receive, Request};
+use super::admin::url;
+use super::model::{Delivery, QueueError, ReceiveRequest, SendRequest, Sent};
+use super::{Queues, settings};
+use crate::edge::aws::{AwsError, Call, Dialect, Protocol};
+use crate::identity::Role;
+
+/// Most URLs of one listing (AWS).
+const LIST_MAX: usize = 1_000;
+
+/// SQS on the AWS door.
+#[derive(Clone)]
+pub struct Sqs {
+    queues: Queues,
+}
+
+impl Sqs {
+    #[must_use]
+    pub fn new(queues: Queues) -> Self {
+        Self { queues }
+    }
+
+    async fn answer(&self, call: &Call) -> Result<Answer, AwsError> {
+        if call.protocol == Protocol::Cbor {
+            return Err(fault::unsupported("SQS speaks AWS JSON 1.0 and Query."));
+        }
+        let request = Request::parse(&call.operation, call.protocol, &call.path, &call.body, &call.principal.key_id)?;
+        if !may(call.principal.role, &request) {
+            return Err(fault::access_denied(&call.operation));
+        }
+        self.serve(call, request).await
+    }
+
+    async fn serve(&self, call: &Call, request: Request) -> Result<Answer, AwsError> {
+        let queues = &self.queues;
+        match request {
+            Request::CreateQueue { name, attributes } => {
+                queues.create(&name, &attributes).await.map_err(fault::of)?;
+                Ok(Answer::QueueUrl(url(&call.base_url, &name)))
+            }
+            Request::GetQueueUrl { name } => match queues.exists(&name) {
+                true => Ok(Answer::QueueUrl(url(&call.base_url, &name))),
+                false => Err(fault::no_such_queue()),
+            },
+            Request::ListQueues { prefix, after, results_max } => {
+                let limit = results_max.unwrap_or(LIST_MAX);
+                let names = queues.names(&prefix, &after, limit + 1);
+                Ok(listing(call, names, limit, results_max.is_some(), false))
+            }
+            Request::ListDeadLetterSourceQueues { queue, after, results_max } => {
+                if !queues.exists(&queue) {
+                    return Err(fault::no_such_queue());
+                }
+                let limit = results_max.unwrap_or(LIST_MAX);
+                let overview = queues.overview(&call.base_url).into_iter();
+                let sources = overview.filter(|other| other.dlq.as_deref() == Some(&queue) && other.name > after);
+                let names = sources.map(|other| other.name).take(limit + 1).collect();
+                Ok(listing(call, names, limit, results_max.is_some(), true))
+            }
+            Request::DeleteQueue { queue } => done(queues.delete_queue(&queue).await),
+            Request::PurgeQueue { queue } => done(queues.purge(&queue).await),
+            Request::GetQueueAttributes { queue, names } => {
+                let mut attributes = queues.attributes(&queue, &call.region).map_err(fault::of)?;
+                let all = names.iter().any(|name| name == "All");
+                attributes.retain(|name, _| all || names.iter().any(|asked| asked == name));
+                Ok(Answer::Attributes(attributes))
+            }
+            Request::SetQueueAttributes { queue, attributes } => done(queues.set_attributes(&queue, &attributes).await),
+            Request::SendMessage { queue, message } => {
+                let sums = Sums::of(&message);
+                let sent = queues.send(&queue, message).await.map_err(fault::of)?;
+                Ok(Answer::Sent(sums.receipted(sent)))
+            }
+            Request::SendMessageBatch { queue, entries } => self.send_batch(&queue, entries).await,
+            Request::ReceiveMessage(receive) => self.receive(call, receive).await,
+            Request::DeleteMessage { queue, receipt } => one(queues.delete(&queue, &[receipt]).await),
+            Request::DeleteMessageBatch { queue, entries } => {
+                let (ids, receipts, failed) = split(entries);
+                batch(ids, failed, queues.delete(&queue, &receipts).await)
+            }
+            Request::ChangeMessageVisibility { queue, receipt, visibility_s } => {
+                one(queues.change_visibility(&queue, &[(receipt, visibility_s)]).await)
+            }
+            Request::ChangeMessageVisibilityBatch { queue, entries } => {
+                let (ids, changes, failed) = split(entries);
+                batch(ids, failed, queues.change_visibility(&queue, &changes).await)
+            }
+        }
+    }
+
+    async fn send_batch(&self, queue: &str, entries: Vec<Entry<SendRequest>>) -> Result<Answer, AwsError> {
+        let (ids, messages, mut failed) = split(entries);
+        let sums: Vec<Sums> = messages.iter().map(Sums::of).collect();
+        let answers = self.queues.send_batch(queue, messages).await.map_err(fault::of)?;
+        let mut done = Vec::new();
+        for ((id, sums), answer) in ids.into_iter().zip(sums).zip(answers) {
+            match answer {
+                Ok(sent) => done.push((id, Some(sums.receipted(sent)))),
+                Err(error) => failed.push((id, fault::of(error))),
+            }
+        }
+        Ok(Answer::Batch { done, failed })
+    }
+
+    async fn receive(&self, call: &Call, receive: Receive) -> Result<Answer, AwsError> {
+        let asked = ReceiveRequest {
+            messages_max: receive.messages_max,
+            visibility_s: receive.visibility_s,
+            wait_s: receive.wait_s,
+            agent: call.agent.clone(),
+        };
+        let deliveries = self.queues.receive(&receive.queue, asked).await.map_err(fault::of)?;
+        let message = |delivery| message(delivery, &call.region, &receive);
+        Ok(Answer::Messages(deliveries.into_iter().map(message).collect()))
+    }
+}
+
+impl Dialect for Sqs {
+    fn call(&self, call: Call) -> BoxFuture<'static, Response<Bytes>> {
+        let sqs = self.clone();
+        async move {
+            match sqs.answer(&call).await {
+                Ok(answer) => answer.respond(&call.operation, call.protocol, &call.request_id),
+                Err(error) => error.respond(call.protocol, &call.request_id),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Everybody may look, agents may also take messages, operators may all.
+fn may(role: Role, request: &Request) -> bool {
+    role.operates() || request.reads() || (role.works() && request.works())
+}
+
+/// The MD5 sums of what the caller sent: on a job queue something else is stored.
+struct Sums {
+    body: String,
+    attributes: Option<String>,
+    system: Option<String>,
+}
+
+impl Sums {
+    fn of(message: &SendRequest) -> Self {
+        Self {
+            body: md5_of(&message.body),
+            attributes: md5_of_attributes(message.attributes.iter()),
+            system: message.trace_header.as_deref().and_then(md5_of_trace_header),
+        }
+    }
+
+    fn receipted(self, sent: Sent) -> Receipted {
+        Receipted {
+            message_id: sent.message_id,
+            md5_of_body: self.body,
+            md5_of_attributes: self.attributes,
+            md5_of_system_attributes: self.system,
+        }
+    }
+}
+
+fn message(delivery: Delivery, region: &str, asked: &Receive) -> Message {
+    let system = [
+        ("SenderId", Some(delivery.sender_id)),
+        ("SentTimestamp", Some(delivery.sent_at.unix_ms().to_string())),
+        ("ApproximateReceiveCount", Some(delivery.receive_count.to_string())),
+        ("ApproximateFirstReceiveTimestamp", Some(delivery.first_received_at.unix_ms().to_string())),
+        ("AWSTraceHeader", delivery.trace_header),
+        ("DeadLetterQueueSourceArn", delivery.source.map(|source| settings::arn(region, &source))),
+    ];
+    let wanted = |name: &str| asked.system.iter().any(|asked| asked == "All" || asked == name);
+    let system: BTreeMap<_, _> =
+        system.into_iter().filter(|(name, _)| wanted(name)).filter_map(|(name, value)| Some((name, value?))).collect();
+    let mut attributes = delivery.attributes;
+    attributes.retain(|attribute| is_asked_for(&attribute.name, &asked.message));
+    Message {
+        message_id: delivery.message_id,
+        receipt: delivery.receipt,
+        md5_of_body: md5_of(&delivery.body),
+        body: delivery.body,
+        system,
+        md5_of_attributes: md5_of_attributes(attributes.iter()),
+        attributes,
+    }
+}
+
+/// A page of `names`, of which one more than `limit` was looked for.
+fn listing(call: &Call, mut names: Vec<String>, limit: usize, paged: bool, sources: bool) -> Answer {
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| more && paged).map(|last| request::token(last));
+    Answer::QueueUrls { urls: names.iter().map(|name| url(&call.base_url, name)).collect(), next, sources }
+}
+
+fn done(result: Result<(), QueueError>) -> Result<Answer, AwsError> {
+    result.map(|()| Answer::Nothing).map_err(fault::of)
+}
+
+/// The answer to a batch of one, as if there were no batch.
+fn one(result: Result<Vec<Result<(), QueueError>>, QueueError>) -> Result<Answer, AwsError> {
+    done(result.and_then(|answers| answers.into_iter().collect()))
+}
+
+/// Ids and asks of the entries that can be tried, and those that can't be.
+fn split<T>(entries: Vec<Entry<T>>) -> (Vec<String>, Vec<T>, Vec<(String, AwsError)>) {
+    let (mut ids, mut asks, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in entries {
+        match entry.asks {
+            Ok(ask) => {
+                ids.push(entry.id);
+                asks.push(ask);
+            }
+            Err(error) => failed.push((entry.id, error)),
+        }
+    }
+    (ids, asks, failed)
+}
+
+fn batch(
+    ids: Vec<String>,
+    mut failed: Vec<(String, AwsError)>,
+    answers: Result<Vec<Result<(), QueueError>>, QueueError>,
+) -> Result<Answer, AwsError> {
+    let mut done = Vec::new();
+    for (id, answer) in ids.into_iter().zip(answers.map_err(fault::of)?) {
+        match answer {
+            Ok(()) => done.push((id, None)),
+            Err(error) => failed.push((id, fault::of(error))),
+        }
+    }
+    Ok(Answer::Batch { done, failed })
+}
+
+/// Reads `bytes` as the body of each operation in each protocol and throws the outcome away: for fuzzing.
+pub fn fuzz_parse(bytes: &[u8]) {
+    const OPERATIONS: &[&str] = &[
+        "CreateQueue",
+        "ListQueues",
+        "SetQueueAttributes",
+        "GetQueueAttributes",
+        "SendMessage",
+        "SendMessageBatch",
+        "ReceiveMessage",
+        "DeleteMessageBatch",
+        "ChangeMessageVisibilityBatch",
+    ];
+    let body = Bytes::copy_from_slice(bytes);
+    for operation in OPERATIONS {
+        for protocol in [Protocol::Json10, Protocol::Query] {
+            let _ = Request::parse(operation, protocol, "/000000000000/q", &body, "key");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
