@@ -29,6 +29,7 @@ use crate::artifacts::Artifacts;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
+use crate::edge::aws::Dialect;
 use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, Jobs};
@@ -135,7 +136,8 @@ impl Appliance {
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
         let s3 = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
-        let dialects = HashMap::new();
+        let sqs: Arc<dyn Dialect> = Arc::new(queue::Sqs::new(queues.clone()));
+        let dialects = HashMap::from([("sqs", sqs)]);
         let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
         let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, String::new)

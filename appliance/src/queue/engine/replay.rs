@@ -1,4 +1,4 @@
-//! The engine as its records tell it. Until [`Engine::replayed`], `sent_ms` and `due_ms` of a slot are wall milliseconds.
+//! The engine as its records tell it, and the records of what is live, for compaction. Until [`Engine::replayed`], `sent_ms` and `due_ms` of a slot are wall milliseconds.
 //!
 //! A message may come before the definition of its queue: compaction has written the definition again. Its queue is
 //! kept under its number until the definition comes; what has none at the end had been deleted.
@@ -11,8 +11,9 @@ use super::super::model::{DELAY_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
 use super::super::overseer::Overseer;
 use super::super::record::{Content, Entry, Head, Stance, content_of};
 use super::super::settings::Settings;
+use super::moves::moved;
 use super::shelf::{Shelf, Slot, State};
-use super::{Engine, Kept, Queue, Tally, moved};
+use super::{Engine, Group, Kept, Placed, Queue, Tally, define};
 use crate::clock::Now;
 
 impl Engine {
@@ -171,5 +172,50 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A live record of an old segment is to be written again: the sent record or definition as it stands now, or `None` where it is not needed.
+    pub(in crate::queue) fn relocate(&self, now: Now, lsn: Lsn, entry: &Entry, content: &[u8]) -> Option<Group> {
+        let mut group = Group::default();
+        match entry {
+            Entry::Defined { queue, .. } => {
+                let kept = self.kept.get(queue).filter(|kept| kept.lsn == lsn)?;
+                define(&kept.queue, &mut group);
+            }
+            Entry::Sent(head) => {
+                // It may have been moved to another queue since.
+                let here = self.kept.get_key_value(&head.queue);
+                let elsewhere = self.kept.iter().filter(|(_, kept)| kept.shelf.has_guests());
+                let (queue, kept, place) = here.into_iter().chain(elsewhere).find_map(|(queue, kept)| {
+                    let place = kept.shelf.find(head.message)?;
+                    (kept.shelf.slot(place).lsn == lsn).then_some((*queue, kept, place))
+                })?;
+                let slot = kept.shelf.slot(place);
+                let left_ms = slot.due_ms.saturating_sub(now.mono_ms);
+                let stance = match slot.state {
+                    State::InFlight => Stance::InFlight,
+                    State::Delayed => Stance::Delayed,
+                    State::Pending if left_ms > 0 => Stance::Delayed,
+                    State::Pending | State::Ready | State::Vacant => Stance::Ready,
+                };
+                let current = Head {
+                    queue,
+                    message: slot.id,
+                    sent_at_ms: head.sent_at_ms,
+                    due_at_ms: now.wall_ms + left_ms,
+                    receives: slot.receives,
+                    receives_elsewhere: slot.receives_elsewhere,
+                    first_received: slot.first_received,
+                    source: kept.shelf.source(slot.id),
+                    stance,
+                    admitted: slot.admitted,
+                    receipt_void: slot.receipt_void,
+                };
+                group.placements.push((0, Placed::Message(queue, slot.id)));
+                group.records.push(current.encode(content));
+            }
+            _ => return None,
+        }
+        Some(group)
     }
 }
