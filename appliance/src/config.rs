@@ -133,6 +133,19 @@ config! {
         lease_s: u32 = 90;
         /// Most streams of news (server-sent events) at once.
         streams_max: usize = 256;
+    /// Log search.
+    [logs] Logs {
+        /// Days after which log records go, whole windows at a time.
+        retention_days: u64 = 14;
+        /// Most bytes of log windows on disk; past it, the oldest windows go first.
+        disk_bytes_max: u64 = 68_719_476_736;
+    }
+    /// Traces.
+    [traces] Traces {
+        /// Days after which spans go, whole windows at a time.
+        retention_days: u64 = 7;
+        /// Most bytes of span windows on disk; past it, the oldest windows go first.
+        disk_bytes_max: u64 = 34_359_738_368;
     }
 }
 

@@ -252,6 +252,13 @@ impl Windows {
         Ok(())
     }
 
+    /// Begins again with a journal that is not the one that was followed so far: its positions start anew.
+    pub fn rewind(&self) {
+        let mut writing = lock(&self.shared.writing);
+        (writing.regular.applied, writing.stray.applied) = (0, 0);
+        (writing.end, writing.committed) = (0, 0);
+    }
+
     /// Closes windows whose span is over, lets old ones go, merges one that is closed. To be called every minute or so.
     ///
     /// # Errors
@@ -570,8 +577,9 @@ impl Writing {
     /// Where the commits of the windows found stand.
     fn at(entries: &[Entry]) -> Self {
         let applied = |chain| {
-            let of_chain = entries.iter().filter(|entry| entry.folder.chain == chain);
-            of_chain.map(|entry| entry.summary.applied).max().unwrap_or(0)
+            // The newest says it, once it has a commit. Older ones may know a journal that is no more: see `rewind`.
+            let mut of_chain = entries.iter().rev().filter(|entry| entry.folder.chain == chain);
+            of_chain.find(|entry| entry.summary.applied > 0).map_or(0, |entry| entry.summary.applied)
         };
         let (regular, stray) = (applied(Chain::Regular), applied(Chain::Stray));
         Self {

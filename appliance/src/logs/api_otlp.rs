@@ -1,0 +1,25 @@
+//! Logs from the OTLP doors.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::Logs;
+use crate::edge::otlp::{ExportLogsServiceRequest, OtlpError, Partial, Sink};
+use crate::signals::encode;
+use crate::telemetry_journal::Kind;
+
+impl Sink<ExportLogsServiceRequest> for Logs {
+    fn export(&self, request: ExportLogsServiceRequest) -> BoxFuture<'_, Result<Partial, OtlpError>> {
+        async move {
+            let scopes = request.resource_logs.iter().flat_map(|group| &group.scope_logs);
+            let records: usize = scopes.map(|scope| scope.log_records.len()).sum();
+            if records > 0 {
+                let payload = encode(self.now().wall_ms, &request);
+                drop(request);
+                self.journal().append(Kind::Logs, &payload).await?;
+            }
+            Ok(Partial { accepted: records as u64, ..Partial::default() })
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,191 @@
+//! A log record: OTLP's, with the names that this house recognises.
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::logs::v1::LogRecord as OtlpRecord;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::signals::attributes::{Attributes, Origin, id};
+use crate::signals::rfc3339_ns;
+use backlot_windows::clip;
+
+/// Longest body that is kept.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// One line of the log as the API answers it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogRecord {
+    /// Unique and stable; rises with arrival.
+    pub id: String,
+    /// RFC 3339 with nanoseconds.
+    pub time: String,
+    /// trace, debug, info, warn, error, fatal; absent when the sender said nothing of the kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// OTLP's severity number, 1 to 24.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
+    /// Instrumentation scope: the logger, the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    pub body: String,
+    /// Under dotted names.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub attributes: Map<String, Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub resource: Map<String, Value>,
+    /// Attributes that were left out or cut, by the sender or here.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped_attributes: u32,
+    /// The body was longer than is kept.
+    #[serde(skip_serializing_if = "is_false")]
+    pub truncated: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands in references")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands in references")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// A record with the moment it is sorted by and its place in the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    pub time_ns: i64,
+    pub seq: u64,
+    pub record: LogRecord,
+}
+
+/// The records of a request whose first one stands at `first_seq`.
+#[must_use]
+pub fn records(request: &ExportLogsServiceRequest, first_seq: u64, arrived_ms: u64) -> Vec<Placed> {
+    let mut placed = Vec::new();
+    for group in &request.resource_logs {
+        let resource = group.resource.as_ref();
+        let resource = resource
+            .map(|resource| Attributes::of(&resource.attributes, resource.dropped_attributes_count))
+            .unwrap_or_default();
+        for scoped in &group.scope_logs {
+            let scope = scoped.scope.as_ref().map(|scope| scope.name.as_str()).filter(|name| !name.is_empty());
+            for record in &scoped.log_records {
+                let seq = first_seq + placed.len() as u64;
+                placed.push(place(record, &resource, scope, seq, arrived_ms));
+            }
+        }
+    }
+    placed
+}
+
+fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
+    let mut own = Attributes::of(&record.attributes, record.dropped_attributes_count);
+    let body = body_of(record, &mut own);
+    let moment = [record.time_unix_nano, record.observed_time_unix_nano].into_iter().find(|ns| *ns != 0);
+    let time_ns = i64::try_from(moment.unwrap_or_else(|| arrived_ms.saturating_mul(1_000_000))).unwrap_or(i64::MAX);
+    let severity = severity_of(record, &own);
+    let origin = Origin::of(&own, resource);
+    let kept = clip(&body, BODY_BYTES_MAX);
+    let made = LogRecord {
+        id: format!("{seq:016x}"),
+        time: rfc3339_ns(time_ns),
+        level: severity.map(|number| level_of(number).to_owned()),
+        severity,
+        service: origin.service,
+        host: origin.host,
+        job: origin.job,
+        attempt: origin.attempt,
+        queue: origin.queue,
+        trace_id: id(&record.trace_id, 16).or_else(|| own.named(&["trace_id"])),
+        span_id: id(&record.span_id, 8).or_else(|| own.named(&["span_id"])),
+        scope: scope.map(|name| clip(name, 256).to_owned()),
+        event: Some(clip(&record.event_name, 256).to_owned()).filter(|name| !name.is_empty()),
+        truncated: kept.len() < body.len(),
+        body: kept.to_owned(),
+        dropped_attributes: own.dropped.saturating_add(resource.dropped),
+        attributes: own.values,
+        resource: resource.values.clone(),
+    };
+    Placed { time_ns, seq, record: made }
+}
+
+/// The body as text. Of a map, its message, with the rest as attributes; of anything else, JSON.
+fn body_of(record: &OtlpRecord, own: &mut Attributes) -> String {
+    match record.body.as_ref().and_then(|body| body.value.as_ref()) {
+        None => String::new(),
+        Some(Any::StringValue(text)) => text.clone(),
+        Some(Any::KvlistValue(map)) => {
+            own.extend("", &map.values, 16);
+            own.named(&["message", "msg", "log", "event"])
+                .unwrap_or_else(|| Value::Object(own.values.clone()).to_string())
+        }
+        Some(other) => {
+            let mut alone = Attributes::default();
+            let value = opentelemetry_proto::tonic::common::v1::AnyValue { value: Some(other.clone()) };
+            let pair = opentelemetry_proto::tonic::common::v1::KeyValue {
+                key: "body".to_owned(),
+                value: Some(value),
+                ..Default::default()
+            };
+            alone.extend("", &[pair], 16);
+            alone.values.get("body").map(Value::to_string).unwrap_or_default()
+        }
+    }
+}
+
+/// The severity number, from the record's number, its text, or an attribute called level.
+fn severity_of(record: &OtlpRecord, own: &Attributes) -> Option<u8> {
+    if let Ok(number @ 1..=24) = u8::try_from(record.severity_number) {
+        return Some(number);
+    }
+    severity_named(&record.severity_text)
+        .or_else(|| severity_named(&own.named(&["level", "severity", "log.level", "levelname"])?))
+}
+
+/// The number of a level as people write it.
+#[must_use]
+pub(super) fn severity_named(text: &str) -> Option<u8> {
+    Some(match text.trim().to_ascii_lowercase().as_str() {
+        "trace" | "verbose" => 1,
+        "debug" => 5,
+        "info" | "information" | "informational" => 9,
+        "notice" => 10,
+        "warn" | "warning" => 13,
+        "error" | "err" => 17,
+        "critical" | "crit" => 18,
+        "alert" => 19,
+        "fatal" | "panic" | "emerg" | "emergency" => 21,
+        _ => return None,
+    })
+}
+
+fn level_of(severity: u8) -> &'static str {
+    match severity {
+        0..=4 => "trace",
+        5..=8 => "debug",
+        9..=12 => "info",
+        13..=16 => "warn",
+        17..=20 => "error",
+        _ => "fatal",
+    }
+}

@@ -1,0 +1,199 @@
+//! Keeps windows up with the telemetry journal.
+//!
+//! The same way live and after a restart: scan from where the windows stand, add, commit now and then, tell the journal
+//! what is no longer needed. A window that cannot be written (a full disk) is tried again from its last commit; meanwhile
+//! the journal keeps what arrives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backlot_journal::Lsn;
+use backlot_windows::{Document, Windows, WindowsError};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::tasks::Stage;
+use crate::telemetry_journal::{Kind, TelemetryJournal};
+
+/// Bytes that are taken from the journal in one go.
+const STEP_BYTES: usize = 4 << 20;
+const HOUSEKEEP_EVERY: Duration = Duration::from_secs(60);
+/// Pause before a failed step is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How long a search waits until what was acknowledged before it can be found.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes documents of one payload of the journal. The position of each lies within the record: `first_seq` and the numbers after it,
+/// one for each byte of the payload.
+pub(super) type Convert = fn(payload: &[u8], first_seq: u64, arrived_ms: u64) -> Vec<Document>;
+
+/// A payload as these followers keep it: when it arrived, then the request as protobuf.
+#[must_use]
+pub fn encode(arrived_ms: u64, request: &impl prost::Message) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(8 + request.encoded_len());
+    payload.extend(arrived_ms.to_le_bytes());
+    payload.extend(request.encode_to_vec());
+    payload
+}
+
+/// Takes a payload apart again.
+#[must_use]
+pub fn arrived(payload: &[u8]) -> Option<(u64, &[u8])> {
+    let (arrived_ms, request) = payload.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*arrived_ms), request))
+}
+
+/// Follows one kind of record. Cheap to clone.
+#[derive(Clone)]
+pub struct Follower {
+    journal: TelemetryJournal,
+    kind: Kind,
+    windows: Windows,
+    clock: Arc<dyn Clock>,
+    convert: Convert,
+    /// Position up to which everything can be found.
+    found: Arc<watch::Sender<Lsn>>,
+}
+
+impl Follower {
+    #[must_use]
+    pub fn new(
+        journal: TelemetryJournal,
+        kind: Kind,
+        windows: Windows,
+        clock: Arc<dyn Clock>,
+        convert: Convert,
+    ) -> Self {
+        let found = Arc::new(watch::channel(Lsn::default()).0);
+        Self { journal, kind, windows, clock, convert, found }
+    }
+
+    /// Starts following. Commits at the stop.
+    pub fn start(&self, stage: &Stage) {
+        let (follower, stop) = (self.clone(), stage.stopping());
+        stage.spawn(self.kind.as_str(), async move {
+            let mut more = follower.journal.subscribe();
+            let mut housekeep = tokio::time::interval(HOUSEKEEP_EVERY);
+            let mut next = follower.begin();
+            loop {
+                more.borrow_and_update();
+                match follower.step(next).await {
+                    Ok(at) => next = at,
+                    Err(problem) => {
+                        tracing::error!(
+                            kind = follower.kind.as_str(),
+                            problem,
+                            "indexing fails; the journal keeps what arrives"
+                        );
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(RETRY_AFTER) => {}
+                        }
+                        follower.recover().await;
+                        next = follower.begin();
+                        continue;
+                    }
+                }
+                if next < *more.borrow() {
+                    continue;
+                }
+                let commit_in =
+                    if follower.windows.is_waiting() { Duration::from_millis(250) } else { HOUSEKEEP_EVERY };
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    changed = more.changed() => if changed.is_err() { break },
+                    _ = housekeep.tick() => follower.housekeep().await,
+                    () = tokio::time::sleep(commit_in) => {}
+                }
+            }
+            let windows = follower.windows.clone();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || windows.commit()).await {
+                tracing::warn!(%error, "last commit failed; the journal has what it lacks");
+            }
+        });
+    }
+
+    /// Waits, for a while at most, until everything that was acknowledged before the call can be found.
+    pub async fn caught_up(&self) {
+        let wanted = *self.journal.subscribe().borrow();
+        let mut found = self.found.subscribe();
+        let reached = found.wait_for(|found| *found >= wanted);
+        let _ = tokio::time::timeout(CATCH_UP_WAIT, reached).await; // then the answer is as fresh as it can be
+    }
+
+    /// Where the windows stand. A journal that is younger than they are was made anew, and is read from its beginning.
+    fn begin(&self) -> Lsn {
+        let applied = Lsn(self.windows.applied());
+        if applied > self.journal.durable() {
+            tracing::error!(
+                kind = self.kind.as_str(),
+                applied = applied.0,
+                durable = self.journal.durable().0,
+                "the telemetry journal ends before what was indexed from it, so it is a new one; reading it from its beginning"
+            );
+            self.windows.rewind();
+            return Lsn::default();
+        }
+        applied
+    }
+
+    async fn step(&self, from: Lsn) -> Result<Lsn, String> {
+        let follower = self.clone();
+        let next = tokio::task::spawn_blocking(move || follower.step_blocking(from)).await;
+        let next = next.map_err(|error| error.to_string())??;
+        self.found.send_replace(next);
+        Ok(next)
+    }
+
+    fn step_blocking(&self, from: Lsn) -> Result<Lsn, String> {
+        let mut failed: Option<WindowsError> = None;
+        let mut bytes = 0;
+        let next = self.journal.scan(self.kind, from, &mut |lsn, payload| {
+            let Some((arrived_ms, request)) = arrived(payload) else {
+                tracing::error!(kind = self.kind.as_str(), lsn = lsn.0, "skipped a record without a head");
+                return true;
+            };
+            let documents = (self.convert)(request, lsn.0, arrived_ms);
+            let end = lsn.0 + payload.len() as u64; // after the position of each of its documents
+            let now_ms = self.clock.now().mono_ms;
+            if let Err(error) = self.windows.add(documents, arrived_ms, end, now_ms) {
+                failed = Some(error);
+                return false;
+            }
+            bytes += payload.len();
+            bytes < STEP_BYTES
+        });
+        let next = next.map_err(|error| error.to_string())?;
+        if let Some(error) = failed {
+            return Err(error.to_string());
+        }
+        let now = self.clock.now();
+        self.windows.add(Vec::new(), now.wall_ms, next.0, now.mono_ms).map_err(|error| error.to_string())?;
+        if self.windows.commit_is_due(now.mono_ms) {
+            self.windows.commit().map_err(|error| error.to_string())?;
+        }
+        if !self.windows.is_waiting() {
+            self.journal.checkpoint(self.kind, next);
+        } else if self.windows.applied() > 0 {
+            self.journal.checkpoint(self.kind, Lsn(self.windows.applied()));
+        }
+        Ok(next)
+    }
+
+    async fn recover(&self) {
+        let windows = self.windows.clone();
+        let recovered = tokio::task::spawn_blocking(move || windows.recover()).await;
+        match recovered {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "could not open the windows again"),
+            Err(error) => tracing::error!(%error, "could not open the windows again"),
+        }
+    }
+
+    async fn housekeep(&self) {
+        let (windows, wall_ms) = (self.windows.clone(), self.clock.now().wall_ms);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || windows.housekeep(wall_ms)).await {
+            tracing::warn!(%error, "housekeeping of windows; the next round tries again");
+        }
+    }
+}

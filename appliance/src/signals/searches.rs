@@ -1,0 +1,58 @@
+//! Searches of windows on threads that may block, a few at a time, ended when nobody waits any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backlot_windows::{Cancel, Found, Search, Windows, WindowsError};
+use tokio::sync::Semaphore;
+
+use crate::edge::ApiError;
+
+/// Searches of one kind at once.
+const AT_ONCE: usize = 4;
+/// Longest wait for a turn.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Searches {
+    windows: Windows,
+    turns: Arc<Semaphore>,
+}
+
+/// Ends the search when the future that waits for it is dropped.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Searches {
+    #[must_use]
+    pub fn new(windows: Windows) -> Self {
+        Self { windows, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// # Errors
+    /// 503 when too many search, 500 when a window that is being written does not read.
+    pub async fn run(&self, search: Search) -> Result<Found, ApiError> {
+        let turn = tokio::time::timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(ApiError::unavailable("too_many_searches", "too many searches are under way", 2));
+        };
+        let cancel = CancelOnDrop(Cancel::default());
+        let (windows, flag) = (self.windows.clone(), cancel.0.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // held until the search has really ended
+            windows.search(&search, &flag)
+        });
+        match found.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(WindowsError::Cancelled)) => Err(ApiError::unavailable("cancelled", "the search was cancelled", 1)),
+            Ok(Err(error)) => Err(ApiError::internal(&error)),
+            Err(error) => Err(ApiError::internal(&error)),
+        }
+    }
+}
