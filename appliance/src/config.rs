@@ -133,6 +133,7 @@ config! {
         lease_s: u32 = 90;
         /// Most streams of news (server-sent events) at once.
         streams_max: usize = 256;
+    }
     /// Log search.
     [logs] Logs {
         /// Days after which log records go, whole windows at a time.
@@ -146,6 +147,17 @@ config! {
         retention_days: u64 = 7;
         /// Most bytes of span windows on disk; past it, the oldest windows go first.
         disk_bytes_max: u64 = 34_359_738_368;
+    }
+    /// The appliance's own signals.
+    [telemetry] Telemetry {
+        /// What is logged: `info`, or by module as in `warn,backlot::queue=debug`. `BACKLOT_LOG` wins.
+        log: String = "info".into();
+        /// How the log on standard error is written: `text` or `json`.
+        log_format: String = "text".into();
+        /// Whether the appliance keeps its own logs, traces and metrics in itself, through its own OTLP door.
+        export: bool = true;
+        /// How often its own metrics are kept, in seconds.
+        metrics_every_s: u64 = 10;
     }
 }
 

@@ -25,6 +25,8 @@ use crate::tasks::Stage;
 pub const FOLDER: &str = "journal/telemetry";
 /// Version of the record's head.
 const VERSION: u8 = 1;
+/// One request of an OTLP door is one record; this is over the largest of the default limits.
+const RECORD_BYTES_MAX: usize = 17 << 20;
 /// Kind and version.
 const HEAD_BYTES: usize = 2;
 /// Longest wait for room among the bytes that are not yet durable.
@@ -106,6 +108,7 @@ impl TelemetryJournal {
     /// As [`Journal::open`].
     pub fn open(data_dir: &Path, mut options: Options) -> Result<(Self, Opened), OpenError> {
         options.dir = data_dir.join(FOLDER);
+        options.record_bytes_max = options.record_bytes_max.max(RECORD_BYTES_MAX);
         let disk_bytes_max = options.disk_bytes_max;
         let (journal, opened) = Journal::open(options)?;
         let (durable, _) = watch::channel(opened.end);

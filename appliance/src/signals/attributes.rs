@@ -172,7 +172,7 @@ impl Origin {
             service: find(&["service.name"]),
             host: find(&["host.name", "host.id", "agent"]),
             job: find(&["job", "job.id", "job_id", "backlot.job"]),
-            attempt: find(&["attempt", "attempt.id", "attempt_id", "backlot.attempt"]),
+            attempt: find(&["attempt", "attempt.id", "attempt_id", "job.attempt", "backlot.attempt"]),
             queue: find(&["queue", "messaging.destination.name", "backlot.queue"]),
         }
     }
