@@ -3,9 +3,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::folder;
 use crate::log::{Prepared, Shared, State};
+
+/// Somebody else may have made room on the disk; nobody tells.
+const RETRY: Duration = Duration::from_secs(2);
 
 enum Task {
     Trim(u64),
@@ -25,7 +29,13 @@ pub(crate) fn run(shared: &Shared) {
                 if let Some(task) = next(shared, &mut state) {
                     break task;
                 }
-                shared.keeper.wait(&mut state);
+                if matches!(state.spare, Prepared::Full) || matches!(state.reserve, Prepared::Full) {
+                    if shared.keeper.wait_for(&mut state, RETRY).timed_out() {
+                        state.want_files();
+                    }
+                } else {
+                    shared.keeper.wait(&mut state);
+                }
             }
         };
         match task {
@@ -39,6 +49,7 @@ pub(crate) fn run(shared: &Shared) {
             Task::Spare => {
                 let made = prepare(shared, folder::SPARE, shared.options.segment_bytes);
                 let mut state = shared.state.lock();
+                state.full = matches!(made, Prepared::Full);
                 state.spare = made;
                 settled(shared, &mut state);
             }
@@ -70,6 +81,7 @@ fn next(shared: &Shared, state: &mut State) -> Option<Task> {
         if used.saturating_add(shared.options.segment_bytes) <= max {
             return Some(Task::Spare);
         }
+        state.full = true;
         state.spare = Prepared::Full;
         settled(shared, state);
     }

@@ -213,6 +213,7 @@ impl Journal {
             pending_bytes: 0,
             spare: Prepared::Wanted,
             reserve: Prepared::Wanted,
+            full: false,
             to_trim: Vec::new(),
             roll_wanted: false,
             closing: false,
@@ -293,12 +294,7 @@ impl Journal {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let state = self.running.shared.state.lock();
-        Stats {
-            disk_bytes: state.disk_bytes(),
-            segments: state.segments.len(),
-            full: matches!(state.spare, Prepared::Full),
-            ..state.counts
-        }
+        Stats { disk_bytes: state.disk_bytes(), segments: state.segments.len(), full: state.full, ..state.counts }
     }
 
     /// Deletes each closed segment that ends at or before `lsn`, oldest first. Returns how many.

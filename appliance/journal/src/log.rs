@@ -97,6 +97,8 @@ pub(crate) struct State {
     pub(crate) durable: u64,
     pub(crate) spare: Prepared,
     pub(crate) reserve: Prepared,
+    /// The last attempt to allocate a spare found no room.
+    pub(crate) full: bool,
     /// Closed segments whose files are longer than they need to be.
     pub(crate) to_trim: Vec<u64>,
     pub(crate) roll_wanted: bool,
@@ -202,11 +204,7 @@ impl Shared {
 
     /// Has the keeper try again to allocate what could not be allocated before.
     pub(crate) fn want_files(&self, state: &mut State) {
-        for prepared in [&mut state.spare, &mut state.reserve] {
-            if matches!(prepared, Prepared::Full) {
-                *prepared = Prepared::Wanted;
-            }
-        }
+        state.want_files();
         self.keeper.notify_one();
     }
 
@@ -291,6 +289,14 @@ impl Shared {
 }
 
 impl State {
+    pub(crate) fn want_files(&mut self) {
+        for prepared in [&mut self.spare, &mut self.reserve] {
+            if matches!(prepared, Prepared::Full) {
+                *prepared = Prepared::Wanted;
+            }
+        }
+    }
+
     /// Remembers that the file of a closed segment is open; closes the one that has been open longest when there are too many.
     pub(crate) fn note_open(&mut self, base: u64) {
         self.open_files.push_back(base);

@@ -1,0 +1,7 @@
+//! Any bytes as a segment. `tests/hostile.rs` runs the same entry over a seeded corpus.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let found = backlot_journal::inspect(bytes);
+    assert!(found.end_offset <= bytes.len() as u64);
+});
