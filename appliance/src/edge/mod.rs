@@ -16,6 +16,7 @@ mod http_door;
 mod limit;
 mod listen;
 mod metered;
+mod paced;
 pub mod otlp;
 mod roles;
 mod sigv4;

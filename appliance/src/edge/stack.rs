@@ -14,12 +14,12 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
-use tower_http::timeout::TimeoutBody;
 use tracing::Instrument;
 
 use super::admit::Admission;
 use super::limit::Buckets;
 use super::metered::Metered;
+use super::paced::Paced;
 use super::{Door, OperationCell, Peer, Refusal, Request, RequestInfo, Response, aws_door, basic};
 use crate::clock::Clock;
 use crate::config;
@@ -222,10 +222,10 @@ async fn bound_body(State(at): State<At>, request: Request, next: Next) -> Respo
     }
     // A gRPC connection's stream may rest between messages; its calls are unary and short, so the same pause holds.
     let request = request.map(|body| {
-        let timed = TimeoutBody::new(idle, body);
+        let paced = Paced::new(body, idle);
         match limit {
-            Some(limit) => Body::new(http_body_util::Limited::new(Box::pin(timed), limit)),
-            None => Body::new(Box::pin(timed)),
+            Some(limit) => Body::new(http_body_util::Limited::new(paced, limit)),
+            None => Body::new(paced),
         }
     });
     next.run(request).await
