@@ -112,6 +112,35 @@ config! {
         /// Most queries evaluated at once; a further one waits for a few seconds.
         queries_max: usize = 8;
     }
+    /// Alerts.
+    [alerting] AlertingConfig {
+        /// How often rules are evaluated, in seconds, unless their group says otherwise.
+        interval_s: u64 = 15;
+        /// Whether the rules that come with Backlot are evaluated.
+        default_rules: bool = true;
+        /// Rule files in Prometheus's format, beside the default rules.
+        rules_files: Vec<String> = Vec::new();
+        /// URLs that notifications are posted to, in the envelope of SNS. Userinfo in a URL is sent as HTTP Basic and never logged.
+        webhook_urls: Vec<String> = Vec::new();
+        /// ARN of an SNS topic that notifications are published to. The key comes from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+        sns_topic_arn: String = String::new();
+        /// Endpoint of SNS. Empty is Amazon's own.
+        sns_endpoint: String = String::new();
+        /// Region of the topic.
+        sns_region: String = "us-east-1".into();
+        /// How long a group of alerts waits for company before it is first told, in seconds.
+        group_wait_s: u64 = 10;
+        /// Shortest time between two notifications of one group, in seconds.
+        group_interval_s: u64 = 60;
+        /// After how long what still fires is told again, in seconds.
+        repeat_interval_s: u64 = 14_400;
+        /// Age at which a notification that could not be delivered is given up, in seconds.
+        delivery_age_s_max: u64 = 86_400;
+        /// How long after a restart an active alert may be absent from the metrics before it counts as resolved, in seconds.
+        restart_grace_s: u64 = 60;
+        /// Address of the dashboard in notifications, such as https://backlot.example.org.
+        external_url: String = String::new();
+    }
     /// The journals.
     [journal] JournalConfig {
         /// Size at which a segment is closed, in bytes.

@@ -3,6 +3,7 @@
 //! No part knows another one but through what is handed to it here. The order of [`Appliance::build`] is the order of
 //! dependence: sockets first (a taken port fails before anything is opened), then signals, journals, capabilities, replay.
 
+pub mod alerting;
 pub mod artifacts;
 pub mod catalogue;
 pub mod cli;
