@@ -116,7 +116,8 @@ fn decode(payload: &[u8]) -> Result<(String, Option<String>), String> {
     }
     match payload {
         [VERSION, json @ ..] => {
-            let Owned { key, value } = serde_json::from_slice(json).map_err(|error| format!("alert record: {error}"))?;
+            let Owned { key, value } =
+                serde_json::from_slice(json).map_err(|error| format!("alert record: {error}"))?;
             Ok((key, value))
         }
         [version, ..] => Err(format!("alert record of the later version {version}")),

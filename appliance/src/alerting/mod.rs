@@ -11,6 +11,8 @@ mod ledger;
 mod outbox;
 mod receiver;
 mod sns;
+#[cfg(test)]
+mod tests;
 mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,7 +205,9 @@ impl Shared {
                     state.notifier.restore(receiver, alert, group, moment(now));
                 }),
                 Some(("out", id)) => serde_json::from_str(&value).map(|entry| state.outbox.restore(id, entry, now)),
-                Some(("try", id)) => serde_json::from_str(&value).map(|tries| state.outbox.restore_tries(id, tries, now)),
+                Some(("try", id)) => {
+                    serde_json::from_str(&value).map(|tries| state.outbox.restore_tries(id, tries, now))
+                }
                 _ => Ok(()),
             };
             unreadable += usize::from(read.is_err());
@@ -236,8 +240,11 @@ impl Shared {
             let State { engine, notifier, outbox, .. } = &mut *state;
             for notification in notifier.decide(engine.alerts(), moment(now)) {
                 tracing::info!(
-                    receiver = notification.receiver, alert = notification.alert,
-                    alerts = notification.alerts.len(), firing = notification.is_firing(), "notifies"
+                    receiver = notification.receiver,
+                    alert = notification.alert,
+                    alerts = notification.alerts.len(),
+                    firing = notification.is_firing(),
+                    "notifies"
                 );
                 outbox.push(Entry { id: Uuid::new_v4().to_string(), notification }, now);
             }
@@ -330,10 +337,22 @@ impl Shared {
             match (&result, outcome) {
                 (Ok(()), _) => tracing::info!(receiver = receiver.name, id = entry.id, "delivered a notification"),
                 (Err(problem), outbox::Outcome::GivenUp) => {
-                    tracing::error!(receiver = receiver.name, target = receiver.target, id = entry.id, problem, "gave up a notification");
+                    tracing::error!(
+                        receiver = receiver.name,
+                        target = receiver.target,
+                        id = entry.id,
+                        problem,
+                        "gave up a notification"
+                    );
                 }
                 (Err(problem), _) => {
-                    tracing::warn!(receiver = receiver.name, target = receiver.target, id = entry.id, problem, "could not deliver a notification");
+                    tracing::warn!(
+                        receiver = receiver.name,
+                        target = receiver.target,
+                        id = entry.id,
+                        problem,
+                        "could not deliver a notification"
+                    );
                 }
             }
             self.write().await;

@@ -75,16 +75,22 @@ impl Outbox {
             }
         }
         let json = serde_json::to_string(&entry).unwrap_or_default();
-        self.waiting.push_back(Waiting { entry, json, tries: Tries::default(), next_mono_ms: now.mono_ms, saved: false });
+        self.waiting.push_back(Waiting {
+            entry,
+            json,
+            tries: Tries::default(),
+            next_mono_ms: now.mono_ms,
+            saved: false,
+        });
     }
 
     pub(super) fn restore(&mut self, id: &str, entry: Entry, now: Now) {
         let json = serde_json::to_string(&entry).unwrap_or_default();
         let tries = self.orphans.remove(id).unwrap_or_default();
         let waiting = Waiting { entry, json, next_mono_ms: resumed(&tries, now), tries, saved: true };
-        let at = self.waiting.partition_point(|other| {
-            other.entry.notification.made_at_ms <= waiting.entry.notification.made_at_ms
-        });
+        let at = self
+            .waiting
+            .partition_point(|other| other.entry.notification.made_at_ms <= waiting.entry.notification.made_at_ms);
         self.waiting.insert(at, waiting);
     }
 
@@ -108,8 +114,8 @@ impl Outbox {
     pub(super) fn stored(&self) -> impl Iterator<Item = (String, Option<String>)> {
         self.waiting.iter().flat_map(|waiting| {
             let id = &waiting.entry.id;
-            let tries = (waiting.tries.failed > 0)
-                .then(|| (format!("try/{id}"), serde_json::to_string(&waiting.tries).ok()));
+            let tries =
+                (waiting.tries.failed > 0).then(|| (format!("try/{id}"), serde_json::to_string(&waiting.tries).ok()));
             [(format!("out/{id}"), Some(waiting.json.clone()))].into_iter().chain(tries)
         })
     }
@@ -178,7 +184,10 @@ mod tests {
 
     fn entry(id: &str, ms: u64) -> Entry {
         let (receiver, alert) = ("hook".to_owned(), "A".to_owned());
-        Entry { id: id.into(), notification: Notification { receiver, alert, alerts: vec![], left_out: 0, made_at_ms: at(ms).wall_ms } }
+        Entry {
+            id: id.into(),
+            notification: Notification { receiver, alert, alerts: vec![], left_out: 0, made_at_ms: at(ms).wall_ms },
+        }
     }
 
     fn id(next: Next) -> Option<String> {

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_secret_in_the_url_is_sent_and_never_shown() {
-        let webhook = Webhook::new("https://bot:p%40ss@hooks.example.org:8443/T0/secret?token=x", "arn:t").expect("a URL");
+        let webhook =
+            Webhook::new("https://bot:p%40ss@hooks.example.org:8443/T0/secret?token=x", "arn:t").expect("a URL");
         assert_eq!(webhook.target(), "https://hooks.example.org:8443/…");
         assert_eq!(webhook.uri.to_string(), "https://hooks.example.org:8443/T0/secret?token=x");
         let sent = webhook.authorization.expect("userinfo becomes Basic");

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backlot_wire::metrics::{SERIES, TELEMETRY_ACCEPTED, TELEMETRY_REFUSED};
+use backlot_wire::metrics::{SERIES, TELEMETRY_REFUSED};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
@@ -220,10 +220,8 @@ impl Metrics {
         let refused_points = if had == 0 { 0 } else { translated.points * (had - kept) as u64 / had as u64 };
         partial.rejected += refused_points;
         partial.accepted = translated.points - refused_points;
-        let signal = KeyValue::new("signal", "metrics");
-        counter(&TELEMETRY_ACCEPTED).add(kept as u64, std::slice::from_ref(&signal));
         for (reason, count) in reasons {
-            counter(&TELEMETRY_REFUSED).add(count, &[signal.clone(), KeyValue::new("reason", reason)]);
+            refuse(reason, count);
         }
         Ok(partial)
     }
@@ -236,8 +234,7 @@ impl Shared {
             tracing::error!(%error, "could not follow the telemetry journal");
         }
         for (refusal, count) in refused {
-            let labels = [KeyValue::new("signal", "metrics"), KeyValue::new("reason", refusal.as_str())];
-            counter(&TELEMETRY_REFUSED).add(count, &labels);
+            refuse(refusal.as_str(), count);
         }
         gauge(&SERIES).record(self.store.head.read().len() as f64, &[]);
         if upkeep {
@@ -266,6 +263,12 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Counts samples, which are more than the data points that the door counts: a histogram's point is many samples.
+fn refuse(reason: &'static str, samples: u64) {
+    let labels = [KeyValue::new("signal", "samples"), KeyValue::new("reason", reason)];
+    counter(&TELEMETRY_REFUSED).add(samples, &labels);
 }
 
 fn append(message: &mut String, more: &str) {

@@ -21,6 +21,8 @@ mod labelling;
 mod over_time;
 mod read;
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod script;
 #[cfg(test)]
 mod script_series;

@@ -28,8 +28,9 @@ const PASSING: &[(&str, usize)] = &[
     ("trig_functions", 19),
 ];
 
+/// Series held plainly.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     series: BTreeMap<Labels, Vec<Sample>>,
 }
 
@@ -77,7 +78,11 @@ fn close(a: f64, b: f64) -> bool {
 }
 
 impl Memory {
-    fn load(&mut self, step_ms: i64, line: &str) -> Result<(), String> {
+    pub(super) fn instant(&self, text: &str, t_ms: i64) -> Result<Answer, QueryError> {
+        super::instant(self, &super::parse(text)?, t_ms, &crate::metrics::testing::budget())
+    }
+
+    pub(super) fn load(&mut self, step_ms: i64, line: &str) -> Result<(), String> {
         let (labels, values) = script_series::line(line)?;
         let at = |(index, value): (usize, Option<f64>)| Some(Sample { t_ms: index as i64 * step_ms, value: value? });
         let samples = self.series.entry(labels).or_default();
