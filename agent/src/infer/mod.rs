@@ -5,6 +5,13 @@
 //! own pool: there is no async here, no network and no clock. What a file is called in the bucket, how it gets
 //! there and how often a job is tried again is decided elsewhere.
 
+pub mod cpu;
+pub mod executor;
+pub mod graph;
+pub mod models;
+mod upscale;
+pub mod weights;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +20,9 @@ use serde_json::{Map, Value};
 
 /// Job types that [`run`] takes.
 pub const KINDS: [&str; 2] = ["image.upscale", "video.upscale"];
+
+/// Bytes that the values between a network's layers may take. Larger pictures are cut into tiles.
+const ARENA_BYTES_MAX: usize = 512 << 20;
 
 /// What is to be done: a job without its way here.
 #[derive(Clone, Debug)]
@@ -117,25 +127,38 @@ pub struct EngineOptions {
 /// The executors and the models they have loaded. Lives as long as the worker process.
 pub struct Engine {
     options: EngineOptions,
+    cpu: Option<cpu::Cpu>,
+    /// The network of the last job: most jobs in a row want the same.
+    loaded: Option<upscale::Loaded>,
 }
 
 impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options }
+        Self { options, cpu: None, loaded: None }
     }
 
     #[must_use]
     pub fn models_dir(&self) -> &Path {
         &self.options.models_dir
     }
+
+    /// The CPU executor, made when it is first asked for.
+    fn cpu(&mut self) -> Result<&mut cpu::Cpu, Failure> {
+        if self.cpu.is_none() {
+            let made = cpu::Cpu::new(self.options.threads, ARENA_BYTES_MAX)
+                .map_err(|error| Failure::transient(format!("start threads: {error}")))?;
+            self.cpu = Some(made);
+        }
+        self.cpu.as_mut().ok_or_else(|| Failure::transient("the CPU executor is gone"))
+    }
 }
 
 /// Runs one task to its end and says what it made.
 ///
 /// Blocks for as long as the work takes. It reports the phases `load`, `infer` and `post` and percentages through
-/// `ctx.report`. `image.upscale` takes one image (PNG, JPEG, WebP) and makes one PNG for each input;
+/// `ctx.report`. `image.upscale` takes images (PNG, JPEG, WebP) and makes one PNG for each;
 /// `video.upscale` takes clips and makes one MP4 (H.264, sound copied) for each. Parameters of both: `scale` (2, 3
 /// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). A parameter that is unknown or out of its
 /// range is a permanent failure that names it, before any model is loaded.
@@ -150,9 +173,7 @@ pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
         return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
     }
     match task.kind.as_str() {
-        "image.upscale" | "video.upscale" => {
-            Err(Failure::transient(format!("`{}` has no executor in this build", task.kind)))
-        }
+        "image.upscale" | "video.upscale" => upscale::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     }
 }

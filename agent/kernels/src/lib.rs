@@ -1,0 +1,17 @@
+//! The loops of the CPU executor: arithmetic over slices, nothing else.
+//!
+//! A crate of its own so that it can be optimised in every profile while the agent around it builds fast.
+//! Pictures are channels-last (`[height][width][channels]`, f32) and without gaps; a batch is the caller's loop.
+//! The vector width is found at run time by `pulp` (AVX2 with FMA, NEON, or plain Rust), so there is no `unsafe`
+//! here. Work is spread over the rayon pool that the caller has installed. Sizes that do not fit the slices are
+//! the caller's mistake and panic; nothing here reads data from outside the process.
+
+mod conv;
+mod lanes;
+mod picture;
+mod pointwise;
+mod winograd;
+
+pub use conv::Conv;
+pub use picture::{Size, concat_rows, pixel_shuffle, resize_bicubic, split_rows, upsample_nearest};
+pub use pointwise::{add, mul, prelu, scale, silu};

@@ -1,0 +1,263 @@
+//! What type each operation's outputs have, or why its inputs do not suit it.
+
+use super::{Activation, Element, Graph, GraphError, Node, Op, RANK_MAX, TensorType, WeightId};
+
+/// Most elements of one tensor: 2^40, so that no product or byte count overflows.
+const ELEMENTS_MAX: usize = 1 << 40;
+
+impl Graph {
+    /// Types of all values, indexed by value; those that nothing makes are `None`.
+    ///
+    /// # Errors
+    /// [`GraphError`] names the first node whose inputs do not suit it, and what it was given.
+    pub fn infer(&self, inputs: &[TensorType]) -> Result<Vec<Option<TensorType>>, GraphError> {
+        let of_graph = |problem: String| GraphError { node: "inputs".to_owned(), problem };
+        if inputs.len() != self.inputs.len() {
+            return Err(of_graph(format!("{} given, {} needed", inputs.len(), self.inputs.len())));
+        }
+        let mut types: Vec<Option<TensorType>> = vec![None; self.values];
+        for (value, given) in self.inputs.iter().zip(inputs) {
+            checked(given.clone()).map_err(of_graph)?;
+            types[value.0] = Some(given.clone());
+        }
+        for node in &self.nodes {
+            let problem = |problem| GraphError { node: node.name.clone(), problem };
+            let given: Vec<&TensorType> = node
+                .inputs
+                .iter()
+                .map(|value| types[value.0].as_ref().ok_or_else(|| problem(format!("value {} comes later", value.0))))
+                .collect::<Result<_, _>>()?;
+            let made = self.outputs_of(node, &given).map_err(problem)?;
+            for (value, made) in node.outputs.iter().zip(made) {
+                types[value.0] = Some(checked(made).map_err(problem)?);
+            }
+        }
+        if let Some(value) = self.outputs.iter().find(|value| types[value.0].is_none()) {
+            return Err(GraphError { node: "outputs".to_owned(), problem: format!("nothing makes value {}", value.0) });
+        }
+        Ok(types)
+    }
+
+    fn outputs_of(&self, node: &Node, given: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let first = *given.first().ok_or("has no input")?;
+        let many = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. });
+        if !many && given.len() != 1 {
+            return Err(format!("takes one input, not {}", given.len()));
+        }
+        let shape = first.shape.as_slice();
+        let same = |shape: Vec<usize>| Ok(vec![TensorType { element: first.element, shape }]);
+        match &node.op {
+            Op::Conv2d { weight, bias, stride, activation } => {
+                let [n, h, w, c] = picture(shape)?;
+                let &[outputs, inputs, kernel, kernel_x] = self.weights[weight.0].shape.as_slice() else {
+                    return Err(format!("weight has shape {:?}", self.weights[weight.0].shape));
+                };
+                if kernel != kernel_x || !matches!(kernel, 1 | 3) || !matches!(stride, 1 | 2) {
+                    return Err(format!("kernel {kernel}x{kernel_x} with stride {stride} is not supported"));
+                }
+                if inputs != c {
+                    return Err(format!("weight takes {inputs} channels, the input has {c}"));
+                }
+                self.vector(*bias, outputs, "bias")?;
+                if let Some(activation) = activation {
+                    self.activation(*activation, outputs)?;
+                }
+                same(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs])
+            }
+            Op::Linear { weight, bias } => {
+                let &[outputs, inputs] = self.weights[weight.0].shape.as_slice() else {
+                    return Err(format!("weight has shape {:?}", self.weights[weight.0].shape));
+                };
+                let (last, rest) = shape.split_last().ok_or("input has no axis")?;
+                if *last != inputs {
+                    return Err(format!("weight takes {inputs} features, the input has {last}"));
+                }
+                self.vector(*bias, outputs, "bias")?;
+                same([rest, &[outputs]].concat())
+            }
+            Op::Activate(activation) => {
+                self.activation(*activation, *shape.last().ok_or("input has no axis")?)?;
+                same(shape.to_vec())
+            }
+            Op::Add | Op::Mul => {
+                if given.len() < 2 || given.iter().any(|other| *other != first) {
+                    return Err(format!("takes two or more tensors of one type, not {given:?}"));
+                }
+                same(shape.to_vec())
+            }
+            Op::Scale { factor } => {
+                if !factor.is_finite() {
+                    return Err(format!("factor is {factor}"));
+                }
+                same(shape.to_vec())
+            }
+            Op::Concat { axis } => concat(*axis, given).map(|made| vec![made]),
+            Op::Split { axis, lengths } => {
+                let along = *shape.get(*axis).ok_or_else(|| format!("has no axis {axis} in {shape:?}"))?;
+                if lengths.iter().sum::<usize>() != along || lengths.len() != node.outputs.len() {
+                    return Err(format!("parts {lengths:?} do not add up to {along}"));
+                }
+                Ok(lengths
+                    .iter()
+                    .map(|length| {
+                        let mut part = first.clone();
+                        part.shape[*axis] = *length;
+                        part
+                    })
+                    .collect())
+            }
+            Op::Reshape { shape: wanted } => same(reshape(first, wanted)?),
+            Op::Transpose { order } => {
+                let mut seen = order.clone();
+                seen.sort_unstable();
+                if !seen.iter().copied().eq(0..shape.len()) {
+                    return Err(format!("order {order:?} does not suit {shape:?}"));
+                }
+                same(order.iter().map(|axis| shape[*axis]).collect())
+            }
+            Op::UpsampleNearest { factor } => {
+                let [n, h, w, c] = picture(shape)?;
+                let factor = factor_within(*factor)?;
+                same(vec![n, h * factor, w * factor, c])
+            }
+            Op::PixelShuffle { factor } => {
+                let [n, h, w, c] = picture(shape)?;
+                let factor = factor_within(*factor)?;
+                if !c.is_multiple_of(factor * factor) {
+                    return Err(format!("{c} channels do not divide by {factor}²"));
+                }
+                same(vec![n, h * factor, w * factor, c / (factor * factor)])
+            }
+            Op::ResizeBicubic { numerator, denominator } => {
+                let [n, h, w, c] = picture(shape)?;
+                let (up, down) = (factor_within(*numerator)?, factor_within(*denominator)?);
+                same(vec![n, h * up / down, w * up / down, c])
+            }
+            Op::Cast { to } => Ok(vec![TensorType { element: *to, shape: shape.to_vec() }]),
+        }
+    }
+
+    fn activation(&self, activation: Activation, channels: usize) -> Result<(), String> {
+        match activation {
+            Activation::Prelu { slopes } => self.vector(Some(slopes), channels, "slopes"),
+            Activation::LeakyRelu { slope } if !slope.is_finite() => Err(format!("slope is {slope}")),
+            Activation::Relu | Activation::LeakyRelu { .. } | Activation::Silu => Ok(()),
+        }
+    }
+
+    fn vector(&self, weight: Option<WeightId>, length: usize, what: &str) -> Result<(), String> {
+        match weight {
+            Some(weight) if self.weights[weight.0].shape != [length] => {
+                Err(format!("{what} has shape {:?}, not [{length}]", self.weights[weight.0].shape))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn checked(made: TensorType) -> Result<TensorType, String> {
+    if made.shape.len() > RANK_MAX || made.shape.contains(&0) {
+        return Err(format!("shape {:?} has a side of 0 or more than {RANK_MAX} axes", made.shape));
+    }
+    let elements = made.shape.iter().try_fold(1_usize, |all, side| all.checked_mul(*side));
+    if elements.is_none_or(|elements| elements > ELEMENTS_MAX) {
+        return Err(format!("shape {:?} has more than 2^40 elements", made.shape));
+    }
+    Ok(made)
+}
+
+fn picture(shape: &[usize]) -> Result<[usize; 4], String> {
+    shape.try_into().map_err(|_| format!("takes [batch, height, width, channels], not {shape:?}"))
+}
+
+fn factor_within(factor: usize) -> Result<usize, String> {
+    if (1..=16).contains(&factor) { Ok(factor) } else { Err(format!("factor {factor} is not 1 to 16")) }
+}
+
+fn concat(axis: usize, given: &[&TensorType]) -> Result<TensorType, String> {
+    let mut made = given[0].clone();
+    if axis >= made.shape.len() {
+        return Err(format!("has no axis {axis} in {:?}", made.shape));
+    }
+    for other in &given[1..] {
+        let fits = other.element == made.element
+            && other.shape.len() == made.shape.len()
+            && other.shape.iter().zip(&made.shape).enumerate().all(|(i, (a, b))| i == axis || a == b);
+        if !fits {
+            return Err(format!("{:?} does not join {:?} along axis {axis}", other.shape, made.shape));
+        }
+        made.shape[axis] += other.shape[axis];
+    }
+    Ok(made)
+}
+
+fn reshape(from: &TensorType, wanted: &[Option<usize>]) -> Result<Vec<usize>, String> {
+    let no = || format!("{:?} does not become {wanted:?}", from.shape);
+    if wanted.iter().filter(|side| side.is_none()).count() > 1 {
+        return Err(no());
+    }
+    let known = wanted.iter().flatten().try_fold(1_usize, |all, side| all.checked_mul(*side)).ok_or_else(no)?;
+    let left = from.len().checked_div(known).ok_or_else(no)?;
+    let shape: Vec<usize> = wanted.iter().map(|side| side.unwrap_or(left)).collect();
+    let all = shape.iter().try_fold(1_usize, |all, side| all.checked_mul(*side));
+    if all == Some(from.len()) { Ok(shape) } else { Err(no()) }
+}
+
+/// Bytes of one element when it is kept as what it is.
+impl Element {
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(op: Op, shapes: &[&[usize]]) -> String {
+        let mut graph = Graph::new();
+        let inputs: Vec<_> = shapes.iter().map(|_| graph.input()).collect();
+        graph.weight("odd", &[8, 5, 3, 3]);
+        let end = graph.push("the node", op, &inputs);
+        graph.output(end);
+        let types: Vec<_> = shapes.iter().map(|shape| TensorType::f32(shape)).collect();
+        graph.infer(&types).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_error_names_the_node_and_what_it_was_given() {
+        let conv = || Op::Conv2d { weight: WeightId(0), bias: None, stride: 1, activation: None };
+        for (op, shapes, words) in [
+            (conv(), vec![&[1, 4, 4, 3][..]], "takes 5 channels, the input has 3"),
+            (conv(), vec![&[4, 4, 5][..]], "[4, 4, 5]"),
+            (Op::Add, vec![&[1, 2][..], &[2, 1]], "of one type"),
+            (Op::Concat { axis: 2 }, vec![&[1, 2][..]], "no axis 2"),
+            (Op::Concat { axis: 1 }, vec![&[1, 2][..], &[2, 2]], "does not join"),
+            (Op::Reshape { shape: vec![Some(3), None] }, vec![&[2, 2][..]], "does not become"),
+            (Op::Reshape { shape: vec![Some(0), None] }, vec![&[2, 2][..]], "does not become"),
+            (Op::Transpose { order: vec![0, 0] }, vec![&[2, 2][..]], "order"),
+            (Op::PixelShuffle { factor: 4 }, vec![&[1, 2, 2, 8][..]], "do not divide"),
+            (Op::UpsampleNearest { factor: usize::MAX }, vec![&[1, 2, 2, 8][..]], "factor"),
+            (Op::ResizeBicubic { numerator: 1, denominator: 4 }, vec![&[1, 2, 2, 3][..]], "side of 0"),
+            (Op::UpsampleNearest { factor: 4 }, vec![&[1, 1 << 19, 1 << 19, 3][..]], "2^40"),
+            (Op::Scale { factor: f32::NAN }, vec![&[1][..]], "NaN"),
+        ] {
+            let error = error(op, &shapes);
+            assert!(error.contains(words), "{error}");
+            assert!(error.starts_with("node `the node`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_refused() {
+        let mut graph = Graph::new();
+        let input = graph.input();
+        graph.split("cut", input, 1, &[2, 3]);
+        assert!(graph.infer(&[TensorType::f32(&[1, 5])]).is_ok());
+        assert!(graph.infer(&[TensorType::f32(&[1, 6])]).unwrap_err().to_string().contains("`cut`"));
+    }
+}

