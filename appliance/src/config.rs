@@ -80,7 +80,7 @@ config! {
         /// Most requests a second with one key, averaged over ten seconds. 0 sets no limit.
         requests_per_key_s: u32 = 0;
         /// Largest body of the AWS door except S3, in bytes.
-        aws_body_bytes_max: usize = 2_097_152;
+        aws_body_bytes_max: usize = 4_194_304;
         /// Largest body of the http door, in bytes.
         http_body_bytes_max: usize = 8_388_608;
         /// Largest body of the OTLP doors, compressed and uncompressed each, in bytes.
@@ -202,8 +202,15 @@ pub enum ConfigError {
 }
 
 /// Names that begin with `BACKLOT_` and are no configuration keys.
-const RESERVED: &[&str] =
-    &["BACKLOT_ENDPOINT", "BACKLOT_TESTDATA", "BACKLOT_CONFIG", "BACKLOT_DATA", "BACKLOT_KEY_FILE", "BACKLOT_LOG"];
+const RESERVED: &[&str] = &[
+    "BACKLOT_ENDPOINT",
+    "BACKLOT_TESTDATA",
+    "BACKLOT_PYTHON",
+    "BACKLOT_CONFIG",
+    "BACKLOT_DATA",
+    "BACKLOT_KEY_FILE",
+    "BACKLOT_LOG",
+];
 const RESERVED_PREFIX: &str = "BACKLOT_AGENT_";
 
 impl Config {

@@ -241,9 +241,15 @@ def errors():
         raise AssertionError("a job queue took what is no job")
     except sqs.exceptions.InvalidMessageContents:
         pass
-    # A whole mebibyte is taken.
-    sqs.send_message(QueueUrl=url, MessageBody="x" * (1 << 20))
-    equal(len(sqs.receive_message(QueueUrl=url)["Messages"][0]["Body"]), 1 << 20)
+    # A whole mebibyte is taken, of characters too that a request spells with twice or three times the bytes.
+    whole = "☃" * ((1 << 20) // 3)
+    for send in (
+        lambda: sqs.send_message(QueueUrl=url, MessageBody=whole),
+        lambda: signed_form({"Action": "SendMessage", "MessageBody": whole}, "/000000000000/faulty"),
+    ):
+        send()
+        [message] = sqs.receive_message(QueueUrl=url)["Messages"]
+        equal((len(message["Body"]), message["MD5OfBody"]), (len(whole), md5(whole)))
     print("all errors are as they should be")
 
 
