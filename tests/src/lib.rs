@@ -172,6 +172,7 @@ fn launch(dir: &Path, settings: &[(String, String)], again: Option<&Addresses>) 
     command
         .args(["serve", "--dev", "--print-addresses", "--data"])
         .arg(dir.join("data"))
+        .env_remove("BACKLOT_PYTHON") // ours, and no configuration key
         .env("BACKLOT_EDGE_AWS", port(again.map(|a| &a.aws)))
         .env("BACKLOT_EDGE_HTTP", port(again.map(|a| &a.http)))
         .env("BACKLOT_EDGE_OTLP_GRPC", port(again.map(|a| &a.otlp_grpc)))

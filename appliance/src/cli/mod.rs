@@ -1,6 +1,7 @@
 //! What an operator types. Each command prints text for people, or with `--json` one JSON document (one a line where
 //! there are many), and says with its exit code how it went: 0 asked, 1 fault, 64 usage, 78 configuration.
 
+mod artifact;
 mod client;
 mod doctor;
 mod key;
@@ -38,6 +39,13 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Objects in the artifact store.
+    Artifact {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: artifact::ArtifactCommand,
     },
     /// Keys and their roles.
     Key {
@@ -175,6 +183,9 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Config { command: ConfigCommand::Reference { json } } => {
             print!("{}", if json { config::reference_json() } else { config::reference_markdown() });
+        }
+        Command::Artifact { connection, command } => {
+            return block_on(artifact::run(command, &Client::connect(&connection)?));
         }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Doctor(arguments) => return doctor::run(&arguments),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
+use super::XML_BYTES_MAX;
 use crate::clock::Clock;
 use crate::edge::OperationCell;
 use crate::identity::{Identity, Role};
@@ -48,6 +49,9 @@ impl<R: Roles> S3Access for Access<R> {
         let Some(credentials) = context.credentials() else {
             return Err(s3_error!(AccessDenied, "this needs a signature"));
         };
+        if reads_xml(&operation) && announced(context.headers()) > XML_BYTES_MAX as u64 {
+            return Err(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
+        }
         let authorization = context.headers().get("authorization").and_then(|value| value.to_str().ok());
         let query = context.uri().query().unwrap_or_default();
         check_signature(authorization, query, self.clock.now().wall_ms / 1000)?;
@@ -62,6 +66,16 @@ impl<R: Roles> S3Access for Access<R> {
             format!("the key has the role {role:?}; {operation} needs agent, operator or admin"),
         ))
     }
+}
+
+/// Operations whose body is an object's bytes are bounded elsewhere; the body of any other is read whole.
+fn reads_xml(operation: &str) -> bool {
+    !matches!(operation, "PutObject" | "PostObject" | "UploadPart")
+}
+
+fn announced(headers: &http::HeaderMap) -> u64 {
+    let length = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+    length("content-length").max(length("x-amz-decoded-content-length"))
 }
 
 fn is_read(operation: &str) -> bool {

@@ -13,6 +13,7 @@ mod objects;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::header;
 use s3s::auth::S3Auth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::dto::*;
@@ -59,7 +60,12 @@ impl S3Door for S3Service {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let service = self.clone();
         Box::pin(async move {
-            match Self::call(&service, request.map(s3s::Body::http_body_unsync)).await {
+            // A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
+            let empty = request.version() <= http::Version::HTTP_11
+                && !request.headers().contains_key(header::CONTENT_LENGTH)
+                && !request.headers().contains_key(header::TRANSFER_ENCODING);
+            let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
+            match Self::call(&service, request.map(body)).await {
                 Ok(response) => response.map(axum::body::Body::new),
                 Err(error) => {
                     tracing::error!(?error, "S3 gave no answer");

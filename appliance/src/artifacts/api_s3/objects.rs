@@ -224,7 +224,20 @@ pub(super) async fn attributes(
     let input = request.input;
     refuse_version(input.version_id.as_deref())?;
     let row = artifacts.head(&input.bucket, &input.key).map_err(error)?;
-    let asked = |name: &str| input.object_attributes.iter().any(|attribute| attribute.as_str() == name);
+    // One header with commas, or several: s3s leaves the commas.
+    let names: Vec<&str> =
+        input.object_attributes.iter().flat_map(|names| names.as_str().split(',')).map(str::trim).collect();
+    let known = [
+        ObjectAttributes::ETAG,
+        ObjectAttributes::CHECKSUM,
+        ObjectAttributes::OBJECT_PARTS,
+        ObjectAttributes::OBJECT_SIZE,
+        ObjectAttributes::STORAGE_CLASS,
+    ];
+    if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+        return Err(s3_error!(InvalidArgument, "`{name}` is no attribute of an object"));
+    }
+    let asked = |name: &str| names.contains(&name);
     let mut output =
         GetObjectAttributesOutput { last_modified: Some(timestamp(row.modified_ms)), ..Default::default() };
     if asked(ObjectAttributes::ETAG) {
