@@ -21,6 +21,7 @@ pub mod signals;
 pub mod tasks;
 pub mod telemetry;
 pub mod telemetry_journal;
+pub mod traces;
 
 use std::collections::HashMap;
 use std::sync::Arc;

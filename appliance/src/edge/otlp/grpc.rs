@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::signal::Counters;
 use super::{OtlpError, Signal, Sink, Sinks};
+use crate::telemetry;
 
 /// The customary largest message of gRPC. tonic decodes before we can count messages, so this is also
 /// what bounds the memory of a request that is made of empty ones.
@@ -69,7 +70,7 @@ struct Service<S> {
 
 impl<S: Signal> Service<S> {
     async fn take(&self, request: Request<S>) -> Result<Response<S::Response>, Status> {
-        match self.sink.export(request.into_inner()).await {
+        match telemetry::unobserved(self.sink.export(request.into_inner())).await {
             Ok(partial) => {
                 self.counters.count::<S>(&Ok(partial.clone()));
                 Ok(Response::new(S::response(partial)))

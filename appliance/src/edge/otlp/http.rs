@@ -15,6 +15,7 @@ use prost::Message as _;
 use super::signal::{Counters, decode};
 use super::status::{Wire, respond};
 use super::{Encoding, OtlpError, Partial, Signal, Sink, Sinks};
+use crate::telemetry;
 
 /// Bodies over this are unpacked and decoded on a thread that may take its time.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
@@ -62,7 +63,7 @@ async fn take<S: Signal>(sink: &dyn Sink<S>, request: Request, body_bytes_max: u
         decode::<S>(&body, encoding)
     };
     let request = if takes_a_while { blocking(read).await? } else { read()? };
-    sink.export(request).await
+    telemetry::unobserved(sink.export(request)).await
 }
 
 fn accepted<S: Signal>(partial: Partial, wire: Wire) -> Response {
