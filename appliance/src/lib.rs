@@ -34,11 +34,17 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
 use crate::edge::aws::Dialect;
+use crate::edge::otlp::Sinks;
 use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, Jobs};
+use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
 use crate::tasks::Stages;
+use crate::telemetry::{OwnDoor, Telemetry};
+use crate::telemetry_journal::TelemetryJournal;
+use crate::traces::Traces;
 
 /// Buckets that exist from the start: what the command line uploads to, and what agents load models from.
 const BUCKETS: [&str; 2] = ["studio", "models"];
@@ -61,6 +67,12 @@ pub enum StartError {
     Listen(#[from] edge::ListenError),
     #[error(transparent)]
     Control(#[from] control::StartError),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    #[error(transparent)]
+    Windows(#[from] backlot_windows::WindowsError),
+    #[error(transparent)]
+    Metrics(#[from] metrics::StoreError),
     #[error("telemetry journal: {0}")]
     TelemetryJournal(#[from] backlot_journal::OpenError),
     #[error(transparent)]
@@ -88,6 +100,8 @@ pub struct Appliance {
     stages: Stages,
     endpoints: Endpoints,
     control: Control,
+    journal: TelemetryJournal,
+    telemetry: Telemetry,
 }
 
 impl Appliance {
@@ -101,6 +115,11 @@ impl Appliance {
         let listeners = Listeners::bind(&config, dev).await?;
         let endpoints = listeners.endpoints();
         let internal = Credential::internal()?;
+        let own_door = OwnDoor {
+            otlp_http: endpoints.otlp_http.clone(),
+            credential: (internal.key_id.clone(), internal.secret.clone()),
+        };
+        let telemetry = telemetry::init(&config.telemetry, Some(&own_door))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let stages = Stages::new(&[
             ("alerting", Duration::from_secs(5)),
@@ -133,6 +152,8 @@ impl Appliance {
             tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
         }
 
+        let Signals { journal, logs, traces, metrics } = Signals::build(&config, &clock, &stages)?;
+
         let (doors, workers) = (stages.stage("doors"), stages.stage("workers"));
         queues.start(&workers, doors.stopping());
         jobs.start(&workers, doors.stopping());
@@ -144,13 +165,22 @@ impl Appliance {
         let dialects = HashMap::from([("sqs", sqs)]);
         let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
-        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, String::new)
+        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, telemetry::prometheus_text)
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
-            .merge(artifacts::api_http::routes(artifacts));
+            .merge(artifacts::api_http::routes(artifacts))
+            .merge(logs.routes(doors.stopping()))
+            .merge(traces.routes())
+            .merge(metrics::routes(metrics.clone()));
+        let sinks = Sinks { logs: Arc::new(logs), traces: Arc::new(traces), metrics: Arc::new(metrics) };
+        let otlp_bytes_max = config.edge.otlp_body_bytes_max;
+        let otlp_http = edge::otlp::http_routes(&sinks, otlp_bytes_max);
+        let otlp_grpc = edge::otlp::grpc_routes(&sinks, otlp_bytes_max);
         listeners.aws.serve(&doors, &config.edge, edge::around(&gate, Door::Aws, aws));
         listeners.http.serve(&doors, &config.edge, edge::around(&gate, Door::Http, http));
-        Ok(Self { stages, endpoints, control })
+        listeners.otlp_http.serve(&doors, &config.edge, edge::around(&gate, Door::OtlpHttp, otlp_http));
+        listeners.otlp_grpc.serve(&doors, &config.edge, edge::around(&gate, Door::OtlpGrpc, otlp_grpc));
+        Ok(Self { stages, endpoints, control, journal, telemetry })
     }
 
     /// What tells a client where to go.
@@ -169,10 +199,54 @@ impl Appliance {
             name = self.stages.first_to_end() => Some(name),
         };
         tracing::info!(task = fallen, "stopping");
+        let telemetry = Arc::new(self.telemetry);
+        let last_words = Arc::clone(&telemetry);
+        let flushed = tokio::task::spawn_blocking(move || last_words.flush()); // while the own door still answers
+        let _ = tokio::time::timeout(Duration::from_secs(3), flushed).await;
         self.stages.stop().await;
-        let control = self.control;
-        let _ = tokio::task::spawn_blocking(move || control.close()).await; // it blocks until all is on disk
+        let (control, journal) = (self.control, self.journal);
+        // Both block until all is on disk.
+        let closed = tokio::task::spawn_blocking(move || {
+            telemetry.shutdown();
+            journal.close();
+            control.close();
+        });
+        let _ = closed.await;
         fallen.map_or(Ok(()), |name| Err(StartError::TaskEnded(name)))
+    }
+}
+
+/// What is kept of everybody's logs, traces and metrics.
+struct Signals {
+    journal: TelemetryJournal,
+    logs: Logs,
+    traces: Traces,
+    metrics: Metrics,
+}
+
+impl Signals {
+    fn build(config: &Config, clock: &Arc<dyn Clock>, stages: &Stages) -> Result<Self, StartError> {
+        let data = &config.data.dir;
+        let mut options = backlot_journal::Options::new(data);
+        options.segment_bytes = config.journal.segment_bytes;
+        options.disk_bytes_max = config.journal.telemetry_disk_bytes_max;
+        options.reserve_bytes = 0; // nothing in it shrinks: it is let go by segments
+        let (journal, opened) = TelemetryJournal::open(data, options)?;
+        let (logs, log_windows) = Logs::build(data, &config.logs, journal.clone(), Arc::clone(clock))?;
+        let (traces, span_windows) = Traces::build(data, &config.traces, journal.clone(), Arc::clone(clock))?;
+        let metrics = Metrics::build(journal.clone(), Arc::clone(clock), data, &config.metrics)?;
+        let stores = stages.stage("stores");
+        journal.start(&stores);
+        logs.start(&stores);
+        traces.start(&stores);
+        metrics.start(&stores);
+        tracing::info!(
+            log_records = log_windows.documents,
+            spans = span_windows.documents,
+            torn_bytes = opened.torn_bytes,
+            "opened logs, traces and metrics"
+        );
+        Ok(Self { journal, logs, traces, metrics })
     }
 }
 

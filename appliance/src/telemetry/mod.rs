@@ -145,7 +145,7 @@ impl Telemetry {
     }
 
     /// Ends the exporters, for a second at most. Blocks.
-    pub fn shutdown(self) {
+    pub fn shutdown(&self) {
         let within = Duration::from_secs(1);
         std::thread::scope(|scope| {
             if let Some((tracers, loggers)) = &self.exporters {
