@@ -8,6 +8,7 @@ mod client;
 mod prometheus;
 
 use std::collections::HashMap;
+use std::io::IsTerminal as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ use prometheus::SharedReader;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a span waits for others before it is sent.
 const SPAN_DELAY: Duration = Duration::from_secs(1);
+/// Libraries that say at `info` what only their authors want to know.
+const QUIET: &str = "opentelemetry=warn,opentelemetry_sdk=warn,tantivy=warn";
 /// What may be logged and must not be exported: it is said while an export is under way.
 const UNEXPORTED: &[&str] = &[
     "backlot::edge::otlp",
@@ -89,9 +92,11 @@ pub struct Telemetry {
 /// [`TelemetryError`] says which key is wrong.
 pub fn init(config: &config::Telemetry, own_door: Option<&OwnDoor>) -> Result<Telemetry, TelemetryError> {
     let directives = std::env::var("BACKLOT_LOG").ok().filter(|text| !text.is_empty());
-    let filter = EnvFilter::try_new(directives.as_ref().unwrap_or(&config.log))
-        .map_err(|error| TelemetryError::Filter(error.to_string()))?;
-    let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // What the operator writes comes later and wins.
+    let directives = format!("{QUIET},{}", directives.as_ref().unwrap_or(&config.log));
+    let filter = EnvFilter::try_new(directives).map_err(|error| TelemetryError::Filter(error.to_string()))?;
+    let in_colour = std::io::stderr().is_terminal();
+    let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(in_colour);
     let people: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format.as_str() {
         "text" => people.with_filter(filter).boxed(),
         "json" => people.json().with_filter(filter).boxed(),
