@@ -170,6 +170,7 @@ fn launch(dir: &Path, settings: &[(String, String)], again: Option<&Addresses>) 
     };
     let mut command = Command::new(binary("backlot"));
     command
+        .env_remove("BACKLOT_PYTHON") // ours, and no key of the configuration
         .args(["serve", "--dev", "--print-addresses", "--data"])
         .arg(dir.join("data"))
         .env_remove("BACKLOT_PYTHON") // ours, and no configuration key

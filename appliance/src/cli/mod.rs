@@ -4,6 +4,7 @@
 mod artifact;
 mod client;
 mod doctor;
+mod job;
 mod key;
 mod serve;
 
@@ -53,6 +54,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: key::KeyCommand,
+    },
+    /// Jobs: submit, list, show, cancel, retry, watch.
+    Job {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: job::JobCommand,
     },
     /// Look at a data folder and say what is wrong with it, without changing it. The appliance must not be running.
     Doctor(doctor::DoctorArguments),
@@ -188,6 +196,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
         }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
+        Command::Job { connection, command } => return block_on(job::run(command, &Client::connect(&connection)?)),
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Rebuild(arguments) => return doctor::rebuild(&arguments),
         Command::Version { json } => {

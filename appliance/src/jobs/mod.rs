@@ -32,6 +32,8 @@ mod spans;
 mod store;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -171,3 +171,97 @@ fn write(ended: Ended) {
 fn system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(at.unix_ms())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use backlot_wire::{AttemptEvent, EventKind, FailureClass, JobSpec};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+    use parking_lot::Mutex;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use serde_json::Map;
+
+    use super::super::admission::fill_in;
+    use super::super::herald::Herald;
+    use super::super::table::Table;
+    use super::*;
+    use crate::clock::Now;
+
+    #[derive(Clone, Debug, Default)]
+    struct Caught(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Caught {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().extend(batch);
+            Ok(())
+        }
+    }
+
+    fn at(s: u64) -> Now {
+        Now { mono_ms: s * 1_000, wall_ms: s * 1_000 }
+    }
+
+    #[test]
+    fn a_jobs_trace_hangs_together_from_its_submitter_to_each_attempt() {
+        let caught = Caught::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(caught.clone())
+            .with_id_generator(JobIds::default())
+            .build();
+        global::set_tracer_provider(provider);
+
+        let mut chance = ChaCha8Rng::seed_from_u64(99);
+        let submitter = "00-5bf92f3577b34da6a3ce929d0e0e4737-10f067aa0ba902b8-01";
+        let spec = JobSpec { traceparent: Some(submitter.into()), job_id: Some("traced".into()), ..JobSpec::new("x") };
+        let (spec, parent_span) = fill_in(spec, at(0), &mut chance);
+        let own = TraceParent::parse(spec.traceparent.as_deref().unwrap()).unwrap();
+        let mut table = Table::new(chance, Herald::new());
+        let mut tracked = Tracked::sent(at(0), "jobs", "m", "traced".into(), spec, 0);
+        tracked.head.parent_span = parent_span;
+        table.add(tracked);
+        table.change("traced", |job, _| job.received(at(5), None));
+        let told = attempt_traceparent(table.get("traced").unwrap(), "traced.1").unwrap();
+        let failed =
+            EventKind::Failure { class: FailureClass::Permanent, message: "no such model".into(), details: Map::new() };
+        let events = [AttemptEvent { seq: 1, at: at(9).timestamp(), kind: failed }];
+        table.change("traced", |job, chance| job.report(at(9), 1, &events, chance));
+        table.change("traced", |job, _| job.sent_again(at(20), "m", 0));
+        table.change("traced", |job, _| job.received(at(21), None));
+        table.change("traced", |job, _| job.deleted(at(23)));
+
+        let trace = TraceId::from_hex("5bf92f3577b34da6a3ce929d0e0e4737").unwrap();
+        let spans = caught.0.lock();
+        let spans: Vec<_> = spans.iter().filter(|span| span.span_context.trace_id() == trace).collect();
+        let names: Vec<_> = spans.iter().map(|span| span.name.as_ref()).collect();
+        assert_eq!(names, ["queued", "attempt", "job", "queued", "attempt", "job"]);
+        let seconds = |span: &SpanData| {
+            let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            (since(span.start_time), since(span.end_time))
+        };
+        assert_eq!(
+            spans.iter().map(|span| seconds(span)).collect::<Vec<_>>(),
+            [(0, 5), (5, 9), (0, 9), (20, 21), (21, 23), (20, 23)]
+        );
+        let id = |span: &SpanData| span.span_context.span_id().to_string();
+        assert_eq!((id(spans[2]), spans[2].parent_span_id.to_string()), (own.span.clone(), "10f067aa0ba902b8".into()));
+        assert!(told.contains(&id(spans[1])), "the worker was told the attempt's span");
+        for child in [0, 1, 3, 4, 5] {
+            assert_eq!(spans[child].parent_span_id.to_string(), own.span, "{}", spans[child].name);
+        }
+        assert_ne!(id(spans[5]), own.span, "the second round has a span of its own");
+        assert_eq!(spans[2].status, Status::error("no such model"));
+    }
+
+    #[test]
+    fn a_job_without_a_submitter_is_the_root_of_its_trace() {
+        let ids = JobIds::default();
+        let (trace, span) = (TraceId::from(7), SpanId::from(9));
+        NEXT.set(Some((trace, span)));
+        assert_eq!((ids.new_span_id(), ids.new_trace_id()), (span, trace));
+        NEXT.set(None);
+        assert_ne!(ids.new_span_id(), span);
+    }
+}

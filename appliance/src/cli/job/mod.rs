@@ -1,0 +1,190 @@
+//! `backlot job`: submit, list, show, cancel, retry and watch jobs.
+
+mod submit;
+mod text;
+mod watch;
+
+use std::process::ExitCode;
+
+use backlot_wire::{Job, JobStatus};
+use clap::Subcommand;
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{CliError, Client, to_json};
+
+/// Everything but what an id is made of.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Queue a job. Local files are uploaded to the artifact store first.
+    Submit(submit::SubmitArguments),
+    /// Jobs, newest first.
+    List(ListArguments),
+    /// One job with its attempts.
+    Show {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a job to end. A waiting one ends at once, a running one when its worker hears of it.
+    Cancel {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Queue a failed or cancelled job again.
+    Retry {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow one job to its end, or, without an id, every change of every job.
+    Watch {
+        id: Option<String>,
+        /// One line of JSON for each change.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArguments {
+    /// scheduled, waiting, queued, running, succeeded, failed, cancelled; several with commas.
+    #[arg(long)]
+    status: Option<String>,
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    #[arg(long)]
+    user: Option<String>,
+    #[arg(long)]
+    project: Option<String>,
+    #[arg(long)]
+    queue: Option<String>,
+    /// Only jobs with this label.
+    #[arg(long = "label", value_name = "K=V", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Created at or after, such as 2026-11-22T12:00:00Z.
+    #[arg(long)]
+    since: Option<String>,
+    /// Created before.
+    #[arg(long)]
+    until: Option<String>,
+    /// Part of the id or of the error.
+    #[arg(short, long)]
+    query: Option<String>,
+    /// Most jobs to list.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    jobs: Vec<Job>,
+    cursor: Option<String>,
+}
+
+pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode, CliError> {
+    match command {
+        JobCommand::Submit(arguments) => return submit::run(arguments, client).await,
+        JobCommand::List(arguments) => list(arguments, client).await?,
+        JobCommand::Show { id, json } => {
+            let job: Job = client.get(&path(&id, "")).await?;
+            print(&job, json, text::job)?;
+        }
+        JobCommand::Cancel { id, json } => {
+            let job: Job = client.send(Method::POST, &path(&id, "/cancel"), None::<&Value>).await?;
+            print(&job, json, |job| match job.status {
+                JobStatus::Cancelled => format!("{} is cancelled", job.id),
+                _ => format!("{} is asked to end; its worker has it", job.id),
+            })?;
+        }
+        JobCommand::Retry { id, json } => {
+            let job: Job = client.send(Method::POST, &path(&id, "/retry"), None::<&Value>).await?;
+            print(&job, json, |job| format!("{} is queued again", job.id))?;
+        }
+        JobCommand::Watch { id: Some(id), json } => {
+            let job =
+                watch::until_final(client, &id, |job| if json { watch::json_line(job) } else { Ok(()) }, !json).await?;
+            if !json {
+                println!("{}", text::job(&job));
+            }
+            return Ok(verdict(&job));
+        }
+        JobCommand::Watch { id: None, json } => watch::all(client, json).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// 0 only for a job that has succeeded.
+fn verdict(job: &Job) -> ExitCode {
+    if job.status == JobStatus::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(job: &Job, json: bool, words: impl FnOnce(&Job) -> String) -> Result<(), CliError> {
+    if json {
+        println!("{}", to_json(job)?);
+    } else {
+        println!("{}", words(job));
+    }
+    Ok(())
+}
+
+fn path(id: &str, rest: &str) -> String {
+    format!("/v1/jobs/{}{rest}", utf8_percent_encode(id, ESCAPED))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("has no name before the `=`".into());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+async fn list(arguments: ListArguments, client: &Client) -> Result<(), CliError> {
+    let ListArguments { status, kind, user, project, queue, labels, since, until, query, limit, json } = arguments;
+    let named = [
+        ("status", status),
+        ("type", kind),
+        ("user", user),
+        ("project", project),
+        ("queue", queue),
+        ("since", since),
+        ("until", until),
+        ("q", query),
+    ];
+    let mut filters: Vec<(String, String)> =
+        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    filters.extend(labels.into_iter().map(|(name, value)| (format!("label.{name}"), value)));
+    let (mut cursor, mut left) = (None, limit);
+    if !json {
+        println!("{}", text::HEADING);
+    }
+    while left > 0 {
+        let mut query = format!("limit={}", left.min(500));
+        let encoded = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
+        for (name, value) in filters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain(cursor.as_deref().map(|c| ("cursor", c)))
+        {
+            query.push_str(&format!("&{}={}", encoded(name), encoded(value)));
+        }
+        let page: Page = client.get(&format!("/v1/jobs?{query}")).await?;
+        for job in page.jobs.iter().take(left) {
+            print(job, json, text::line)?;
+        }
+        left = left.saturating_sub(page.jobs.len());
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
