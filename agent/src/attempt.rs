@@ -154,7 +154,7 @@ impl Attempt {
             inputs,
             output_dir: output_dir.clone(),
             soft_limit_s: spec.limits.soft_s,
-            traceparent: traceparent_of(&Span::current()),
+            traceparent: traceparent_of(&Span::current()).or_else(|| spec.traceparent.clone()),
         };
         let mut slot = tokio::select! {
             slot = agent.slots.hold(&program.name) => match slot {
@@ -319,7 +319,7 @@ impl Attempt {
             (metadata::MODEL, said("model")),
             (metadata::SCALE, said("scale")),
             (metadata::SEED, said("seed")),
-            (metadata::TRACEPARENT, traceparent_of(&Span::current())),
+            (metadata::TRACEPARENT, traceparent_of(&Span::current()).or_else(|| spec.traceparent.clone())),
         ];
         // Metadata travels in headers.
         let fits = |text: &String| text.len() <= 256 && text.bytes().all(|byte| (0x20..0x7f).contains(&byte));

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{Instrument, info, warn};
 
+use crate::door::DoorError;
 use crate::events::Reporter;
 use crate::queue::{Queue, QueueError};
 use crate::service::Drain;
@@ -128,7 +129,9 @@ async fn listen(reporter: &Reporter, orders: &watch::Sender<Orders>, drain_asked
                 });
             }
             Err(error) => {
-                if !std::mem::replace(&mut away, true) {
+                // A refusal is told of by the reporter.
+                let is_away = matches!(error, DoorError::Away(_));
+                if is_away && !std::mem::replace(&mut away, true) {
                     warn!(%error, "the appliance does not take events; they are kept");
                 }
                 tokio::time::sleep(HEARTBEAT).await;

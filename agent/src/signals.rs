@@ -5,6 +5,7 @@
 //! dropped by them; nothing of a job depends on it.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,13 +49,18 @@ impl Signals {
     /// # Errors
     /// A sentence that names the key that is wrong.
     pub fn start(config: &Config, http: &HttpClient, authorization: &str) -> Result<Self, String> {
-        let filter = EnvFilter::try_new(&config.log).map_err(|error| format!("`log`: {error}"))?;
-        let people =
-            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
+        // The SDK tells of its own comings and goings at info; a directive of the configuration still wins.
+        let directives = format!("opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn,{}", config.log);
+        let filter = EnvFilter::try_new(directives).map_err(|error| format!("`log`: {error}"))?;
+        let people = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .with_filter(filter);
         if config.otlp.is_empty() {
             Registry::default().with(people).try_init().map_err(|error| error.to_string())?;
-            let meter = SdkMeterProvider::builder().build().meter("backlot-agent");
-            return Ok(Self { exporters: None, meter });
+            // Without a provider behind it, this meter measures nothing and costs nothing.
+            return Ok(Self { exporters: None, meter: opentelemetry::global::meter("backlot-agent") });
         }
         let exporters = Exporters::new(config, http, authorization).map_err(|error| format!("`otlp`: {error}"))?;
         let spans = tracing_opentelemetry::layer()
