@@ -67,7 +67,9 @@ pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePer
         job.type = kind,
         agent = agent.config.name,
     );
-    let traceparent = spec.as_ref().ok().and_then(|spec| spec.traceparent.clone()).or(delivery.traceparent.clone());
+    // The queue tells the attempt's own place in the trace; the specification only the job's.
+    let of_job = spec.as_ref().ok().and_then(|spec| spec.traceparent.clone());
+    let traceparent = delivery.traceparent.clone().or(of_job);
     if let Some(parent) = traceparent.as_deref().and_then(parse_traceparent) {
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
     }

@@ -30,6 +30,9 @@ use crate::worker::process::Launch;
 use crate::worker::{Slots, builtin_program};
 use crate::{attempt, aws, probe};
 
+/// How long the first receive waits for the first registration.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
@@ -54,6 +57,8 @@ pub struct Agent {
     pub drain: watch::Receiver<Drain>,
     /// The appliance has asked this agent to take nothing more.
     pub drain_asked: Arc<watch::Sender<bool>>,
+    /// The appliance has answered a registration: it gives no job to a name that it does not know.
+    pub registered: watch::Sender<bool>,
 }
 
 /// Why the agent did not start, or ended otherwise than asked.
@@ -146,6 +151,7 @@ async fn serve(
         uploads: Semaphore::new(slot_count * 2),
         drain: drain_state,
         drain_asked: Arc::new(watch::Sender::new(false)),
+        registered: watch::Sender::new(door.is_none()),
         scratch,
         programs,
         config,
@@ -213,6 +219,12 @@ async fn receive(agent: Arc<Agent>, seats: Arc<Semaphore>) {
     let mut attempts = JoinSet::new();
     let mut drain = agent.drain.clone();
     let mut asked = agent.drain_asked.subscribe();
+    let mut registered = agent.registered.subscribe();
+    tokio::select! {
+        // A queue may answer while the http door is away; then it knows us from before, or it is a plain one.
+        _ = tokio::time::timeout(REGISTRATION_PATIENCE, registered.wait_for(|registered| *registered)) => {}
+        _ = drain.changed() => {}
+    }
     let mut pause = Duration::from_millis(500);
     while *drain.borrow_and_update() == Drain::Working {
         while let Some(ended) = attempts.try_join_next() {
@@ -291,6 +303,7 @@ async fn register(agent: Arc<Agent>, door: Door, mut registration: AgentRegistra
         let mut pause = Duration::from_secs(agent.config.register_s);
         match door.register(&agent.config.name, &registration).await {
             Ok(directive) => {
+                agent.registered.send_replace(true);
                 if std::mem::take(&mut away) {
                     info!("registered again");
                 }
