@@ -201,7 +201,6 @@ impl Attempt {
             details: Map::new(),
         };
         let _ = tokio::fs::remove_dir_all(folder).await;
-        tokio::fs::create_dir_all(folder.join("in")).await.map_err(local)?;
         tokio::fs::create_dir_all(folder.join("out")).await.map_err(local)?;
         let mut left = self.agent.config.input_bytes_max;
         let mut inputs = Vec::with_capacity(spec.inputs.len());
@@ -209,7 +208,10 @@ impl Attempt {
             let Some((bucket, key)) = split_s3_uri(&input.uri) else {
                 return Err(permanent(format!("the input `{}` is not s3://bucket/key", input.uri)));
             };
-            let path = folder.join("in").join(format!("{number}-{}", file_name(key)));
+            // A folder each: outputs are often named after inputs, and two inputs may have the same name.
+            let own = folder.join("in").join(number.to_string());
+            tokio::fs::create_dir_all(&own).await.map_err(local)?;
+            let path = own.join(file_name(key));
             left -= self.agent.store.fetch(bucket, key, &path, left).await?;
             inputs.push(TaskInput { uri: input.uri.clone(), path });
         }
@@ -431,7 +433,7 @@ fn file_name(key: &str) -> String {
     let last = key.rsplit('/').find(|part| !part.is_empty()).unwrap_or("input");
     let safe = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let name: String = last.chars().rev().take(100).map(safe).collect();
-    name.chars().rev().collect()
+    if name.bytes().all(|byte| byte == b'.') { "input".into() } else { name.chars().rev().collect() }
 }
 
 fn folder_name(attempt: &str) -> PathBuf {
@@ -465,7 +467,7 @@ mod tests {
     #[test]
     fn a_file_name_of_a_key_is_harmless_and_keeps_its_ending() {
         assert_eq!(file_name("users/U/projects/P/raw/in put.png"), "in_put.png");
-        assert_eq!(file_name("a/../.."), "..");
+        assert_eq!(file_name("a/../.."), "input");
         assert_eq!(file_name("///"), "input");
         let long = format!("{}.exr", "ä".repeat(400));
         assert!(file_name(&long).len() <= 200 && file_name(&long).ends_with(".exr"));

@@ -166,9 +166,14 @@ fn cpu_model() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// Both programs are needed for clips; they come together.
 fn ffmpeg() -> Option<String> {
-    let output = Command::new("ffmpeg").arg("-version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))?
+    let version = |program: &str| {
+        let output = Command::new(program).arg("-version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))?
+    };
+    version("ffprobe")?;
+    version("ffmpeg")
 }
 
 /// Names of the model files, without their ending, each once.

@@ -130,7 +130,8 @@ async fn serve(
         if gpu_count == 0 { Vec::new() } else { (0..wanted).map(|slot| slot % gpu_count).collect() };
     let slot_count = usize::try_from(wanted).unwrap_or(1);
     let launch = Launch {
-        agent: std::env::current_exe().map_err(|error| fault("own binary", &error))?,
+        // The image that runs, also after an upgrade has put another file in its place.
+        agent: PathBuf::from("/proc/self/exe"),
         line_bytes_max: config.line_bytes_max,
         cancel_grace: Duration::from_secs(config.cancel_grace_s),
         hard_limit_s: config.hard_limit_s,

@@ -116,7 +116,7 @@ fn the_sample_job_leaves_its_output_phases_log_lines_metrics_and_trace() {
     let phases: Vec<_> = attempt["phases"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     assert_eq!(phases, ["queued", "fetch", "infer", "upload"]);
     let uri = job["outputs"][0]["uri"].as_str().unwrap();
-    assert_eq!(uri, format!("s3://studio/generated/{id}/1/0-poem-upper.txt"));
+    assert_eq!(uri, format!("s3://studio/generated/{id}/1/poem-upper.txt"));
     assert_eq!(job["outputs"][0]["words"], 4);
     let object = stage.object(uri);
     assert_eq!((object["text"].as_str(), object["type"].as_str()), (Some("THE QUICK BROWN FOX"), Some("text/plain")));
@@ -167,7 +167,7 @@ fn a_permanent_failure_goes_to_the_dead_letter_queue_at_once_with_its_reason() {
     let stage = Stage::new();
     let _agent = stage.agent("a", &[]);
     let bad = stage.work(json!({"fail": "no face was found", "permanent": true}));
-    let outside = stage.work(json!({"output": "../../../../etc/passwd"}));
+    let outside = stage.work(json!({"output": "../../../../../../../../../etc/passwd"}));
     let no_input = stage.submit(&json!({"type": "test.work", "inputs": [{"uri": "s3://studio/absent.png"}]}));
     for (id, reason) in [(&bad, "no face was found"), (&outside, "outside of its folder"), (&no_input, "absent.png")] {
         let job = stage.ended(id);
@@ -177,7 +177,7 @@ fn a_permanent_failure_goes_to_the_dead_letter_queue_at_once_with_its_reason() {
     }
     let queues = stage.appliance.json("GET", "/v1/queues", None);
     let queues = queues["queues"].as_array().or(queues.as_array()).unwrap().clone();
-    let of = |name: &Value| queues.iter().find(|queue| &queue["queue"] == name).unwrap().clone();
+    let of = |name: &Value| queues.iter().find(|queue| &queue["name"] == name).unwrap().clone();
     assert_eq!(of(&of(&json!("jobs"))["dlq"])["ready"], 3, "{queues:?}");
 }
 

@@ -137,6 +137,7 @@ impl Spool {
             .map(|event| encode(&Record::Event { attempt: attempt.to_owned(), event: event.clone() }))
             .collect();
         let lsns = self.write(&records).await;
+        let dropped_before = self.dropped();
         for ((event, record), lsn) in events.iter().zip(&records).zip(lsns) {
             let bytes = record.len() as u64;
             if self.make_room(bytes, is_tick(event)) {
@@ -144,6 +145,10 @@ impl Spool {
             } else {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        let dropped = self.dropped();
+        if dropped > dropped_before {
+            warn!(dropped, "the event spool is full: what counts least was dropped");
         }
         self.compact().await;
     }
