@@ -27,8 +27,8 @@ use crate::worker::process::{Orders, Stop, Verdict};
 use crate::worker::protocol::{self, Announced, Said, Task, TaskInput};
 use crate::worker::stopped;
 
-/// How long an end is reported again before it is left to the spool.
-const REPORT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long an end is reported again when the agent ends, before it is left to the spool.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Progress smaller than this, in percent, is not reported.
 const PERCENT_STEP: f32 = 0.5;
 /// Most phases and previews of one attempt that are passed on.
@@ -340,14 +340,14 @@ impl Attempt {
                 info!(outputs = outputs.len(), "the attempt succeeded");
                 reporter.report(EventKind::Result { outputs });
                 // The appliance deletes the message with the result; a plain SQS waits for us to do it.
-                if reporter.settle(REPORT_PATIENCE).await { queue.delete(receipt).await } else { Ok(()) }
+                if self.settle(reporter).await { queue.delete(receipt).await } else { Ok(()) }
             }
             End::Failed { class, message, details } => {
                 let shown = Value::Object(details.clone());
                 error!(class = ?class, details = %shown, "the attempt failed: {message}");
                 Span::current().set_status(Status::error(message.clone()));
                 reporter.report(EventKind::Failure { class, message, details });
-                reporter.settle(REPORT_PATIENCE).await;
+                self.settle(reporter).await;
                 // The appliance decides when it comes again, and whether.
                 if heard { Ok(()) } else { queue.release(receipt, self.backoff_s(class)).await }
             }
@@ -356,7 +356,7 @@ impl Attempt {
             End::Stopped(Stop::Cancelled) => {
                 info!("the attempt was cancelled");
                 reporter.report(EventKind::Cancelled);
-                reporter.settle(REPORT_PATIENCE).await;
+                self.settle(reporter).await;
                 Ok(())
             }
             End::Stopped(Stop::Superseded | Stop::LeaseLost) => {
@@ -369,10 +369,24 @@ impl Attempt {
         }
     }
 
+    /// Has the appliance take the end, while the lease is kept: a result that waits must not be computed a second time.
+    async fn settle(&self, reporter: &Reporter) -> bool {
+        let patience = Duration::from_secs(self.agent.config.patience_s).max(LAST_WORDS);
+        let mut drain = self.agent.drain.clone();
+        let settled = tokio::select! {
+            settled = reporter.settle(patience) => Some(settled),
+            _ = drain.wait_for(|drain| *drain != Drain::Working) => None,
+        };
+        match settled {
+            Some(settled) => settled,
+            None => reporter.settle(LAST_WORDS).await,
+        }
+    }
+
     async fn give_back(&self, reporter: &Reporter, reason: String) -> Result<(), crate::queue::QueueError> {
         info!(reason, "the attempt is given back");
         reporter.report(EventKind::GivenBack { reason });
-        reporter.settle(Duration::from_secs(3)).await;
+        reporter.settle(LAST_WORDS).await;
         self.agent.queue.release(&self.delivery.receipt, 0).await
     }
 

@@ -75,9 +75,9 @@ async fn extend(queue: &Queue, receipt: &str, visibility_s: u32, heard: bool, or
     let mut pause = third;
     loop {
         tokio::time::sleep(pause).await;
-        match tokio::time::timeout(Duration::from_secs(10), queue.extend(receipt)).await {
-            Ok(Ok(())) => pause = third,
-            Ok(Err(QueueError::Gone(reason))) => {
+        match queue.extend(receipt).await {
+            Ok(()) => pause = third,
+            Err(QueueError::Gone(reason)) => {
                 // The appliance says by its directives whether this attempt still counts; a plain SQS says it only here.
                 if heard {
                     info!(reason, "the lease cannot be extended");
@@ -88,13 +88,9 @@ async fn extend(queue: &Queue, receipt: &str, visibility_s: u32, heard: bool, or
                     return;
                 }
             }
-            Ok(Err(QueueError::Away(reason))) => {
+            Err(QueueError::Away(reason)) => {
                 warn!(reason, "heartbeat: the queue is away");
                 pause = (third / 4).clamp(Duration::from_millis(500), Duration::from_secs(5));
-            }
-            Err(_) => {
-                warn!("heartbeat: the queue does not answer");
-                pause = Duration::from_secs(1);
             }
         }
     }

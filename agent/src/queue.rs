@@ -15,6 +15,9 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 
+/// Longest wait for the answer to anything but a receive.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
     /// This receipt is not ours any more, or never was.
@@ -135,7 +138,7 @@ impl Queue {
             .queue_url(self.url().await?)
             .receipt_handle(receipt)
             .visibility_timeout(seconds);
-        signed!(self, operation).map(|_| ()).map_err(|error| classify(&error))
+        soon(async { signed!(self, operation).map(|_| ()).map_err(|error| classify(&error)) }).await
     }
 
     /// Deletes the job: it is done.
@@ -144,8 +147,14 @@ impl Queue {
     /// [`QueueError`].
     pub async fn delete(&self, receipt: &str) -> Result<(), QueueError> {
         let operation = self.client.delete_message().queue_url(self.url().await?).receipt_handle(receipt);
-        signed!(self, operation).map(|_| ()).map_err(|error| classify(&error))
+        soon(async { signed!(self, operation).map(|_| ()).map_err(|error| classify(&error)) }).await
     }
+}
+
+/// A call that waits for nothing is answered soon, or not at all.
+async fn soon(call: impl Future<Output = Result<(), QueueError>>) -> Result<(), QueueError> {
+    let late = |_| Err(QueueError::Away(format!("no answer within {ANSWER_MAX:?}")));
+    tokio::time::timeout(ANSWER_MAX, call).await.unwrap_or_else(late)
 }
 
 fn delivery(message: Message) -> Option<Delivery> {

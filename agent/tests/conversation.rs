@@ -1,6 +1,8 @@
 //! The agent's side of the conversation against an appliance that misbehaves: hangs, refuses, answers nonsense.
 //! What a good appliance says is tested with the real one.
 
+#![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Workers as real processes: the good one, the hostile ones, and what becomes of their job.
 
+#![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
