@@ -65,8 +65,12 @@ async fn own_endpoints(State(own): State<Arc<Own>>, _: Viewer) -> Json<Endpoints
     Json(own.endpoints.clone())
 }
 
-async fn who(Viewer(principal): Viewer) -> Json<serde_json::Value> {
-    Json(json!({"key_id": principal.key_id, "role": principal.role}))
+/// Who is signed in; `null` for nobody, which is no error: the dashboard asks this first.
+async fn who(viewer: Result<Viewer, ApiError>) -> Json<serde_json::Value> {
+    match viewer {
+        Ok(Viewer(principal)) => Json(json!({"key_id": principal.key_id, "role": principal.role})),
+        Err(_) => Json(serde_json::Value::Null),
+    }
 }
 
 #[derive(Deserialize)]
