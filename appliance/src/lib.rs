@@ -27,8 +27,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 
+use crate::alerting::{Alerting, MetricsReader};
 use crate::artifacts::Artifacts;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -37,7 +39,7 @@ use crate::edge::aws::Dialect;
 use crate::edge::otlp::Sinks;
 use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
 use crate::identity::{Credential, Identity};
-use crate::jobs::{Book, Jobs};
+use crate::jobs::{Book, JobIds, Jobs};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
@@ -79,6 +81,8 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error(transparent)]
     Queue(#[from] queue::QueueError),
+    #[error(transparent)]
+    Alerting(#[from] alerting::AlertingError),
     #[error("artifact store: {0}")]
     Artifacts(#[from] std::io::Error),
     #[error("make the bucket {0}: {1}")]
@@ -119,7 +123,7 @@ impl Appliance {
             otlp_http: endpoints.otlp_http.clone(),
             credential: (internal.key_id.clone(), internal.secret.clone()),
         };
-        let telemetry = telemetry::init(&config.telemetry, Some(&own_door))?;
+        let telemetry = telemetry::init(&config.telemetry, Some(&own_door), JobIds::default())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let stages = Stages::new(&[
             ("alerting", Duration::from_secs(5)),
@@ -128,6 +132,7 @@ impl Appliance {
             ("stores", Duration::from_secs(10)),
         ]);
 
+        let Signals { journal, logs, traces, metrics } = Signals::build(&config, &clock, &stages)?;
         let (control, replay) = Control::open(&data, &config.journal)?;
         let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
         let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone())?;
@@ -135,8 +140,15 @@ impl Appliance {
         let queues =
             Queues::build(control.clone(), Arc::clone(&clock), seed(), Some(Arc::clone(&book) as Arc<dyn Overseer>));
         let jobs = Jobs::build(Arc::clone(&book), queues.clone());
-        let followers: Vec<Arc<dyn Follower>> =
-            vec![Arc::new(identity.clone()), Arc::new(artifacts.clone()), book, Arc::new(queues.clone())];
+        let reader = Arc::new(RuleQueries(metrics.clone()));
+        let alerting = Alerting::build(control.clone(), Arc::clone(&clock), &config.alerting, reader)?;
+        let followers: Vec<Arc<dyn Follower>> = vec![
+            Arc::new(identity.clone()),
+            Arc::new(artifacts.clone()),
+            book,
+            Arc::new(queues.clone()),
+            Arc::new(alerting.clone()),
+        ];
         let replayed = replay.run(&followers, clock.now())?;
         tracing::info!(
             records = replayed.records,
@@ -152,12 +164,11 @@ impl Appliance {
             tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
         }
 
-        let Signals { journal, logs, traces, metrics } = Signals::build(&config, &clock, &stages)?;
-
         let (doors, workers) = (stages.stage("doors"), stages.stage("workers"));
         queues.start(&workers, doors.stopping());
         jobs.start(&workers, doors.stopping());
         artifacts.start(&workers);
+        alerting.start(&stages.stage("alerting"));
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
         let s3 = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
@@ -171,7 +182,8 @@ impl Appliance {
             .merge(artifacts::api_http::routes(artifacts))
             .merge(logs.routes(doors.stopping()))
             .merge(traces.routes())
-            .merge(metrics::routes(metrics.clone()));
+            .merge(metrics::routes(metrics.clone()))
+            .merge(alerting::routes(alerting));
         let sinks = Sinks { logs: Arc::new(logs), traces: Arc::new(traces), metrics: Arc::new(metrics) };
         let otlp_bytes_max = config.edge.otlp_body_bytes_max;
         let otlp_http = edge::otlp::http_routes(&sinks, otlp_bytes_max);
@@ -247,6 +259,24 @@ impl Signals {
             "opened logs, traces and metrics"
         );
         Ok(Self { journal, logs, traces, metrics })
+    }
+}
+
+/// The alert rules' view of the metrics.
+struct RuleQueries(Metrics);
+
+impl MetricsReader for RuleQueries {
+    fn check(&self, expression: &str) -> Result<(), String> {
+        metrics::promql::parse(expression).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn query<'a>(&'a self, expression: &'a str) -> BoxFuture<'a, Result<Vec<backlot_alerts::Element>, String>> {
+        Box::pin(async move {
+            let found = self.0.query(expression).await.map_err(|error| error.to_string())?;
+            let element =
+                |found: metrics::Element| backlot_alerts::Element { labels: found.labels, value: found.value };
+            Ok(found.into_iter().map(element).collect())
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, IdGenerator, SdkTracerProvider};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -85,12 +85,16 @@ pub struct Telemetry {
     exporters: Option<(SdkTracerProvider, SdkLoggerProvider)>,
 }
 
-/// Sets up logging and instruments for this process, and exports to `own_door` if there is one. To be called once, within a
+/// Sets up logging and instruments for this process, and exports to `own_door` if there is one, with span ids from `ids`. To be called once, within a
 /// tokio runtime, before the first instrument is made; the door need not answer yet.
 ///
 /// # Errors
 /// [`TelemetryError`] says which key is wrong.
-pub fn init(config: &config::Telemetry, own_door: Option<&OwnDoor>) -> Result<Telemetry, TelemetryError> {
+pub fn init(
+    config: &config::Telemetry,
+    own_door: Option<&OwnDoor>,
+    ids: impl IdGenerator + 'static,
+) -> Result<Telemetry, TelemetryError> {
     let directives = std::env::var("BACKLOT_LOG").ok().filter(|text| !text.is_empty());
     // What the operator writes comes later and wins.
     let directives = format!("{QUIET},{}", directives.as_ref().unwrap_or(&config.log));
@@ -117,8 +121,11 @@ pub fn init(config: &config::Telemetry, own_door: Option<&OwnDoor>) -> Result<Te
             let meters = meters.with_reader(PeriodicReader::builder(exporters.metrics).with_interval(every).build());
             let batch = BatchConfigBuilder::default().with_scheduled_delay(SPAN_DELAY).build();
             let spans = BatchSpanProcessor::builder(exporters.spans).with_batch_config(batch).build();
-            let tracers =
-                SdkTracerProvider::builder().with_span_processor(spans).with_resource(resource.clone()).build();
+            let tracers = SdkTracerProvider::builder()
+                .with_span_processor(spans)
+                .with_id_generator(ids)
+                .with_resource(resource.clone())
+                .build();
             let loggers =
                 SdkLoggerProvider::builder().with_batch_exporter(exporters.logs).with_resource(resource).build();
             let own_spans = tracing_opentelemetry::layer()
