@@ -1,8 +1,8 @@
 //! The CPU executor: f32, channels-last, one arena.
 //!
 //! Convolutions, activations and moves are `backlot-kernels`; matrix products ([`Op::Linear`]) are candle's, which
-//! also stands in the tests as the second opinion. candle's own convolution is not used: it unfolds the picture
-//! into memory first, and that made a frame several times slower. Values that the graph calls f16 are kept as f32
+//! also stands in the tests as the second opinion. candle's own convolution is not used: it has no Winograd form, so
+//! it multiplies four times as much, and allocates what it returns. Values that the graph calls f16 are kept as f32
 //! rounded to f16. Besides the arena a run takes some hundred KiB of scratch a thread, and for a matrix product
 //! a copy of its input and output.
 
