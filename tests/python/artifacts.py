@@ -44,9 +44,14 @@ def fetch(url, method="GET", body=None, headers=None):
 def buckets():
     s3 = client()
     s3.create_bucket(Bucket="first-bucket")
-    refused(s3.create_bucket, "BucketAlreadyOwnedByYou", 409, Bucket="first-bucket")
+    s3.create_bucket(Bucket="first-bucket")  # again, as us-east-1 allows
     refused(s3.create_bucket, "InvalidBucketName", 400, Bucket="UPPER_case")
+    refused(s3.create_bucket, "InvalidBucketName", 400, Bucket="dash-.dot")
     s3.create_bucket(Bucket="elsewhere", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    refused(s3.create_bucket, "BucketAlreadyOwnedByYou", 409, Bucket="elsewhere")
+    assert s3.get_bucket_acl(Bucket="elsewhere")["Grants"][0]["Permission"] == "FULL_CONTROL"
+    s3.put_bucket_acl(Bucket="elsewhere", ACL="private")
+    refused(s3.put_bucket_acl, "NotImplemented", 501, Bucket="elsewhere", ACL="public-read")
     assert s3.get_bucket_location(Bucket="elsewhere")["LocationConstraint"] == "eu-central-1"
     assert s3.get_bucket_location(Bucket="first-bucket")["LocationConstraint"] is None
     assert {"first-bucket", "elsewhere"} <= {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}

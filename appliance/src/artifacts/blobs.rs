@@ -187,10 +187,10 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(path) = self.temporary.take() {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "could not remove an unfinished blob; the next start does");
-            }
+        if let Some(path) = self.temporary.take()
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove an unfinished blob; the next start does");
         }
     }
 }

@@ -16,10 +16,7 @@ impl Tags {
     fn matches(&self, etag: &ETag) -> bool {
         match self {
             Self::Any => true,
-            Self::These(tags) => {
-                let etag = etag.to_string();
-                tags.iter().any(|tag| *tag == etag)
-            }
+            Self::These(tags) => tags.contains(&etag.to_string()),
         }
     }
 

@@ -113,10 +113,10 @@ impl Settled {
 
 impl Drop for Settled {
     fn drop(&mut self) {
-        if let Some(Hold::File(file)) = &self.hold {
-            if let Err(error) = self.blobs.remove(file.id) {
-                tracing::warn!(%error, "could not remove a blob that was not wanted; the sweeper will");
-            }
+        if let Some(Hold::File(file)) = &self.hold
+            && let Err(error) = self.blobs.remove(file.id)
+        {
+            tracing::warn!(%error, "could not remove a blob that was not wanted; the sweeper will");
         }
     }
 }

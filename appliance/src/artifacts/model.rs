@@ -54,9 +54,12 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// Whether `name` may be a bucket's: 3–63 of `a-z0-9.-`, begins and ends with a letter or digit, no address.
+/// Whether `name` may be a bucket's: labels of `a-z0-9-` with dots between, 3–63 bytes in all, no address.
 pub(super) fn check_bucket_name(name: &str) -> Result<(), ArtifactError> {
-    if s3s::path::check_bucket_name(name) { Ok(()) } else { Err(ArtifactError::InvalidBucketName(name.to_owned())) }
+    if s3s::path::check_bucket_name(name) && !name.contains(".-") && !name.contains("-.") {
+        return Ok(());
+    }
+    Err(ArtifactError::InvalidBucketName(name.to_owned()))
 }
 
 /// Any UTF-8 of 1 to 1,024 bytes is a key: keys never become file names.

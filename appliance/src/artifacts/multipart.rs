@@ -372,10 +372,10 @@ fn choose(all: &[(u16, PartRow)], listed: &[ListedPart]) -> Result<Vec<(u16, Par
         if part.etag.as_ref().is_some_and(|etag| *etag != hex::encode(&row.md5.0)) {
             return Err(wrong());
         }
-        if let (Some((algorithm, text)), Some(checksum)) = (&part.checksum, &row.checksum) {
-            if *algorithm != checksum.algorithm || *text != checksum.text() {
-                return Err(wrong());
-            }
+        if let (Some((algorithm, text)), Some(checksum)) = (&part.checksum, &row.checksum)
+            && (*algorithm != checksum.algorithm || *text != checksum.text())
+        {
+            return Err(wrong());
         }
         chosen.push((part.number, row.clone()));
     }

@@ -106,12 +106,11 @@ impl Reader {
         if let Some((verifier, _)) = &mut open.verify {
             verifier.update(&buffer);
         }
-        if open.remaining == 0 {
-            if let Some((verifier, crc)) = self.open.take().and_then(|open| open.verify) {
-                if verifier.finish() != crc {
-                    return Err(Problem::Damaged("the checksum of a blob does not match".into()));
-                }
-            }
+        if open.remaining == 0
+            && let Some((verifier, crc)) = self.open.take().and_then(|open| open.verify)
+            && verifier.finish() != crc
+        {
+            return Err(Problem::Damaged("the checksum of a blob does not match".into()));
         }
         Ok(Some(buffer.into()))
     }

@@ -5,6 +5,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::convert::{error, owner, timestamp};
 use crate::artifacts::Artifacts;
+use crate::artifacts::error::ArtifactError;
 
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -19,8 +20,13 @@ pub(super) async fn create(
         Some(region) if is_region(region) => region,
         Some(region) => return Err(s3_error!(InvalidLocationConstraint, "`{region}` is no region")),
     };
-    artifacts.create_bucket(&input.bucket, region).await.map_err(error)?;
-    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)), ..Default::default() }))
+    match artifacts.create_bucket(&input.bucket, region).await {
+        // In us-east-1 S3 lets an owner make a bucket again.
+        Err(ArtifactError::BucketExists(name))
+            if region == DEFAULT_REGION && artifacts.bucket(&name).is_ok_and(|bucket| bucket.region == region) => {}
+        made => made.map_err(error)?,
+    }
+    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
 }
 
 /// Any region is taken and given back: they all are this machine.
@@ -108,6 +114,24 @@ pub(super) fn private() -> Option<Grants> {
     };
     let full = Permission::from_static(Permission::FULL_CONTROL);
     Some(vec![Grant { grantee: Some(grantee), permission: Some(full) }])
+}
+
+/// Private is what a bucket is; anything else was refused by its headers.
+pub(super) async fn put_acl(
+    artifacts: &Artifacts,
+    request: S3Request<PutBucketAclInput>,
+) -> S3Result<S3Response<PutBucketAclOutput>> {
+    artifacts.bucket(&request.input.bucket).map_err(error)?;
+    refuse_policy(request.input.acl.is_some(), request.input.access_control_policy.is_some())?;
+    Ok(S3Response::new(PutBucketAclOutput::default()))
+}
+
+pub(super) fn refuse_policy(is_canned: bool, is_policy: bool) -> S3Result<()> {
+    if is_canned && !is_policy {
+        Ok(())
+    } else {
+        Err(s3_error!(NotImplemented, "ACLs other than private are not served"))
+    }
 }
 
 pub(super) async fn acl(

@@ -239,10 +239,8 @@ impl BodyChecksum {
             None => None,
         };
         let named = sent.as_ref().map(|(algorithm, _)| *algorithm).or(trailer);
-        if let (Some(asked), Some(named)) = (asked, named) {
-            if asked != named {
-                return Err(s3_error!(InvalidRequest, "x-amz-sdk-checksum-algorithm names another algorithm"));
-            }
+        if asked.is_some_and(|asked| named.is_some_and(|named| named != asked)) {
+            return Err(s3_error!(InvalidRequest, "x-amz-sdk-checksum-algorithm names another algorithm"));
         }
         Ok(Self { algorithm: named.or(asked), sent, trailer })
     }
@@ -264,7 +262,7 @@ pub(super) fn algorithm(name: &str) -> S3Result<Algorithm> {
 
 fn checksum_value(algorithm: Algorithm, text: &str) -> S3Result<Digest> {
     parse_value(algorithm, text)
-        .ok_or_else(|| s3_error!(InvalidRequest, "Value for {} header is invalid.", algorithm.header()))
+        .ok_or_else(|| s3_error!(BadDigest, "Value for {} header is invalid.", algorithm.header()))
 }
 
 pub(super) fn checksum_type(checksum: &Checksum) -> ChecksumType {

@@ -63,10 +63,11 @@ pub(super) async fn first(
         // Without a delimiter the last key is the marker, and S3 says nothing.
         next_marker: names.maybe(page.next.as_ref().filter(|_| input.delimiter.is_some())),
         name: Some(input.bucket),
-        prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
+        // Not encoded: SDKs decode it in the other listings, and not in this one.
+        prefix: Some(input.prefix.unwrap_or_default()),
         marker: Some(names.write(input.marker.as_deref().unwrap_or_default())),
         max_keys: Some(max_keys),
-        delimiter: names.maybe(input.delimiter.as_ref()),
+        delimiter: names.maybe(input.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty())),
         encoding_type: input.encoding_type,
         ..Default::default()
     }))
@@ -99,7 +100,7 @@ pub(super) async fn second(
         prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
         max_keys: Some(max_keys),
         continuation_token: input.continuation_token,
-        delimiter: names.maybe(input.delimiter.as_ref()),
+        delimiter: names.maybe(input.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty())),
         start_after: names.maybe(input.start_after.as_ref()),
         encoding_type: input.encoding_type,
         ..Default::default()
@@ -145,7 +146,7 @@ pub(super) async fn versions(
         key_marker: Some(names.write(input.key_marker.as_deref().unwrap_or_default())),
         version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
         max_keys: Some(max_keys),
-        delimiter: names.maybe(input.delimiter.as_ref()),
+        delimiter: names.maybe(input.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty())),
         encoding_type: input.encoding_type,
         ..Default::default()
     }))

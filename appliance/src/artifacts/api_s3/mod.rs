@@ -99,12 +99,14 @@ operations! {
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = buckets::location;
     get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = buckets::versioning;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = buckets::acl;
+    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = buckets::put_acl;
 
     put_object(PutObjectInput) -> PutObjectOutput = objects::put;
     get_object(GetObjectInput) -> GetObjectOutput = objects::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = objects::head;
     get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = objects::attributes;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = objects::acl;
+    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = objects::put_acl;
     delete_object(DeleteObjectInput) -> DeleteObjectOutput = objects::delete;
     delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = objects::delete_many;
     copy_object(CopyObjectInput) -> CopyObjectOutput = objects::copy;

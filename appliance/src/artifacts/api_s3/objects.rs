@@ -5,7 +5,7 @@ use http::HeaderMap;
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
-use super::buckets::private;
+use super::buckets::{private, refuse_policy};
 use super::convert::{
     self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, refuse_version, set_checksum, size,
     timestamp,
@@ -106,14 +106,6 @@ fn read_error(artifacts: &Artifacts, bucket: &str, key: &str, problem: ArtifactE
                 not_modified.set_headers(validators(&row));
             }
             not_modified
-        }
-        ArtifactError::InvalidPart(_) => {
-            let mut wrong = S3Error::with_message(
-                S3ErrorCode::from_bytes(b"InvalidPartNumber").unwrap_or(S3ErrorCode::InvalidPart),
-                "The requested partnumber is not satisfiable",
-            );
-            wrong.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
-            wrong
         }
         other => error(other),
     }
@@ -292,6 +284,18 @@ pub(super) async fn acl(
 ) -> S3Result<S3Response<GetObjectAclOutput>> {
     artifacts.head(&request.input.bucket, &request.input.key).map_err(error)?;
     Ok(S3Response::new(GetObjectAclOutput { grants: private(), owner: Some(owner()), ..Default::default() }))
+}
+
+/// Private is what an object is; anything else was refused by its headers.
+pub(super) async fn put_acl(
+    artifacts: &Artifacts,
+    request: S3Request<PutObjectAclInput>,
+) -> S3Result<S3Response<PutObjectAclOutput>> {
+    let input = request.input;
+    refuse_version(input.version_id.as_deref())?;
+    artifacts.head(&input.bucket, &input.key).map_err(error)?;
+    refuse_policy(input.acl.is_some(), input.access_control_policy.is_some())?;
+    Ok(S3Response::new(PutObjectAclOutput::default()))
 }
 
 pub(super) async fn delete(
