@@ -16,6 +16,7 @@ mod checksums;
 mod conditions;
 mod engine;
 mod error;
+mod intake;
 mod label;
 mod listing;
 mod model;
@@ -38,8 +39,9 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 pub use conditions::{ReadConditions, Tags, WriteConditions};
-pub use engine::{Expected, Got, Put, Received, Stored};
+pub use engine::{Got, Put, Stored};
 pub use error::ArtifactError;
+pub use intake::{Expected, Received};
 pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked};
 pub use read::ObjectStream;
 

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::checksums::{Algorithm, Checksum, Digest, combine, composite, crc64, md5_of, parse_value};
 use super::conditions::WriteConditions;
-use super::engine::{Expected, Garbage, Leftover, RECORD_SLACK_BYTES, Received, Stored, file, judge, records, room};
+use super::engine::{Garbage, Leftover, RECORD_SLACK_BYTES, Stored, file, judge, records, room};
 use super::error::ArtifactError;
+use super::intake::{Expected, Received};
 use super::label::What;
 use super::model::{
     Body, CompletedPart, Description, ETag, OBJECT_BYTES_MAX, ObjectRow, PART_BYTES_MIN, PARTS_MAX, PARTS_PER_CHUNK,

@@ -11,8 +11,9 @@ use super::listing::limit;
 use super::objects::{content_headers, source};
 use crate::artifacts::Artifacts;
 use crate::artifacts::conditions::ReadConditions;
-use crate::artifacts::engine::{Expected, Wanted};
+use crate::artifacts::engine::Wanted;
 use crate::artifacts::error::ArtifactError;
+use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{ContentHeaders, ETag as OwnETag, PUT_BYTES_MAX, PartRow, RangeAsked, UploadRow};
 use crate::artifacts::multipart::{Completion, ListedPart, UploadName};
 

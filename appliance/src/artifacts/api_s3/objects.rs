@@ -11,8 +11,9 @@ use super::convert::{
     timestamp,
 };
 use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
-use crate::artifacts::engine::{Expected, Put, Wanted};
+use crate::artifacts::engine::{Put, Wanted};
 use crate::artifacts::error::ArtifactError;
+use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{Body, ContentHeaders, ObjectRow, PUT_BYTES_MAX};
 use crate::artifacts::{Artifacts, Got};
 
