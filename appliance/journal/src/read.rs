@@ -73,6 +73,7 @@ pub(crate) fn scan(shared: &Shared, from: Lsn, visit: &mut dyn FnMut(Lsn, &[u8])
             (file, base, end)
         };
         let mut walker = Walker::new(file.as_ref(), SegmentHeader { id: shared.id, base });
+        walker.stand_at(position).map_err(io)?;
         while walker.position() < end {
             let at = Lsn(walker.position());
             let header = walker.peek().map_err(io)?.map_err(|_| JournalError::Damaged(at))?;

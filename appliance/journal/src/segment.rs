@@ -118,6 +118,19 @@ impl<'a, S: ReadAt + ?Sized> Walker<'a, S> {
         })
     }
 
+    /// Stands at `position` if a group begins there, and stays where it is otherwise: whoever goes on where an earlier
+    /// walk ended need not walk the whole segment again.
+    pub(crate) fn stand_at(&mut self, position: u64) -> io::Result<()> {
+        let before = self.position;
+        if position > before {
+            self.position = position;
+            if self.peek()?.is_err() {
+                self.position = before;
+            }
+        }
+        Ok(())
+    }
+
     /// Passes over the group whose header was peeked.
     pub(crate) fn skip(&mut self, header: &GroupHeader) {
         self.position = header.end();

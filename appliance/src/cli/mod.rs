@@ -6,6 +6,7 @@ mod client;
 mod doctor;
 mod job;
 mod key;
+mod logs;
 mod serve;
 
 use std::path::PathBuf;
@@ -61,6 +62,12 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: job::JobCommand,
+    /// Search and follow the logs.
+    Logs {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: logs::LogsCommand,
     },
     /// Look at a data folder and say what is wrong with it, without changing it. The appliance must not be running.
     Doctor(doctor::DoctorArguments),
@@ -197,6 +204,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Job { connection, command } => return block_on(job::run(command, &Client::connect(&connection)?)),
+        Command::Logs { connection, command } => return block_on(logs::run(command, &Client::connect(&connection)?)),
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Rebuild(arguments) => return doctor::rebuild(&arguments),
         Command::Version { json } => {

@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 
 use super::Logs;
 use crate::edge::otlp::{ExportLogsServiceRequest, OtlpError, Partial, Sink};
-use crate::signals::encode;
+use crate::signals::{ITEMS_MAX, encode};
 use crate::telemetry_journal::Kind;
 
 impl Sink<ExportLogsServiceRequest> for Logs {
@@ -13,6 +13,9 @@ impl Sink<ExportLogsServiceRequest> for Logs {
         async move {
             let scopes = request.resource_logs.iter().flat_map(|group| &group.scope_logs);
             let records: usize = scopes.map(|scope| scope.log_records.len()).sum();
+            if records > ITEMS_MAX {
+                return Err(OtlpError::TooLarge(format!("a request holds at most {ITEMS_MAX} log records")));
+            }
             if records > 0 {
                 let payload = encode(self.now().wall_ms, &request);
                 drop(request);

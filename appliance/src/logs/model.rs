@@ -119,7 +119,7 @@ fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u
         trace_id: id(&record.trace_id, 16).or_else(|| own.named(&["trace_id"])),
         span_id: id(&record.span_id, 8).or_else(|| own.named(&["span_id"])),
         scope: scope.map(|name| clip(name, 256).to_owned()),
-        event: Some(clip(&record.event_name, 256).to_owned()).filter(|name| !name.is_empty()),
+        event: event_of(record),
         truncated: kept.len() < body.len(),
         body: kept.to_owned(),
         dropped_attributes: own.dropped.saturating_add(resource.dropped),
@@ -127,6 +127,12 @@ fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u
         resource: resource.values.clone(),
     };
     Placed { time_ns, seq, record: made }
+}
+
+/// The event's name. What `tracing` calls an event by default is its place in the code, which is no name.
+fn event_of(record: &OtlpRecord) -> Option<String> {
+    let name = clip(&record.event_name, 256);
+    (!name.is_empty() && !name.starts_with("event ")).then(|| name.to_owned())
 }
 
 /// The body as text. Of a map, its message, with the rest as attributes; of anything else, JSON.

@@ -6,6 +6,9 @@ mod follower;
 mod moments;
 mod searches;
 
+/// Most log records or spans of one request. An empty one is two bytes on the wire and kilobytes on its way to the index.
+pub const ITEMS_MAX: usize = 50_000;
+
 pub use follower::{Follower, arrived, encode};
 pub use moments::{Moment, rfc3339_ns};
 pub use searches::Searches;

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use super::Traces;
 use super::model::is_valid;
 use crate::edge::otlp::{ExportTraceServiceRequest, OtlpError, Partial, Sink};
-use crate::signals::encode;
+use crate::signals::{ITEMS_MAX, encode};
 use crate::telemetry_journal::Kind;
 
 impl Sink<ExportTraceServiceRequest> for Traces {
@@ -18,6 +18,9 @@ impl Sink<ExportTraceServiceRequest> for Traces {
                 scoped.spans.retain(is_valid);
                 accepted += scoped.spans.len() as u64;
                 rejected += (before - scoped.spans.len()) as u64;
+            }
+            if accepted + rejected > ITEMS_MAX as u64 {
+                return Err(OtlpError::TooLarge(format!("a request holds at most {ITEMS_MAX} spans")));
             }
             if accepted > 0 {
                 let payload = encode(self.now().wall_ms, &request);

@@ -138,3 +138,57 @@ impl Counters {
         self.refused.add(1, &[KeyValue::new("signal", signal), KeyValue::new("reason", reason)]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    use prost::Message as _;
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
+    fn sample() -> ExportLogsServiceRequest {
+        let value = |text: &str| Some(AnyValue { value: Some(Value::StringValue(text.into())) });
+        let record = LogRecord {
+            time_unix_nano: 1_763_812_800_123_456_789,
+            severity_number: 17,
+            body: value("out of memory"),
+            attributes: vec![KeyValue { key: "gpu.index".into(), value: value("3"), ..KeyValue::default() }],
+            trace_id: vec![7; 16],
+            ..LogRecord::default()
+        };
+        let scope_logs = vec![ScopeLogs { log_records: vec![record; 3], ..ScopeLogs::default() }];
+        ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] }
+    }
+
+    #[test]
+    fn damaged_requests_are_refused_or_read_and_never_worse() {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let protobuf = sample().encode_to_vec();
+        let json = serde_json::to_vec(&sample()).unwrap();
+        let mut refused = 0;
+        for (whole, encoding) in [(protobuf, Encoding::Protobuf), (json, Encoding::Json)] {
+            assert_eq!(decode::<ExportLogsServiceRequest>(&whole, encoding), Ok(sample()));
+            for _ in 0..4000 {
+                let mut bytes = whole.clone();
+                for _ in 0..random.random_range(1..6) {
+                    let at = random.random_range(0..bytes.len());
+                    bytes[at] = random.random();
+                }
+                bytes.truncate(random.random_range(0..=bytes.len()));
+                match decode::<ExportLogsServiceRequest>(&bytes, encoding) {
+                    Ok(request) => drop(crate::logs::records(&request, 0, 0)),
+                    Err(error) => {
+                        refused += 1;
+                        assert!(matches!(error, OtlpError::Invalid(_)), "{error:?}");
+                    }
+                }
+                let _ = decode::<ExportTraceServiceRequest>(&bytes, encoding);
+                let _ = decode::<ExportMetricsServiceRequest>(&bytes, encoding);
+            }
+        }
+        assert!(refused > 1000);
+    }
+}
