@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use backlot_tests::{Appliance, Process, binary, eventually, python, repository};
+use backlot_tests::{Appliance, Process, binary, eventually, http, python, repository};
 use serde_json::{Value, json};
 
 fn submit(appliance: &Appliance, body: &Value) -> String {
@@ -274,4 +274,37 @@ fn an_agents_registration_drain_and_farewell() {
     assert_eq!(appliance.json("GET", "/v1/agents", None)["agents"][0]["draining"], false);
     assert_eq!(appliance.http("DELETE", "/v1/agents/a1", None).0, 204);
     assert_eq!(appliance.json("GET", "/v1/agents", None)["agents"], json!([]));
+}
+
+#[test]
+fn a_jobs_trace_and_its_counters_are_in_the_appliance_itself() {
+    let appliance = Appliance::start();
+    let id = submit(
+        &appliance,
+        &json!({"type": "traced", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}),
+    );
+    appliance.python("jobs_consumer.py", &["work", "1"]);
+    let done = status_is(&appliance, &id, "succeeded");
+    assert_eq!(done["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    let own = done["spec"]["traceparent"].as_str().and_then(|text| text.split('-').nth(2)).expect("a span").to_owned();
+    let spans = eventually("the job's spans are there", || {
+        let (status, text) = appliance.http("GET", "/v1/traces/4bf92f3577b34da6a3ce929d0e0e4736", None);
+        let trace: Value = serde_json::from_str(&text).ok().filter(|_| status == 200)?;
+        let spans = trace["spans"].as_array()?.clone();
+        let named = |name: &str| spans.iter().find(|span| span["name"] == name).cloned();
+        Some((named("job")?, named("queued")?, named("attempt")?))
+    });
+    let (job_span, queued, attempt) = spans;
+    assert_eq!(
+        (job_span["span_id"].as_str(), job_span["parent_span_id"].as_str()),
+        (Some(&*own), Some("00f067aa0ba902b7"))
+    );
+    assert_eq!((&queued["parent_span_id"], &attempt["parent_span_id"]), (&json!(own), &json!(own)));
+    let counted = |line: &str| {
+        let (_, text) = http(&appliance.addresses.http, "GET", "/metrics", &[], b"");
+        text.lines().any(|found| found.starts_with("backlot_job") && line.split(' ').all(|word| found.contains(word)))
+    };
+    assert!(counted("backlot_jobs_ended_total traced succeeded"));
+    assert!(counted("backlot_job_attempts_total traced succeeded"));
+    assert!(counted("backlot_job_phase_duration_seconds traced queued"));
 }

@@ -96,10 +96,17 @@ impl Jobs {
         }
         let body = serde_json::to_string(&spec).map_err(|error| JobsError::Invalid(error.to_string()))?;
         let request = SendRequest { body, delay_s, sender_id: sender_id.to_owned(), ..SendRequest::default() };
-        let sent = self.queues.send(queue, request).await.map_err(|error| match error {
-            QueueError::NotAdmitted(sentence) => JobsError::Invalid(sentence),
-            other => JobsError::Queue(other),
-        })?;
+        let sent = match self.queues.send(queue, request).await {
+            Ok(sent) => sent,
+            Err(QueueError::NotAdmitted(sentence)) => return Err(JobsError::Invalid(sentence)),
+            Err(error) => {
+                // It was admitted and not stored: the same id may be sent again at once.
+                if let Some(id) = &spec.job_id {
+                    self.book.table.lock().take_reservation(id);
+                }
+                return Err(error.into());
+            }
+        };
         let filled = JobSpec::parse(&sent.body)?;
         let id = filled.job_id.unwrap_or_default();
         let job = self.find(&id)?.ok_or(JobsError::NoSuchJob(id))?;

@@ -60,7 +60,7 @@ pub(super) fn job(tracked: &Tracked) {
     let mut attributes = vec![
         KeyValue::new("job.id", head.id.clone()),
         KeyValue::new("job.type", tracked.spec.kind.clone()),
-        KeyValue::new("job.queue", head.queue.clone()),
+        KeyValue::new("queue", head.queue.clone()),
         KeyValue::new("job.status", head.status.as_str()),
         KeyValue::new("job.attempts", i64::try_from(tracked.attempts.len()).unwrap_or(i64::MAX)),
     ];

@@ -200,6 +200,8 @@ impl Queues {
         let mut attributes = content.attributes;
         if let Some(overseer) = self.shared.overseer().filter(|_| taken.admitted) {
             let added = overseer.attributes(queue.name.as_str(), &message_id);
+            // A name stands once in a message: the overseer's wins over the sender's.
+            attributes.retain(|attribute| added.iter().all(|(name, _)| *name != attribute.name));
             attributes.extend(added.into_iter().map(|(name, value)| MessageAttribute {
                 name,
                 data_type: "String".to_owned(),
