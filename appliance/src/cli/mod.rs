@@ -62,6 +62,7 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: job::JobCommand,
+    },
     /// Search and follow the logs.
     Logs {
         #[command(flatten)]
