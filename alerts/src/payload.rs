@@ -15,10 +15,10 @@ pub fn subject(notification: &Notification) -> String {
     let firing = notification.alerts.iter().filter(|alert| alert.state == State::Firing).count();
     let (word, count) = if firing > 0 { ("FIRING", firing) } else { ("RESOLVED", notification.alerts.len()) };
     let mut line = format!("[{word}:{count}] {}", notification.alert);
-    if let [only] = notification.alerts.as_slice() {
-        if let Some(summary) = only.annotations.get("summary") {
-            line = format!("[{word}] {summary}");
-        }
+    if let [only] = notification.alerts.as_slice()
+        && let Some(summary) = only.annotations.get("summary")
+    {
+        line = format!("[{word}] {summary}");
     }
     line.chars().filter(|c| (' '..='~').contains(c)).take(100).collect()
 }

@@ -228,7 +228,7 @@ fn go_general(value: f64) -> String {
         return if value > 0.0 { "+Inf".into() } else { "-Inf".into() };
     }
     let size = value.abs();
-    if size != 0.0 && (size < 1e-4 || size >= 1e21) {
+    if size != 0.0 && !(1e-4..1e21).contains(&size) {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));

@@ -106,11 +106,11 @@ config! {
         /// Resource attributes that become labels of each series, beside `job` and `instance`.
         promote_resource_attributes: Vec<String> = Vec::new();
         /// Most samples that one query may hold at once.
-        query_samples_max: usize = 20_000_000;
+        query_samples_max: usize = 10_000_000;
         /// Longest time of one query, in seconds.
         query_timeout_s: u32 = 60;
         /// Most queries evaluated at once; a further one waits for a few seconds.
-        queries_max: usize = 8;
+        queries_max: usize = 4;
     }
     /// Alerts.
     [alerting] AlertingConfig {

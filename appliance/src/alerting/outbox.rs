@@ -68,11 +68,11 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn push(&mut self, entry: Entry, now: Now) {
-        if self.waiting.len() >= ENTRIES_MAX {
-            if let Some(oldest) = self.waiting.pop_front() {
-                let (receiver, alert) = (&oldest.entry.notification.receiver, &oldest.entry.notification.alert);
-                tracing::error!(receiver, alert, "dropped the oldest notification: too many are on their way");
-            }
+        if self.waiting.len() >= ENTRIES_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            let (receiver, alert) = (&oldest.entry.notification.receiver, &oldest.entry.notification.alert);
+            tracing::error!(receiver, alert, "dropped the oldest notification: too many are on their way");
         }
         let json = serde_json::to_string(&entry).unwrap_or_default();
         self.waiting.push_back(Waiting {

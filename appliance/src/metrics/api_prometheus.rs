@@ -216,7 +216,7 @@ fn write_time(out: &mut String, t_ms: i64) {
     }
     let ms = t_ms.unsigned_abs();
     let _ = write!(out, "{}", ms / 1000);
-    if ms % 1000 != 0 {
+    if !ms.is_multiple_of(1000) {
         let fraction = format!("{:03}", ms % 1000);
         let _ = write!(out, ".{}", fraction.trim_end_matches('0'));
     }

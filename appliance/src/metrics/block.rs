@@ -3,7 +3,7 @@
 //! ```text
 //! magic  (per series: times by pco, values by pco, CRC32C of both)…  index  footer
 //! index  = version, number of series, (labels, offset, bytes of times, bytes of values, samples)…
-//! footer = index offset u64, index bytes u64, first ms i64, last ms i64, CRC32C of index and these, magic
+//! footer = index offset u64, index bytes u64, first ms i64, last ms i64, CRC32C of the index, CRC32C of all that, magic
 //! ```
 //! Values are compressed as their bits, so that every NaN comes back as it was. The index is read when it is first
 //! asked for, and forgotten when it has not been for a while, so that a month of blocks costs no memory at rest.
@@ -25,7 +25,7 @@ use super::promql::{Budget, QueryError};
 
 const MAGIC: &[u8; 8] = b"BKMBLK\x00\x01";
 const VERSION: u64 = 1;
-const FOOTER_BYTES: usize = 8 * 4 + 4 + MAGIC.len();
+const FOOTER_BYTES: usize = 8 * 4 + 4 * 2 + MAGIC.len();
 /// Largest index that is read into memory.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
 /// Most samples of one series in one block.
@@ -49,6 +49,7 @@ pub(super) struct Block {
     pub(super) max_ms: i64,
     index_at: u64,
     index_bytes: u64,
+    index_crc: [u8; 4],
     index: Mutex<Option<Arc<Vec<Entry>>>>,
     used: AtomicBool,
 }
@@ -101,7 +102,8 @@ pub(super) fn write(path: &Path, series: impl Iterator<Item = (Labels, Vec<Sampl
         tail.extend((index.bytes.len() as u64).to_le_bytes());
         tail.extend(min_ms.to_le_bytes());
         tail.extend(max_ms.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&index.bytes), &tail);
+        tail.extend(crc32c::crc32c(&index.bytes).to_le_bytes());
+        let crc = crc32c::crc32c(&tail);
         out.write_all(&index.bytes)?;
         out.write_all(&tail)?;
         out.write_all(&crc.to_le_bytes())?;
@@ -127,7 +129,7 @@ fn compress_values(samples: &[Sample], bits: &[u64]) -> io::Result<Vec<u8>> {
 }
 
 impl Block {
-    /// Opens a block and checks its footer and index.
+    /// Opens a block and checks its footer; the index is checked when it is read.
     pub(super) fn open(path: &Path) -> Result<Self, BlockError> {
         let io = |source| BlockError::Io { path: path.to_owned(), source };
         let damaged = |problem: &str| BlockError::Damaged { path: path.to_owned(), problem: problem.to_owned() };
@@ -139,6 +141,11 @@ impl Block {
         if footer[FOOTER_BYTES - MAGIC.len()..] != *MAGIC {
             return Err(damaged("its end is not that of a block, or of a later version"));
         }
+        if footer[36..40] != crc32c::crc32c(&footer[..36]).to_le_bytes() {
+            return Err(damaged("the checksum of its footer does not fit"));
+        }
+        let mut index_crc = [0; 4];
+        index_crc.copy_from_slice(&footer[32..36]);
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&footer[at..at + 8]);
@@ -148,15 +155,20 @@ impl Block {
         if index_bytes > INDEX_BYTES_MAX || index_at.checked_add(index_bytes) != Some(footer_at) {
             return Err(damaged("its index is not where its footer says"));
         }
-        let mut index = vec![0; index_bytes as usize];
-        file.read_exact_at(&mut index, index_at).map_err(io)?;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&index), &footer[..32]);
-        if footer[32..36] != crc.to_le_bytes() {
-            return Err(damaged("the checksum of its index does not fit"));
-        }
         let (min_ms, max_ms) = (word(16) as i64, word(24) as i64);
         let (index_cache, used) = (Mutex::new(None), AtomicBool::new(false));
-        Ok(Self { path: path.to_owned(), file, bytes, min_ms, max_ms, index_at, index_bytes, index: index_cache, used })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            bytes,
+            min_ms,
+            max_ms,
+            index_at,
+            index_bytes,
+            index_crc,
+            index: index_cache,
+            used,
+        })
     }
 
     fn entries(&self) -> Result<Arc<Vec<Entry>>, BlockError> {
@@ -168,6 +180,10 @@ impl Block {
         let mut bytes = vec![0; self.index_bytes as usize];
         let io = |source| BlockError::Io { path: self.path.clone(), source };
         self.file.read_exact_at(&mut bytes, self.index_at).map_err(io)?;
+        if crc32c::crc32c(&bytes).to_le_bytes() != self.index_crc {
+            let problem = "the checksum of its index does not fit".to_owned();
+            return Err(BlockError::Damaged { path: self.path.clone(), problem });
+        }
         let entries = read_entries(&bytes, self.index_at)
             .map_err(|error| BlockError::Damaged { path: self.path.clone(), problem: error.to_string() })?;
         let entries = Arc::new(entries);

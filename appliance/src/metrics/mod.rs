@@ -122,7 +122,7 @@ impl Metrics {
             metrics
                 .off_thread(|shared| {
                     shared.turn(false);
-                    if let Err(error) = shared.store.save() {
+                    if let Err(error) = shared.store.save(shared.now_ms()) {
                         tracing::error!(%error, "could not save the metrics head; the journal still has it");
                     }
                 })
@@ -160,7 +160,7 @@ impl Metrics {
     }
 
     fn now_ms(&self) -> i64 {
-        i64::try_from(self.shared.clock.now().wall_ms).unwrap_or(i64::MAX)
+        self.shared.now_ms()
     }
 
     /// Evaluates an expression on a thread of its own, one of a bounded number. When this future is dropped, because the
@@ -228,6 +228,10 @@ impl Metrics {
 }
 
 impl Shared {
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.clock.now().wall_ms).unwrap_or(i64::MAX)
+    }
+
     fn turn(&self, upkeep: bool) {
         let mut refused: BTreeMap<Refusal, u64> = BTreeMap::new();
         if let Err(error) = self.store.follow(|refusal| *refused.entry(refusal).or_default() += 1) {
@@ -238,8 +242,7 @@ impl Shared {
         }
         gauge(&SERIES).record(self.store.head.read().len() as f64, &[]);
         if upkeep {
-            let now_ms = i64::try_from(self.clock.now().wall_ms).unwrap_or(i64::MAX);
-            match self.store.upkeep(now_ms) {
+            match self.store.upkeep(self.now_ms()) {
                 Ok(done) if done != store::Upkeep::default() => {
                     tracing::info!(written = done.blocks_written, dropped = done.blocks_dropped, "metrics blocks");
                 }

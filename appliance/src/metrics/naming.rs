@@ -76,10 +76,10 @@ pub(super) fn metric(name: &str, unit: &str, shape: Shape) -> String {
     if let Some(word) = word(whole, UNITS) {
         append(word);
     }
-    if let Some(per) = per.and_then(|per| word(per, PER)) {
-        if !words.ends_with(&["per".to_owned(), per.clone()]) {
-            words.extend(["per".to_owned(), per]);
-        }
+    if let Some(per) = per.and_then(|per| word(per, PER))
+        && !words.ends_with(&["per".to_owned(), per.clone()])
+    {
+        words.extend(["per".to_owned(), per]);
     }
     if shape == Shape::Counter {
         words.push("total".into());

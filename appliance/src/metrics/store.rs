@@ -27,6 +27,8 @@ use crate::telemetry_journal::{Kind, TelemetryJournal};
 pub(super) const BLOCK_MS: i64 = 2 * 60 * 60 * 1000;
 /// How far ahead of our clock a sample may be, in milliseconds.
 const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
+/// How fast snapshots may be written, in bytes a second on average: a large head is written less often.
+const SNAPSHOT_BYTES_S_MAX: u64 = 512 * 1024;
 const BLOCK_EXTENSION: &str = "blk";
 const DAMAGED_EXTENSION: &str = "damaged";
 
@@ -77,6 +79,8 @@ pub(super) struct Store {
     applied: Mutex<Lsn>,
     /// Samples applied since the last snapshot.
     unsaved: AtomicU64,
+    /// When the last snapshot was written, on the wall clock, and how large it was.
+    saved: Mutex<(i64, u64)>,
 }
 
 impl Store {
@@ -113,6 +117,7 @@ impl Store {
             blocks: RwLock::new(blocks),
             applied: Mutex::new(lsn),
             unsaved: AtomicU64::new(0),
+            saved: Mutex::new((0, 0)),
         };
         store.journal.checkpoint(Kind::Metrics, lsn);
         store.follow(|_| {})?;
@@ -170,14 +175,20 @@ impl Store {
         });
     }
 
-    /// Cuts blocks that are due, lets old ones go, and writes the snapshot when there is something new. `at_once` also without.
+    /// Cuts blocks that are due, lets old ones go, and writes the snapshot when there is something new and the last one has rested.
     pub(super) fn upkeep(&self, now_ms: i64) -> Result<Upkeep, StoreError> {
         let mut done = Upkeep::default();
         while self.cut_block(now_ms)? {
             done.blocks_written += 1;
         }
-        if self.unsaved.load(Ordering::Relaxed) > 0 || done.blocks_written > 0 {
-            self.save()?;
+        let (saved_at_ms, saved_bytes) = *self.saved.lock();
+        let rested_ms = (now_ms - saved_at_ms).unsigned_abs();
+        if done.blocks_written > 0 {
+            self.save(now_ms)?; // at once: until then a restart reads the span twice
+        } else if self.unsaved.load(Ordering::Relaxed) > 0 {
+            if rested_ms >= saved_bytes * 1000 / SNAPSHOT_BYTES_S_MAX {
+                self.save(now_ms)?;
+            }
         } else {
             // Nothing of ours since the snapshot: what others wrote in the meantime is not needed by us.
             let applied = self.applied.lock();
@@ -216,7 +227,7 @@ impl Store {
     }
 
     /// Writes the snapshot and lets the journal know.
-    pub(super) fn save(&self) -> Result<(), StoreError> {
+    pub(super) fn save(&self, now_ms: i64) -> Result<(), StoreError> {
         let (bytes, lsn) = {
             let applied = self.applied.lock();
             self.unsaved.store(0, Ordering::Relaxed);
@@ -224,6 +235,7 @@ impl Store {
         };
         snapshot::write(&self.folder.join("head.snapshot"), &bytes).map_err(StoreError::Snapshot)?;
         self.journal.checkpoint(Kind::Metrics, lsn);
+        *self.saved.lock() = (now_ms, bytes.len() as u64);
         Ok(())
     }
 
@@ -401,7 +413,7 @@ mod tests {
 
         let (store, journal) = open(dir.path());
         assert_eq!(read(&store), expected(start_ms, 200));
-        store.save().unwrap();
+        store.save(start_ms).unwrap();
         ingest(&journal, &store, &minutes(start_ms + 200 * 60_000, 10)).await;
         let snapshot = dir.path().join("metrics/head.snapshot");
         let before_the_block = std::fs::read(&snapshot).unwrap();

@@ -179,6 +179,7 @@ impl<'a> Join<'a> {
         let (ids_many, ids_one) = (identify(&many), identify(&one));
         let mut out = Joined::default();
         for step in 0..self.at.steps() {
+            self.at.budget.check()?;
             let any = |columns: &[Column]| columns.iter().any(|column| present(column.values[step]));
             if (!any(&many) && fill_many.is_none()) || (!any(&one) && fill_one.is_none()) {
                 continue; // nothing can match, so nothing can match twice

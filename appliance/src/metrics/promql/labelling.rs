@@ -72,9 +72,9 @@ fn go_template(template: &str) -> String {
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        if after.starts_with('$') {
+        if let Some(behind) = after.strip_prefix('$') {
             out.push_str("$$");
-            rest = &after[1..];
+            rest = behind;
         } else {
             if after.starts_with(|c: char| c == '{' || c == '_' || c.is_alphanumeric()) {
                 out.push('$');

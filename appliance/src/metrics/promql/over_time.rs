@@ -37,7 +37,7 @@ fn function(name: &str) -> Option<(Function, bool)> {
         }),
         "predict_linear" => drops(|window, [ahead_s, _]| {
             let (slope, intercept) = regression(window.samples, window.now_ms);
-            (window.samples.len() >= 2).then(|| slope * ahead_s + intercept)
+            (window.samples.len() >= 2).then_some(slope * ahead_s + intercept)
         }),
         "double_exponential_smoothing" => drops(|window, [level, trend]| smoothed(window.samples, level, trend)),
         "avg_over_time" => {
