@@ -27,7 +27,7 @@ pub(super) struct Head {
     pub due_at_ms: u64,
     pub receives: u32,
     pub receives_elsewhere: u32,
-    /// As [`super::shelf::Slot::first_received`].
+    /// Milliseconds from the send to the first receive, plus one; 0 before that.
     pub first_received: u32,
     pub source: Option<QueueId>,
     pub stance: Stance,
@@ -67,12 +67,12 @@ pub(super) enum Entry {
         queue: QueueId,
     },
     Sent(Head),
-    /// `receives` counts over all queues.
+    /// `receives` and `first_received` over all queues.
     Received {
         queue: QueueId,
         message: MessageId,
         receives: u32,
-        at_ms: u64,
+        first_received: u32,
         due_at_ms: u64,
     },
     /// Deleted, or dropped by retention.
@@ -116,7 +116,7 @@ pub(super) const SMALL_BYTES_MAX: usize = 64;
 /// Bytes of the largest definition.
 pub(super) const DEFINITION_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a sent record beside its content.
-const HEAD_BYTES: usize = 2 + 4 + 16 + 8 + 8 + 4 + 4 + 4 + 4 + 1;
+pub(super) const HEAD_BYTES: usize = 2 + 4 + 16 + 8 + 8 + 4 + 4 + 4 + 4 + 1;
 
 fn record(payload: Vec<u8>) -> Record {
     Record { kind: Kind::Queue, payload }
@@ -144,10 +144,10 @@ impl Entry {
             Self::Undefined { queue } => small(UNDEFINED, *queue, None),
             Self::Purged { queue } => small(PURGED, *queue, None),
             Self::Sent(head) => head.encode(&[]).payload,
-            Self::Received { queue, message, receives, at_ms, due_at_ms } => {
+            Self::Received { queue, message, receives, first_received, due_at_ms } => {
                 let mut out = small(RECEIVED, *queue, Some(*message));
                 out.extend(receives.to_le_bytes());
-                out.extend(at_ms.to_le_bytes());
+                out.extend(first_received.to_le_bytes());
                 out.extend(due_at_ms.to_le_bytes());
                 out
             }
@@ -199,7 +199,7 @@ impl Entry {
                 queue,
                 message: from.message()?,
                 receives: from.u32()?,
-                at_ms: from.u64()?,
+                first_received: from.u32()?,
                 due_at_ms: from.u64()?,
             },
             GONE => Self::Gone { queue, message: from.message()? },
@@ -392,7 +392,7 @@ mod tests {
                 admitted: true,
                 receipt_void: true,
             }),
-            Entry::Received { queue, message, receives: 7, at_ms: 8, due_at_ms: 9 },
+            Entry::Received { queue, message, receives: 7, first_received: 8, due_at_ms: 9 },
             Entry::Gone { queue, message },
             Entry::Hidden { queue, message, due_at_ms: 1 },
             Entry::Released { queue, message, due_at_ms: 1 },

@@ -20,6 +20,10 @@ impl Follower for Queues {
         self.shared.state.lock().engine.replayed(now);
     }
 
+    fn live_bytes(&self) -> u64 {
+        self.shared.state.lock().engine.live_bytes()
+    }
+
     fn relocate(&self, _: Kind, lsn: Lsn, payload: &[u8], permit: Permit) -> Option<Commit> {
         let entry = Entry::decode(payload).ok()?; // it was understood when it was written or replayed
         let mut state = self.shared.state.lock();

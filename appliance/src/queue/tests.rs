@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::control::{Follower, Record};
+use crate::control::{Compaction, Follower, Record, Replay};
 use crate::tasks::Stages;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,26 @@ impl House {
 
     async fn open_with(dir: &Path, overseer: Option<Arc<dyn Overseer>>) -> Self {
         let (control, replay) = Control::open(dir, &crate::config::JournalConfig::default()).unwrap();
+        Self::around(control, replay, overseer).await
+    }
+
+    /// Small segments, collected soon.
+    async fn open_tidy(dir: &Path) -> Self {
+        let options = backlot_journal::Options {
+            segment_bytes: 256 * 1024,
+            record_bytes_max: 16 * 1024,
+            pending_bytes_max: 64 * 1024,
+            reserve_bytes: 64 * 1024,
+            ..backlot_journal::Options::new(dir.join("journal").join("control"))
+        };
+        let compaction = Compaction { slack_bytes: 512 * 1024, every: Duration::from_millis(20) };
+        let (control, replay) = Control::open_with(dir, options, compaction).unwrap();
+        let house = Self::around(control, replay, None).await;
+        house.control.start(&house.stages.stage("stores"));
+        house
+    }
+
+    async fn around(control: Control, replay: Replay, overseer: Option<Arc<dyn Overseer>>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let queues = Queues::build(control.clone(), Arc::clone(&clock), 7, overseer);
         let follower: Arc<dyn Follower> = Arc::new(queues.clone());
@@ -276,5 +296,42 @@ async fn a_released_message_is_not_deleted_by_the_receipt_it_was_taken_from() {
     house.queues.delete("shots", &[first.receipt]).await.unwrap();
     let second = house.queues.receive("shots", poll(0)).await.unwrap().pop().unwrap();
     assert_eq!((second.body.as_str(), second.receive_count), ("again", 2));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_segments_go_and_what_lives_in_them_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open_tidy(dir.path()).await;
+    make(&house.queues, "kept", &[("VisibilityTimeout", "600")]).await;
+    make(&house.queues, "churn", &[]).await;
+    for n in 0..50 {
+        house.queues.send("kept", message(&format!("keep {n}"))).await.unwrap();
+    }
+    let first = house.queues.receive("kept", poll(5)).await.unwrap().pop().unwrap();
+    let last_lsn = house.control.journal().durable();
+    let oldest = || house.control.journal().segments()[0].base;
+    let rounds = async {
+        while oldest() < last_lsn {
+            let messages = (0..10).map(|_| message(&"x".repeat(1_000))).collect();
+            house.queues.send_batch("churn", messages).await.unwrap();
+            let all = ReceiveRequest { messages_max: 10, ..poll(5) };
+            let got = house.queues.receive("churn", all).await.unwrap();
+            let receipts: Vec<_> = got.into_iter().map(|delivery| delivery.receipt).collect();
+            house.queues.delete("churn", &receipts).await.unwrap();
+        }
+    };
+    tokio::time::timeout(2 * PATIENCE, rounds).await.expect("the segments that held the first messages go");
+    let second = house.queues.receive("kept", poll(5)).await.unwrap().pop().unwrap();
+    assert_eq!(second.body, "keep 1");
+    house.close().await;
+
+    let house = House::open_tidy(dir.path()).await;
+    let overview = house.queues.overview("");
+    let kept = overview.iter().find(|queue| queue.name == "kept").unwrap();
+    assert_eq!((kept.ready, kept.in_flight), (48, 2));
+    house.queues.change_visibility("kept", &[(first.receipt, 0)]).await.unwrap();
+    let again = house.queues.receive("kept", poll(5)).await.unwrap().pop().unwrap();
+    assert_eq!((again.body.as_str(), again.receive_count), ("keep 0", 2));
     house.close().await;
 }

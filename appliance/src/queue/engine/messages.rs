@@ -4,7 +4,7 @@ use backlot_journal::Lsn;
 
 use super::super::model::{IN_FLIGHT_MAX, MessageId, QueueError, QueueId, Receipt, Standing};
 use super::super::overseer::Change;
-use super::super::record::{Entry, Head, Stance};
+use super::super::record::{Entry, HEAD_BYTES, Head, Stance};
 use super::shelf::{Place, Slot, State};
 use super::{
     Context, Deletion, Engine, Incoming, Kept, Placed, Queue, Taken, age_ms, drop_message, expired, id_text, no_queue,
@@ -27,7 +27,8 @@ impl Engine {
             return Err(QueueError::Full(format!("queue `{}` holds {} messages", queue.name, kept.shelf.len())));
         }
         let delay_ms = u64::from(incoming.delay_s) * 1000;
-        let mut slot = Slot::new(incoming.id, i64::try_from(ctx.now.mono_ms).unwrap_or(i64::MAX));
+        let sent_ms = i64::try_from(ctx.now.mono_ms).unwrap_or(i64::MAX);
+        let mut slot = Slot::new(incoming.id, sent_ms, HEAD_BYTES + incoming.content.len());
         slot.due_ms = ctx.now.mono_ms + delay_ms;
         if let Some((priority, class)) = incoming.admitted {
             (slot.admitted, slot.priority, slot.class) = (true, priority, class);
@@ -218,12 +219,13 @@ fn take(kept: &mut Kept, ctx: &mut Context<'_>, place: Place, agent: Option<&str
     if slot.first_received == 0 {
         slot.first_received = u32::try_from(age_ms(ctx.now, slot.sent_ms)).unwrap_or(u32::MAX).saturating_add(1);
     }
+    let first_received = slot.first_received;
     let receipt = Receipt { queue, message: slot.id, receives: slot.receives };
     let taken = Taken {
         lsn: slot.lsn,
         receipt,
         receive_count: slot.receives,
-        first_received_after_ms: slot.first_received - 1,
+        first_received_after_ms: first_received - 1,
         source: None,
         admitted: slot.admitted,
     };
@@ -235,7 +237,7 @@ fn take(kept: &mut Kept, ctx: &mut Context<'_>, place: Place, agent: Option<&str
         queue,
         message: receipt.message,
         receives: receipt.receives,
-        at_ms: ctx.now.wall_ms,
+        first_received,
         due_at_ms: ctx.now.wall_ms + visibility_ms,
     });
     let message_id = id_text(kept, ctx, receipt.message);

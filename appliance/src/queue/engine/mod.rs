@@ -155,6 +155,11 @@ impl Engine {
         self.kept.get(id).filter(|kept| !kept.closed).map(|kept| &kept.queue)
     }
 
+    /// Bytes of the records that compaction would write again.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.kept.values().map(|kept| kept.shelf.record_bytes()).sum()
+    }
+
     /// Every queue, by name.
     pub(super) fn queues(&self) -> impl Iterator<Item = (&Queue, Counts, Tally)> {
         let kept = self.names.values().filter_map(|id| self.kept.get(id));

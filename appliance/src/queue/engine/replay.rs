@@ -54,14 +54,10 @@ impl Engine {
                 self.kept_or_new(queue).shelf.take();
             }
             Entry::Sent(head) => self.replay_sent(lsn, &head, payload, overseer),
-            Entry::Received { queue, message, receives, at_ms, due_at_ms } => {
+            Entry::Received { queue, message, receives, first_received, due_at_ms } => {
                 self.change(queue, message, |slot| {
-                    slot.receives = receives;
+                    (slot.receives, slot.first_received) = (receives, first_received);
                     slot.receipt_void = false;
-                    if slot.first_received == 0 {
-                        let after_ms = at_ms.saturating_sub(u64::try_from(slot.sent_ms).unwrap_or(0));
-                        slot.first_received = u32::try_from(after_ms).unwrap_or(u32::MAX).saturating_add(1);
-                    }
                     (State::InFlight, due_at_ms)
                 });
             }
@@ -101,7 +97,8 @@ impl Engine {
     }
 
     fn replay_sent(&mut self, lsn: Lsn, head: &Head, payload: &[u8], overseer: Option<&dyn Overseer>) {
-        let mut slot = Slot::new(head.message, i64::try_from(head.sent_at_ms).unwrap_or(i64::MAX));
+        let sent_ms = i64::try_from(head.sent_at_ms).unwrap_or(i64::MAX);
+        let mut slot = Slot::new(head.message, sent_ms, payload.len());
         slot.lsn = lsn;
         slot.receives = head.receives;
         slot.receives_elsewhere = head.receives_elsewhere;

@@ -18,6 +18,7 @@ use super::super::overseer::Class;
 pub(in crate::queue) type Place = u32;
 
 const PLACE_BITS: u32 = 24;
+const BLOCK_BYTES: usize = 64;
 const ARRIVAL_MAX: u64 = (1 << (64 - PLACE_BITS)) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(in crate::queue) struct Slot {
     /// Those of them on other queues.
     pub receives_elsewhere: u32,
     pub class: Class,
+    /// Size of its send record in blocks of 64 bytes.
+    blocks: u16,
     pub priority: u8,
     pub state: State,
     /// The overseer admitted it.
@@ -63,7 +66,7 @@ pub(in crate::queue) struct Slot {
 }
 
 impl Slot {
-    pub(in crate::queue) fn new(id: MessageId, sent_ms: i64) -> Self {
+    pub(in crate::queue) fn new(id: MessageId, sent_ms: i64, record_bytes: usize) -> Self {
         Self {
             id,
             lsn: Lsn(0),
@@ -74,6 +77,7 @@ impl Slot {
             receives: 0,
             receives_elsewhere: 0,
             class: Class(0),
+            blocks: u16::try_from(record_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(u16::MAX),
             priority: 0,
             state: State::Pending,
             admitted: false,
@@ -123,6 +127,7 @@ pub(in crate::queue) struct Shelf {
     counts: Counts,
     arrivals: u64,
     guests: usize,
+    blocks: u64,
     /// Queues that the messages were dead-lettered from.
     sources: HashMap<MessageId, QueueId>,
 }
@@ -146,6 +151,7 @@ impl Shelf {
         slot.arrival = self.arrivals;
         self.arrivals = (self.arrivals + 1).min(ARRIVAL_MAX);
         self.guests += usize::from(slot.guest);
+        self.blocks += u64::from(slot.blocks);
         let state = slot.state;
         slot.state = State::Vacant;
         let place = if let Some(place) = self.vacant.pop() {
@@ -245,6 +251,7 @@ impl Shelf {
             entry.remove();
         }
         self.guests -= usize::from(slot.guest);
+        self.blocks -= u64::from(slot.blocks);
         let source = self.sources.remove(&slot.id);
         if self.by_id.is_empty() {
             // An emptied shelf gives its memory back.
@@ -307,6 +314,11 @@ impl Shelf {
     /// Whether a message lies here whose send record names another queue.
     pub(in crate::queue) fn has_guests(&self) -> bool {
         self.guests > 0
+    }
+
+    /// Bytes of the send records of all messages, rounded up.
+    pub(in crate::queue) fn record_bytes(&self) -> u64 {
+        self.blocks * BLOCK_BYTES as u64
     }
 
     /// Empties the shelf. What it held is given back, to be dropped where nobody waits.
