@@ -56,8 +56,8 @@ config! {
     region: String = "us-east-1".into();
     /// Folder for inputs and outputs under way and for the spool. One agent per folder.
     scratch: PathBuf = PathBuf::from("backlot-agent-data");
-    /// Folder with the model files.
-    models: PathBuf = PathBuf::from("models");
+    /// Folder with the model files. Empty: `$BACKLOT_MODELS`, else `backlot/models` in the user's cache folder.
+    models: PathBuf = PathBuf::new();
     /// Folder with the manifests of `command` programs. Empty: none.
     manifests: PathBuf = PathBuf::new();
     /// Labels that jobs may require: `name=value`.
@@ -173,6 +173,9 @@ impl Config {
         })?;
         if config.name.is_empty() {
             config.name = host_name();
+        }
+        if config.models.as_os_str().is_empty() {
+            config.models = crate::infer::models::default_folder();
         }
         Ok(config)
     }

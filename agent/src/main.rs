@@ -51,7 +51,7 @@ enum Subcommands {
         /// Process id of the agent; the worker ends with it.
         #[arg(long)]
         parent: i32,
-        #[arg(long, default_value = "models")]
+        #[arg(long, default_value_os_t = backlot_agent::infer::models::default_folder())]
         models: PathBuf,
         /// 0: all cores.
         #[arg(long, default_value_t = 0)]

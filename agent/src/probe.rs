@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::host::{self, Gpus};
+use crate::infer::models::Table;
 use crate::worker::manifest::{self, Program};
 
 /// What was found.
@@ -25,7 +26,7 @@ pub struct Probe {
     pub vulkan: Vec<Vulkan>,
     /// First line of `ffmpeg -version`, where there is an ffmpeg.
     pub ffmpeg: Option<String>,
-    /// Files in the folder of models.
+    /// Models whose files are in the folder of models.
     pub models: Vec<String>,
     pub types: Vec<String>,
     /// Programs that are not offered, with what the host lacks.
@@ -100,10 +101,10 @@ pub fn offer(
     gpus: &[GpuInfo],
 ) -> (Vec<String>, Vec<String>, Vec<(String, String)>) {
     let mut types: Vec<String> = Vec::new();
-    let mut models = model_files(&config.models);
+    let mut models = models_in(&config.models);
     let mut not_offered = Vec::new();
     if models.is_empty() {
-        let problem = format!("no model file in {}", config.models.display());
+        let problem = format!("no model of this build in {}", config.models.display());
         not_offered.extend(crate::infer::KINDS.iter().map(|kind| ((*kind).to_owned(), problem.clone())));
     } else {
         types.extend(crate::infer::KINDS.iter().map(|kind| (*kind).to_owned()));
@@ -176,19 +177,13 @@ fn ffmpeg() -> Option<String> {
     version("ffmpeg")
 }
 
-/// Names of the model files, without their ending, each once.
+/// Models of this build of which `folder` has the files of at least one scale.
 #[must_use]
-pub fn model_files(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let stem = |path: std::path::PathBuf| {
-        let is_model =
-            path.extension().is_some_and(|ending| ["param", "bin", "safetensors", "onnx"].iter().any(|e| ending == *e));
-        is_model.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
-    };
-    let mut names: Vec<String> = entries.take(10_000).filter_map(|entry| stem(entry.ok()?.path())).collect();
-    names.sort();
-    names.dedup();
-    names
+pub fn models_in(folder: &Path) -> Vec<String> {
+    let Ok(table) = Table::of_this_build() else { return Vec::new() };
+    let has = |files: &str| ["param", "bin"].iter().all(|ending| folder.join(format!("{files}.{ending}")).is_file());
+    let here = table.models.into_iter().filter(|model| model.scales.iter().any(|scale| has(&scale.files)));
+    here.map(|model| model.name).collect()
 }
 
 impl std::fmt::Display for Probe {
@@ -257,8 +252,10 @@ mod tests {
         let (types, _, not_offered) = offer(&config, &[], &[]);
         assert!(types.is_empty() && not_offered.iter().any(|(kind, _)| kind == "image.upscale"));
         std::fs::write(dir.path().join("realesr-animevideov3-x2.param"), "").unwrap();
+        assert!(offer(&config, &[], &[]).0.is_empty(), "half a model is none");
+        std::fs::write(dir.path().join("realesr-animevideov3-x2.bin"), "").unwrap();
         let (types, models, _) = offer(&config, &[], &[]);
         assert!(types.contains(&"image.upscale".to_owned()));
-        assert_eq!(models, ["realesr-animevideov3-x2"]);
+        assert_eq!(models, ["realesr-animevideov3"]);
     }
 }
