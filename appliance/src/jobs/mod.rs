@@ -22,6 +22,8 @@ mod classes;
 mod desk;
 mod engine;
 #[cfg(test)]
+mod engine_stories;
+#[cfg(test)]
 mod engine_tests;
 mod herald;
 mod list;
