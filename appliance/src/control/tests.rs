@@ -1,6 +1,8 @@
 //! The control plane with two small followers: a set that lives in memory and in the journal, as the queue does, and
 //! a table that lives in the catalogue.
 
+mod crash;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! A disk of our own, whose power can be cut: an ext4 image behind a loop device.
 #![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 #![allow(unsafe_code, reason = "the power is cut by an ioctl that no crate offers")]
 
 use std::fs::File;

@@ -1,5 +1,6 @@
 //! What the journal's tests share.
 #![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 #![allow(unreachable_pub, reason = "a test is a crate of its own, and this is its module")]
 
 pub mod disk;

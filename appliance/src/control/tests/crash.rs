@@ -1,0 +1,201 @@
+//! kill -9 and power cuts for journal, catalogue and compaction together: a child works, tells what was acknowledged, and
+//! dies at any moment; the next start must have all of it, each row applied once. Every third time the catalogue is
+//! thrown away and rebuilt, and must come back the same.
+
+#[path = "../../../journal/tests/support/disk.rs"]
+#[allow(unreachable_pub, reason = "it is shared with the journal's tests")]
+mod disk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use self::disk::{Disk, disk_or_skip};
+use super::*;
+use crate::catalogue::Pair;
+
+/// Tells the child its folder and the first of its numbers.
+const CHILD: &str = "BACKLOT_CONTROL_CRASH_CHILD";
+const CALLERS: u64 = 4;
+const ROWS_OF_A_CALLER: u64 = 25;
+
+/// What the child has said so far, over all rounds.
+#[derive(Default)]
+struct Told {
+    /// Newest acknowledged number of each row.
+    rows: BTreeMap<String, u64>,
+    members: BTreeSet<String>,
+    /// Members whose removal was begun; they may or may not be there, until it is acknowledged.
+    leaving: BTreeSet<String>,
+    gone: BTreeSet<String>,
+}
+
+impl Told {
+    fn take(&mut self, line: &str) {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["row", key, number] => _ = self.rows.insert(key.into(), number.parse().unwrap()),
+            ["in", name] => _ = self.members.insert(name.into()),
+            ["leaving", name] => {
+                self.members.remove(name);
+                self.leaving.insert(name.into());
+            }
+            ["out", name] => _ = self.gone.insert(name.into()),
+            _ => {} // the test harness's own lines
+        }
+    }
+
+    fn check(&self, house: &House, round: u64) {
+        for (key, acknowledged) in &self.rows {
+            let row = house.row(key).unwrap_or_else(|| panic!("round {round}: row {key} is gone"));
+            // Newest first; a row that was cut to its limit may end in the middle of a number.
+            let mut numbers: Vec<u64> = row.split(',').map(|number| number.parse().unwrap_or(0)).collect();
+            numbers.pop();
+            assert!(numbers[0] >= *acknowledged, "round {round}: row {key} is at {numbers:?}, not {acknowledged}");
+            assert!(
+                numbers.is_sorted_by(|newer, older| newer > older),
+                "round {round}: row {key} was applied twice: {row}"
+            );
+        }
+        let held = house.members.held.lock();
+        for name in &self.members {
+            let lsn = held.get(name.as_bytes()).unwrap_or_else(|| panic!("round {round}: member {name} is gone"));
+            assert_eq!(house.control.read(*lsn).unwrap()[1..], *name.as_bytes());
+        }
+        for name in &self.gone {
+            assert!(!held.contains_key(name.as_bytes()), "round {round}: member {name} came back");
+        }
+    }
+}
+
+fn rows(house: &House) -> Vec<Pair> {
+    house.control.catalogue().range(Table::Keys, b"", b"", usize::MAX).unwrap()
+}
+
+/// Lets a child work in `data` and kills it at a moment that `round` chooses, after the power of its disk if it has one.
+fn round(data: &Path, round: u64, told: &mut Told, power: Option<&Disk>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "control::tests::crash::child", "--ignored", "--nocapture"])
+        .env(CHILD, format!("{} {}", data.display(), round << 20))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("row") {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the child of round {round} ended: {:?}", child.wait());
+    }
+    told.take(line.trim_end());
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&said);
+    let reader = std::thread::spawn(move || {
+        loop {
+            line.clear();
+            match lines.read_line(&mut line) {
+                Ok(1..) if line.ends_with('\n') => listener.lock().push(line.trim_end().to_owned()),
+                _ => return, // the end, perhaps in the middle of a line
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(20 + round * 7919 % 300)); // the moment is what is tried
+    let mut heard = usize::MAX;
+    if let Some(disk) = power {
+        // What is acknowledged while the power goes, nobody would have heard; what was begun then may have happened.
+        heard = said.lock().len();
+        disk.cut_power();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
+    for (at, line) in said.lock().iter().enumerate() {
+        if at < heard || line.starts_with("leaving") {
+            told.take(line);
+        }
+    }
+}
+
+/// Opens what a round left behind and looks at it, on every third round through a rebuild.
+fn look(data: &Path, round: u64, told: &Told) -> Lsn {
+    let house = open(data);
+    told.check(&house, round);
+    let oldest = house.control.journal().segments()[0].base;
+    let before = rows(&house);
+    house.control.close();
+    drop(house);
+    if round % 3 == 2 {
+        std::fs::remove_dir_all(data.join("catalogue")).unwrap();
+        rebuild(data).unwrap();
+        let house = open(data);
+        assert_eq!(rows(&house), before, "round {round}: the rebuilt catalogue differs");
+        told.check(&house, round);
+        house.control.close();
+    }
+    oldest
+}
+
+#[test]
+fn whatever_was_acknowledged_survives_kill_9_in_journal_and_catalogue() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut told, mut oldest) = (Told::default(), Lsn(0));
+    for number in 0..12 {
+        round(data.path(), number, &mut told, None);
+        oldest = look(data.path(), number, &told);
+    }
+    assert!(told.rows.len() > 50 && told.gone.len() > 50, "the rounds did too little");
+    assert!(oldest > Lsn(0), "no segment was collected");
+}
+
+#[test]
+fn whatever_was_acknowledged_survives_a_power_cut_in_journal_and_catalogue() {
+    let name = "control: whatever_was_acknowledged_survives_a_power_cut_in_journal_and_catalogue";
+    let Some(disk) = disk_or_skip(name, 128 << 20) else { return };
+    let data = disk.path().join("data");
+    let (mut told, mut oldest) = (Told::default(), Lsn(0));
+    for number in 0..9 {
+        round(&data, number, &mut told, Some(&disk));
+        disk.power_on();
+        oldest = look(&data, number, &told);
+    }
+    assert!(told.rows.len() > 20, "the rounds did too little");
+    assert!(oldest > Lsn(0), "no segment was collected, so the catalogue's flush was never needed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the child of the tests above, which start it and kill it"]
+async fn child() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let (data, first) = told.rsplit_once(' ').unwrap();
+    let first: u64 = first.parse().unwrap();
+    let house = Arc::new(open(data.as_ref()));
+    // One write for each line: lines shorter than a pipe's buffer arrive whole or not at all.
+    let say = |line: String| std::io::stdout().write_all(line.as_bytes()).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let house = Arc::clone(&house);
+        tasks.spawn(async move {
+            for number in first + 1.. {
+                let key = format!("{caller}-{}", number % ROWS_OF_A_CALLER);
+                Rows::put(&house.control, &format!("{key}={number},")).await.unwrap();
+                say(format!("row {key} {number}\n"));
+                let name = format!("{caller}-{number}-{}", "x".repeat(400));
+                house.members.add(&house.control, &name).await;
+                say(format!("in {name}\n"));
+                if number % 40 != 3 {
+                    say(format!("leaving {name}\n"));
+                    house.members.remove(&house.control, &name).await;
+                    say(format!("out {name}\n"));
+                }
+            }
+        });
+    }
+    let collector = Arc::clone(&house);
+    tasks.spawn(async move {
+        let mut survivors = compaction::Survivors::default();
+        loop {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            collector.control.look_after(&mut survivors).await.unwrap();
+        }
+    });
+    while tasks.join_next().await.is_some() {}
+}
