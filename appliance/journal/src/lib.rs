@@ -146,7 +146,7 @@ pub enum JournalError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "{segment} is damaged at byte {offset}: {problem}. Run `backlot doctor --repair` after a copy of the folder is made"
+        "{segment} is damaged at byte {offset}: {problem}. `backlot doctor` looks at the whole folder; what was durable here can only come back from a backup"
     )]
     Damaged { segment: PathBuf, offset: u64, problem: String },
     #[error("{0} was written by a later version")]

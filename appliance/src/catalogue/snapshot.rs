@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use backlot_journal::Lsn;
@@ -60,15 +60,18 @@ impl Catalogue {
             *export = Some(Export::beginning());
             Lsn(self.inner.applied.load(Ordering::Acquire))
         };
-        let written = self.write_snapshot(path, applied);
+        let beside = beside(path);
+        let written = self.write_snapshot(path, &beside, applied);
         *self.inner.export.lock() = None;
+        if written.is_err() {
+            let _ = std::fs::remove_file(&beside); // it may hold the last room there is
+        }
         written
     }
 
-    fn write_snapshot(&self, path: &Path, applied: Lsn) -> Result<SnapshotHead, CatalogueError> {
+    fn write_snapshot(&self, path: &Path, beside: &Path, applied: Lsn) -> Result<SnapshotHead, CatalogueError> {
         let io = |error: io::Error| CatalogueError::Snapshot { path: path.to_owned(), problem: error.to_string() };
-        let beside = path.with_extension("new");
-        let mut file = Summed::new(BufWriter::new(File::create(&beside).map_err(io)?));
+        let mut file = Summed::new(BufWriter::new(File::create(beside).map_err(io)?));
         let mut put = |bytes: &[u8]| file.put(bytes).map_err(io);
         put(&MAGIC)?;
         put(&VERSION.to_le_bytes())?;
@@ -89,7 +92,7 @@ impl Catalogue {
         file.put(&sum.to_le_bytes()).map_err(io)?;
         let file = file.inner.into_inner().map_err(|error| io(error.into_error()))?;
         file.sync_all().map_err(io)?;
-        std::fs::rename(&beside, path).map_err(io)?;
+        std::fs::rename(beside, path).map_err(io)?;
         sync_folder_of(path).map_err(io)?;
         Ok(SnapshotHead { applied, pairs })
     }
@@ -179,6 +182,13 @@ pub(crate) fn read_snapshot(
         return Err(problem("it is damaged: its checksum does not match"));
     }
     Ok(SnapshotHead { applied, pairs })
+}
+
+/// Where a snapshot is written before it takes its name.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// Makes a rename in the folder of `path` durable.

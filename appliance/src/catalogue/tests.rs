@@ -110,6 +110,18 @@ fn a_snapshot_holds_the_moment_it_began_whatever_is_committed_meanwhile() {
 }
 
 #[test]
+fn an_export_that_fails_leaves_the_old_snapshot_and_no_rest() {
+    let (dir, catalogue) = with(&[(Table::Jobs, "a", "1")]);
+    let path = dir.path().join("snapshot");
+    let head = catalogue.export(&path).unwrap();
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    assert!(catalogue.export(&dir.path().join("folder")).is_err(), "a folder stands in its place");
+    assert!(!dir.path().join("folder.new").exists());
+    assert_eq!(snapshot::read_snapshot(&path, |_, _| Ok(())).unwrap(), head);
+    assert!(catalogue.inner.export.lock().is_none(), "commits no longer keep old values");
+}
+
+#[test]
 fn every_damaged_byte_of_a_snapshot_is_noticed() {
     let (dir, catalogue) = with(&[(Table::Jobs, "a", "1"), (Table::Jobs, "b", "2")]);
     let path = dir.path().join("snapshot");

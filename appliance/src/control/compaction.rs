@@ -192,7 +192,16 @@ impl Control {
         }
         self.checkpoint().await?;
         let (catalogue, path) = (self.catalogue().clone(), self.shared.snapshot.clone());
-        let head = blocking(move || Ok(catalogue.export(&path)?)).await?;
+        let head = match blocking(move || Ok(catalogue.export(&path)?)).await {
+            Ok(head) => head,
+            // What is flushed survives a crash. On a full disk that must do: the segment's room is needed more than the
+            // means to rebuild a catalogue that is whole.
+            Err(error) if self.journal().stats().full => {
+                tracing::warn!(%error, "export the catalogue to a full disk; `backlot rebuild` is not possible until it succeeds");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         tracing::info!(applied = head.applied.0, pairs = head.pairs, "exported the catalogue");
         self.shared.exported.store(head.applied.0, std::sync::atomic::Ordering::Release);
         if head.applied < end {

@@ -226,6 +226,7 @@ async fn old_segments_go_and_neither_living_members_nor_rows_are_lost() {
     assert!(refused.to_string().contains("backlot rebuild"), "{refused}");
     drop(refused);
     std::fs::remove_dir_all(data.path().join("catalogue")).unwrap();
+    std::fs::write(data.path().join("catalogue.snapshot.new"), "an export that a crash cut short").unwrap();
     let rebuilt = rebuild(data.path()).unwrap();
     assert_eq!(rebuilt.snapshot_pairs, Some(1));
     let house = open(data.path());
