@@ -17,7 +17,7 @@ const SUFFIX: &str = ".seg";
 pub(crate) struct Folder {
     path: PathBuf,
     handle: File,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -31,7 +31,7 @@ impl Folder {
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), handle, _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), handle, lock }),
             Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
             Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
         }
@@ -91,6 +91,13 @@ impl Folder {
 
     pub(crate) fn open_segment(&self, base: u64, write: bool) -> io::Result<File> {
         OpenOptions::new().read(true).write(write).open(self.segment(base))
+    }
+}
+
+impl Drop for Folder {
+    /// Said, not left to the closing of the file: a child that is just being forked holds a copy of the descriptor.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 
