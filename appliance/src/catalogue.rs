@@ -14,6 +14,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use backlot_journal::Lsn;
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub const KEY_BYTES_MAX: usize = 2 * 1024;
 
 /// Of sled's page cache.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const LOCK_TRIES: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const TREE: &str = "catalogue";
 const FORMAT: u8 = 1;
 const FORMAT_KEY: &[u8] = b"format";
@@ -137,7 +140,7 @@ impl Catalogue {
         let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
         // sled asserts on some damage where it could answer an error.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let db = config.open()?;
+            let db = open_unlocked(&config)?;
             let tree = db.open_tree(TREE)?;
             Ok((db, tree))
         }));
@@ -250,6 +253,20 @@ impl Catalogue {
         self.inner.flushed.fetch_max(applied.0, Ordering::AcqRel);
         Ok(applied)
     }
+}
+
+/// Waits a moment for the lock on sled's file. Its last owner in this process lets go of it by closing the file, and a child
+/// that is just being forked holds a copy.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 0..LOCK_TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    config.open()
 }
 
 fn collect(
