@@ -234,7 +234,7 @@ impl Trace {
     pub fn of(trace_id: &str, mut spans: Vec<Span>, truncated: bool) -> Self {
         let mut seen = HashSet::new();
         spans.retain(|span| seen.insert(span.span_id.clone()));
-        spans.sort_by(|a, b| (a.start_ns, std::cmp::Reverse(a.end_ns)).cmp(&(b.start_ns, std::cmp::Reverse(b.end_ns))));
+        spans.sort_by_key(|span| (span.start_ns, std::cmp::Reverse(span.end_ns)));
         let missing = spans.iter().filter_map(|span| span.parent_span_id.clone()).filter(|id| !seen.contains(id));
         Self {
             trace_id: trace_id.to_owned(),

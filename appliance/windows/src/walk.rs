@@ -102,7 +102,7 @@ impl Segment<'_> {
         }
         let mut scorer = self.weight.scorer(self.reader, 1.0)?;
         let mut document = if scorer.doc() < begin { scorer.seek(begin) } else { scorer.doc() };
-        let mut seen = 0;
+        let mut seen = 0_usize;
         while document < end && document != TERMINATED {
             let time_ns = self.time.get_val(document);
             if top.closed_to(top.order.time_rank(time_ns)) {
@@ -111,7 +111,7 @@ impl Segment<'_> {
             let position = Position { time_ns, seq: self.seq.get_val(document) };
             top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
             seen += 1;
-            if seen % CANCEL_EVERY == 0 && cancel.is_cancelled() {
+            if seen.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
                 return Err(Fault::Cancelled);
             }
             document = scorer.advance();

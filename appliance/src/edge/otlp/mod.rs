@@ -88,13 +88,11 @@ pub struct Sinks {
 }
 
 /// Routes of the OTLP HTTP door. `body_bytes_max` bounds a body before and after decompression.
-#[must_use]
 pub fn http_routes(sinks: &Sinks, body_bytes_max: usize) -> Router {
     admit::around(http::routes(sinks, body_bytes_max), body_bytes_max)
 }
 
 /// Routes of the OTLP gRPC door.
-#[must_use]
 pub fn grpc_routes(sinks: &Sinks, body_bytes_max: usize) -> Router {
     admit::around(grpc::routes(sinks, body_bytes_max), body_bytes_max)
 }
