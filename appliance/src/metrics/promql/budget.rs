@@ -95,3 +95,50 @@ impl Budget {
         self.notes.into_inner()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::model::{Labels, Sample, Selector, SeriesSamples};
+    use crate::metrics::promql::{Range, Source, parse, range};
+    use crate::metrics::testing::StillClock;
+
+    /// One series with a sample each second, which asks its budget as a store does, and lets time pass meanwhile.
+    struct Slow {
+        clock: Arc<StillClock>,
+        takes_ms: u64,
+    }
+
+    impl Source for Slow {
+        fn select(
+            &self,
+            _: &Selector,
+            from_ms: i64,
+            to_ms: i64,
+            budget: &Budget,
+        ) -> Result<Vec<SeriesSamples>, QueryError> {
+            self.clock.0.fetch_add(self.takes_ms, Ordering::Relaxed);
+            let samples: Vec<Sample> =
+                (from_ms / 1000..=to_ms / 1000).map(|at| Sample { t_ms: at * 1000, value: 1.0 }).collect();
+            budget.charge(samples.len())?;
+            Ok(vec![SeriesSamples { labels: Labels::from_texts(&[("__name__", "x_total")]), samples }])
+        }
+    }
+
+    fn ask(samples_max: usize, takes_ms: u64, cancelled: bool) -> Result<(), QueryError> {
+        let clock = Arc::new(StillClock::default());
+        let limits = Limits { samples_max, timeout_ms: 1000 };
+        let budget = Budget::new(&limits, clock.clone(), Arc::new(AtomicBool::new(cancelled)));
+        let expr = parse("sum(rate(x_total[5m]))")?;
+        let hour = Range { start_ms: 3_600_000, end_ms: 7_200_000, step_ms: 10_000 };
+        range(&Slow { clock, takes_ms }, &expr, hour, &budget).map(drop)
+    }
+
+    #[test]
+    fn a_query_ends_when_it_is_too_large_too_slow_or_no_longer_wanted() {
+        assert_eq!(ask(10_000, 0, false), Ok(()));
+        assert_eq!(ask(3000, 0, false), Err(QueryError::TooManySamples));
+        assert_eq!(ask(10_000, 1000, false), Err(QueryError::Timeout));
+        assert_eq!(ask(10_000, 0, true), Err(QueryError::Cancelled));
+    }
+}
