@@ -308,4 +308,4 @@ fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

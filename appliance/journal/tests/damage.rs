@@ -1,5 +1,6 @@
 //! A zoo of corruptions: what had been durable and is not whole stops the start with file and offset; what may be
 //! a torn tail is cut; nothing panics, and nothing false is read.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The fuzz target's entry over a seeded corpus: whatever the bytes are, the reader neither panics nor reads beyond them.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

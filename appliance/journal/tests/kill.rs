@@ -1,5 +1,6 @@
 //! kill -9, for real and often: a child appends and tells what was acknowledged; it is killed at any moment; the journal
 //! that it leaves behind holds all of that, and no record or submit in part.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

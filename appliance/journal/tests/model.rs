@@ -1,4 +1,5 @@
 //! The journal against a tiny model: a list of submits, of which a prefix may be released and an unsynced tail may be lost.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

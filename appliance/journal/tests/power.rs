@@ -1,4 +1,5 @@
 //! The power is cut, and the disk is full: on a file system of our own, where root and loop mounts allow it.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What the journal promises while nothing goes wrong.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
 mod support;
 

@@ -22,6 +22,9 @@ const VERSION: u32 = 1;
 const END: u32 = u32::MAX;
 const CHUNK_PAIRS: usize = 256;
 
+/// Pairs by their whole key.
+type Chunk = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// An export that is under way.
 pub(super) struct Export {
     /// Everything below has been exported.
@@ -98,7 +101,7 @@ impl Catalogue {
     }
 
     /// The next pairs in key order, as they were when the export began.
-    pub(super) fn next_chunk(&self) -> Result<Option<BTreeMap<Vec<u8>, Vec<u8>>>, CatalogueError> {
+    pub(super) fn next_chunk(&self) -> Result<Option<Chunk>, CatalogueError> {
         let mut guard = self.inner.export.lock(); // no commit in between
         let Some(export) = guard.as_mut().filter(|export| !export.next.is_empty()) else { return Ok(None) };
         let mut chunk = BTreeMap::new();

@@ -1,6 +1,6 @@
 #[path = "../../journal/tests/support/disk.rs"]
 #[allow(unreachable_pub, reason = "it is shared with the journal's tests")]
-mod disk;
+pub(crate) mod disk;
 
 use self::disk::disk_or_skip;
 use super::*;

@@ -2,17 +2,13 @@
 //! dies at any moment; the next start must have all of it, each row applied once. Every third time the catalogue is
 //! thrown away and rebuilt, and must come back the same.
 
-#[path = "../../../journal/tests/support/disk.rs"]
-#[allow(unreachable_pub, reason = "it is shared with the journal's tests")]
-mod disk;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use self::disk::{Disk, disk_or_skip};
 use super::*;
 use crate::catalogue::Pair;
+use crate::catalogue::tests::disk::{Disk, disk_or_skip};
 
 /// Tells the child its folder and the first of its numbers.
 const CHILD: &str = "BACKLOT_CONTROL_CRASH_CHILD";
