@@ -29,7 +29,8 @@ fn push(appliance: &Appliance, number: f64) {
     let point = json!({"timeUnixNano": now_ns.to_string(), "asDouble": number, "attributes": [{"key": "place", "value": {"stringValue": "lot"}}]});
     let body = json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [{"name": "studio_bad", "gauge": {"dataPoints": [point]}}]}]}]});
     let headers = [("content-type", "application/json"), ("authorization", "Basic dGVzdDp0ZXN0")];
-    let (status, answer) = http(&appliance.addresses.otlp_http, "POST", "/v1/metrics", &headers, body.to_string().as_bytes());
+    let (status, answer) =
+        http(&appliance.addresses.otlp_http, "POST", "/v1/metrics", &headers, body.to_string().as_bytes());
     assert_eq!(status, 200, "{answer}");
 }
 
@@ -140,7 +141,10 @@ fn an_alert_is_pending_firing_told_and_resolved_over_a_kill_in_between() {
     assert!(head.contains("x-amz-sns-message-type: notification"), "{head}");
     assert!(head.contains("authorization: basic dxnlcjpzzwnyzxq="), "{head}");
     assert_eq!((&envelope["Type"], &envelope["Subject"]), (&json!("Notification"), &json!("[FIRING] lot is bad: 3")));
-    assert_eq!(message(&envelope)["alerts"][0]["labels"], json!({"alertname": "Bad", "place": "lot", "severity": "page"}));
+    assert_eq!(
+        message(&envelope)["alerts"][0]["labels"],
+        json!({"alertname": "Bad", "place": "lot", "severity": "page"})
+    );
 
     appliance.kill();
     appliance.start_again();

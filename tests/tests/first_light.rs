@@ -26,13 +26,13 @@ fn agent(appliance: &Appliance, dir: &Path, weights: &Path) -> Process {
     Process::start(&mut command, dir, "agent")
 }
 
-/// A clip of half a second with a tone, small enough for a busy machine.
-fn clip(dir: &Path) -> String {
+/// A clip with a tone. `size` and `duration_s` say how long a worker has to do with it.
+fn clip(dir: &Path, size: &str, duration_s: &str) -> String {
     let path = dir.join("clip.mp4");
     let made = Command::new("ffmpeg")
         .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
-        .args(["-f", "lavfi", "-i", "testsrc2=size=96x54:rate=12:duration=0.5"])
-        .args(["-f", "lavfi", "-i", "sine=frequency=440:duration=0.5"])
+        .args(["-f", "lavfi", "-i", &format!("testsrc2=size={size}:rate=12:duration={duration_s}")])
+        .args(["-f", "lavfi", "-i", &format!("sine=frequency=440:duration={duration_s}")])
         .args(["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest"])
         .arg(&path)
         .status();
@@ -72,8 +72,10 @@ fn a_clip_and_a_picture_go_through_all_of_it_and_a_person_sees_them() {
         &appliance,
         &["--type", "image.upscale", "--input", frame.to_str().unwrap(), "--param", "scale=4", "--wait"],
     );
-    let clip =
-        submit(&appliance, &["--type", "video.upscale", "--input", &clip(dir.path()), "--param", "scale=2", "--wait"]);
+    let clip = submit(
+        &appliance,
+        &["--type", "video.upscale", "--input", &clip(dir.path(), "96x54", "0.5"), "--param", "scale=2", "--wait"],
+    );
 
     for (job, width) in [(&picture, 640), (&clip, 192)] {
         assert_eq!(text(job, "status"), "succeeded", "{job}");
@@ -128,11 +130,15 @@ fn survives(kill: impl FnOnce(&mut Appliance, &mut Option<Process>, &dyn Fn(&App
     let mut appliance = Appliance::start();
     let start = |appliance: &Appliance| agent(appliance, dir.path(), &weights);
     let mut running = Some(start(&appliance));
-    let job = submit(&appliance, &["--type", "video.upscale", "--input", &clip(dir.path()), "--param", "scale=2"]);
+    let job = submit(
+        &appliance,
+        &["--type", "video.upscale", "--input", &clip(dir.path(), "160x90", "6"), "--param", "scale=2"],
+    );
     let id = text(&job, "id").to_owned();
-    eventually("the worker infers", || {
-        let (_, body) = appliance.http("GET", &format!("/v1/jobs/{id}"), None);
-        body.contains("\"infer\"").then_some(())
+    eventually("the worker is in the middle of it", || {
+        let job = appliance.json("GET", &format!("/v1/jobs/{id}"), None);
+        assert_ne!(job["status"], "succeeded", "too quick to be killed: {job}");
+        (job["percent"].as_f64()? > 0.0).then_some(())
     });
     kill(&mut appliance, &mut running, &start);
     let job = ended(&appliance, &id);
@@ -173,11 +179,12 @@ fn the_job_ends_well_once_after_kill_9_of_the_worker() {
     survives(|_, running, _| {
         let agent = running.as_ref().unwrap().child.id();
         let worker = eventually("a worker process", || {
-            let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
-            let own = children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+            let processes = std::fs::read_dir("/proc").ok()?.flatten();
+            let own = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
             own.into_iter().find(|pid| {
-                std::fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| String::from_utf8_lossy(&line).contains("worker"))
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                status.contains(&format!("PPid:\t{agent}\n")) && String::from_utf8_lossy(&line).contains("worker")
             })
         });
         backlot_tests::signal(worker, libc::SIGKILL);

@@ -37,10 +37,26 @@ fn what_the_sdk_sends_is_answered_by_promql_also_after_a_kill() {
     let check = |appliance: &Appliance, over: &str| {
         for job in ["studio-http-cumulative", "studio-http-delta", "studio-grpc-cumulative"] {
             let last = |series: &str| format!("last_over_time({series}[{over}])");
-            assert_eq!(value(appliance, &last(&format!("render_frames_total{{job=\"{job}\", shot=\"12\"}}"))), "10", "{job}");
-            assert_eq!(value(appliance, &last(&format!("gpu_memory_bytes{{job=\"{job}\", gpu_index=\"0\", instance=\"py\"}}"))), "1024");
-            assert_eq!(value(appliance, &last(&format!("render_latency_seconds_bucket{{job=\"{job}\", le=\"1\"}}"))), "2");
-            assert_eq!(value(appliance, &last(&format!("render_latency_seconds_bucket{{job=\"{job}\", le=\"+Inf\"}}"))), "4");
+            assert_eq!(
+                value(appliance, &last(&format!("render_frames_total{{job=\"{job}\", shot=\"12\"}}"))),
+                "10",
+                "{job}"
+            );
+            assert_eq!(
+                value(
+                    appliance,
+                    &last(&format!("gpu_memory_bytes{{job=\"{job}\", gpu_index=\"0\", instance=\"py\"}}"))
+                ),
+                "1024"
+            );
+            assert_eq!(
+                value(appliance, &last(&format!("render_latency_seconds_bucket{{job=\"{job}\", le=\"1\"}}"))),
+                "2"
+            );
+            assert_eq!(
+                value(appliance, &last(&format!("render_latency_seconds_bucket{{job=\"{job}\", le=\"+Inf\"}}"))),
+                "4"
+            );
             assert_eq!(value(appliance, &last(&format!("render_latency_seconds_sum{{job=\"{job}\"}}"))), "4.5");
             assert_eq!(value(appliance, &last(&format!("target_info{{job=\"{job}\", host_name=\"gpu-1\"}}"))), "1");
         }
@@ -63,7 +79,8 @@ fn push(appliance: &Appliance, name: &str, number: f64) {
         "scopeMetrics": [{"metrics": [{"name": name, "gauge": {"dataPoints": [{"timeUnixNano": now_ns.to_string(), "asDouble": number}]}}]}],
     }]});
     let headers = [("content-type", "application/json"), ("authorization", "Basic dGVzdDp0ZXN0")];
-    let (status, answer) = http(&appliance.addresses.otlp_http, "POST", "/v1/metrics", &headers, body.to_string().as_bytes());
+    let (status, answer) =
+        http(&appliance.addresses.otlp_http, "POST", "/v1/metrics", &headers, body.to_string().as_bytes());
     assert_eq!(status, 200, "{answer}");
 }
 
@@ -82,7 +99,10 @@ fn the_api_has_the_shapes_that_grafana_and_promtool_know() {
         serde_json::from_str::<Value>(&text).expect("JSON")
     };
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let range = form("/api/v1/query_range", &format!("query=shape_a%20%2B%201&start={}&end={}&step=15s", now_s - 60, now_s + 60));
+    let range = form(
+        "/api/v1/query_range",
+        &format!("query=shape_a%20%2B%201&start={}&end={}&step=15s", now_s - 60, now_s + 60),
+    );
     assert_eq!(range["data"]["resultType"], "matrix");
     let series = &range["data"]["result"][0];
     assert_eq!(series["metric"], json!({"job": "test"}));
@@ -115,16 +135,31 @@ fn a_bad_question_is_answered_in_prometheus_words() {
         ("query?query=sum(", 400, "bad_data", "invalid parameter \"query\": "),
         ("query?query=nosuch(up)", 400, "bad_data", "parse error"),
         ("query", 400, "bad_data", "no expression found"),
-        ("query?query=up&time=soon", 400, "bad_data", "invalid parameter \"time\": cannot parse \"soon\" to a valid timestamp"),
+        (
+            "query?query=up&time=soon",
+            400,
+            "bad_data",
+            "invalid parameter \"time\": cannot parse \"soon\" to a valid timestamp",
+        ),
         ("query_range?query=up&start=2&end=1&step=1", 400, "bad_data", "end timestamp must not be before start time"),
         ("query_range?query=up&start=0&end=1&step=0", 400, "bad_data", "zero or negative query resolution step widths"),
-        ("query_range?query=up&start=0&end=100000&step=1", 400, "bad_data", "exceeded maximum resolution of 11,000 points"),
+        (
+            "query_range?query=up&start=0&end=100000&step=1",
+            400,
+            "bad_data",
+            "exceeded maximum resolution of 11,000 points",
+        ),
         ("query_range?query=up[5m]&start=0&end=1&step=1", 400, "bad_data", "invalid expression type"),
         ("series", 400, "bad_data", "no match[] parameter provided"),
         ("series?match[]=1", 400, "bad_data", "invalid parameter \"match[]\""),
         ("query?query=topk(NaN,vector(1))", 422, "execution", "Parameter value is NaN"),
         ("query?query=%ff", 400, "bad_data", "UTF-8"),
-        ("query_range?query=sum_over_time(vector(1)[1000000h:1ms])&start=0&end=1&step=1", 422, "execution", "too many samples"),
+        (
+            "query_range?query=sum_over_time(vector(1)[1000000h:1ms])&start=0&end=1&step=1",
+            422,
+            "execution",
+            "too many samples",
+        ),
     ] {
         let (got, text) = appliance.http("GET", &format!("/api/v1/{path}"), None);
         assert_eq!(got, status, "{path}: {text}");

@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         ["test", "--no-lint"] => test::run(false),
         ["setup"] => test::set_up(),
         ["ui"] => tools::ensure(&[tools::NODE]).and_then(|()| ui::build()),
-        ["models"] => tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display()))),
+        ["models"] => {
+            tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display())))
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);

@@ -18,7 +18,12 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 
 /// Whether a program runs and ends well; its output is thrown away.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn show(command: &Command) -> String {

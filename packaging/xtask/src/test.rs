@@ -45,7 +45,11 @@ fn python() -> Result<PathBuf, String> {
         return Ok(python);
     }
     process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    process::run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements))?;
+    process::run(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+            .arg(&requirements),
+    )?;
     std::fs::write(&stamp, digest).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(python)
 }

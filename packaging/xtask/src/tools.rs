@@ -13,16 +13,20 @@ pub(crate) struct Tool {
     packages: &'static [&'static str],
 }
 
-pub(crate) const FFMPEG: Tool = Tool { name: "ffmpeg", probe: "ffmpeg -version && ffprobe -version", packages: &["ffmpeg"] };
-pub(crate) const NODE: Tool = Tool { name: "Node.js with npm", probe: "node --version && npm --version", packages: &["nodejs", "npm"] };
+pub(crate) const FFMPEG: Tool =
+    Tool { name: "ffmpeg", probe: "ffmpeg -version && ffprobe -version", packages: &["ffmpeg"] };
+pub(crate) const NODE: Tool =
+    Tool { name: "Node.js with npm", probe: "node --version && npm --version", packages: &["nodejs", "npm"] };
 pub(crate) const PYTHON: Tool = Tool {
     name: "Python with venv and pip",
     probe: "python3 -c 'import venv, ensurepip' && python3 -m pip --version",
     packages: &["python3", "python3-venv", "python3-pip"],
 };
 pub(crate) const CHROMIUM: Tool = Tool { name: "Chromium", probe: "chromium --version", packages: &["chromium"] };
-pub(crate) const C_COMPILER: Tool = Tool { name: "a C compiler", probe: "cc --version", packages: &["build-essential"] };
-pub(crate) const MKFS: Tool = Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
+pub(crate) const C_COMPILER: Tool =
+    Tool { name: "a C compiler", probe: "cc --version", packages: &["build-essential"] };
+pub(crate) const MKFS: Tool =
+    Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
 
 /// Installs what is missing of `tools`.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<(), String> {
@@ -34,7 +38,10 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), String> {
     let names = missing.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", ");
     let packages: Vec<&str> = missing.iter().flat_map(|tool| tool.packages).copied().collect();
     if !rustix::process::geteuid().is_root() {
-        return Err(format!("missing: {names}. Run this, then the same command again:\n  sudo apt-get install -y --no-install-recommends {}", packages.join(" ")));
+        return Err(format!(
+            "missing: {names}. Run this, then the same command again:\n  sudo apt-get install -y --no-install-recommends {}",
+            packages.join(" ")
+        ));
     }
     eprintln!("missing: {names}; installing");
     run(Command::new("apt-get").args(["update", "-qq"]))?;

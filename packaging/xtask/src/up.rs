@@ -115,19 +115,27 @@ fn start_agent(folder: &Path, addresses: &Addresses, weights: &Path) -> Result<R
     Running::start("backlot-agent", &mut command, folder)
 }
 
-const KEY: [(&str, &str); 3] = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")];
+const KEY: [(&str, &str); 3] =
+    [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")];
 
 /// Submits the two demo jobs and shows their progress. False when Ctrl-C came in between.
-fn show_demo(folder: &Path, addresses: &Addresses, interrupted: &Receiver<()>, children: &mut [Running]) -> Result<bool, String> {
+fn show_demo(
+    folder: &Path,
+    addresses: &Addresses,
+    interrupted: &Receiver<()>,
+    children: &mut [Running],
+) -> Result<bool, String> {
     let clip = folder.join("demo.mp4");
     if !clip.exists() {
         // A pattern that moves, with a tone: two seconds that an upscaler has something to do with.
-        process::run(Command::new("ffmpeg")
-            .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
-            .args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=12:duration=2"])
-            .args(["-f", "lavfi", "-i", "sine=frequency=440:duration=2"])
-            .args(["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest"])
-            .arg(&clip))?;
+        process::run(
+            Command::new("ffmpeg")
+                .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
+                .args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=12:duration=2"])
+                .args(["-f", "lavfi", "-i", "sine=frequency=440:duration=2"])
+                .args(["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest"])
+                .arg(&clip),
+        )?;
     }
     let picture = root().join("packaging/demo/frame.png");
     for (kind, input, scale) in [("video.upscale", &clip, "scale=2"), ("image.upscale", &picture, "scale=4")] {
@@ -155,7 +163,11 @@ fn show_demo(folder: &Path, addresses: &Addresses, interrupted: &Receiver<()>, c
 }
 
 /// Waits for a client command; `None` when Ctrl-C came first.
-fn finish(command: &mut Command, interrupted: &Receiver<()>, children: &mut [Running]) -> Result<Option<String>, String> {
+fn finish(
+    command: &mut Command,
+    interrupted: &Receiver<()>,
+    children: &mut [Running],
+) -> Result<Option<String>, String> {
     let mut child = command.spawn().map_err(|error| format!("start the demo: {error}"))?;
     let mut stdout = child.stdout.take().ok_or("the demo has no standard output")?;
     let reader = std::thread::spawn(move || {
@@ -201,7 +213,11 @@ fn stop_all(children: impl IntoIterator<Item = Running>) -> Result<(), String> {
             }
         }
     }
-    if stubborn.is_empty() { Ok(()) } else { Err(format!("{} did not end within {} s and was killed", stubborn.join(", "), GRACE.as_secs())) }
+    if stubborn.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} did not end within {} s and was killed", stubborn.join(", "), GRACE.as_secs()))
+    }
 }
 
 fn terminate(child: &Child) {

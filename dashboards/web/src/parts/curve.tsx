@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { range, type Series } from "../api";
 import { usePoll } from "../live";
+import { clock } from "../words";
 
 export const GUTTER_PX = 72;
 const COLOURS = ["#f2b84b", "#6fb7ff", "#7ddc9a", "#ff8f7a", "#c9a6ff", "#5fe0d8"];
@@ -45,7 +46,7 @@ export function Curve({ title, query, unit, label, last_s, from_ms, to_ms, max }
       cursor: { drag: { x: false, y: false } },
       padding: [8, 0, 0, 0],
       scales: { x: { range: () => [from, to] }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(max ?? 0, high ?? 0, 1e-9) * (max ? 1 : 1.1)] } },
-      axes: [{ ...axis, size: 24 }, { ...axis, size: GUTTER_PX, values: (_, ticks) => ticks.map((tick) => `${tick.toLocaleString()} ${unit}`) }],
+      axes: [{ ...axis, size: 24, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) }, { ...axis, size: GUTTER_PX, values: (_, ticks) => ticks.map((tick) => `${tick.toLocaleString()} ${unit}`) }],
       series: [{}, ...series.map((one, number) => ({
         label: one.metric[label] ?? "value", stroke: COLOURS[number % COLOURS.length], width: 1.5, points: { show: false }, spanGaps: true,
         value: (_: uPlot, value: number | null) => (value === null ? "–" : `${value.toFixed(1)} ${unit}`),

@@ -25,7 +25,7 @@ export function LogLines({ lines, dropped, chosen }: Props) {
         <ol class="lines" ref={box} onScroll={scrolled} tabIndex={0} aria-label="Log lines">
           {lines.map((line) => (
             <li key={line.id} class={`line is-${(line.level ?? "info").toLowerCase()}${chosen.value === line ? " chosen" : ""}`}>
-              <time dateTime={line.time}>{clock(line.time)}</time>
+              <time dateTime={line.time}>{clock(line.time)}</time>{" "}
               <b>{(line.level ?? "info").toLowerCase()}</b> <span class="muted">{line.service}</span> <span class="body">{line.body}</span>
             </li>
           ))}

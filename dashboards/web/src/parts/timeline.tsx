@@ -10,7 +10,7 @@ export function Timeline({ attempts, from_ms, to_ms, now_ms, lines, onLine }: Pr
   const percent = (at_ms: number) => `${(100 * Math.min(Math.max(at_ms - from_ms, 0), width)) / width}%`;
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => from_ms + share * width);
   return (
-    <div class="timeline" role="img" aria-label="Phases of each attempt over time">
+    <div class="timeline" role="group" aria-label="Phases of each attempt over time">
       {attempts.map((attempt) => (
         <div class="lane" key={attempt.id}>
           <span class="lane-name" style={{ width: `${GUTTER_PX}px` }}>attempt {attempt.number}</span>
