@@ -2,6 +2,8 @@
 //!
 //! The clips are made here by ffmpeg from test patterns. Without ffmpeg or the models a test says so and passes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 mod models;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The CPU executor, operation by operation, against candle and against the plainest loops.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backlot_agent::infer::cpu::Cpu;

@@ -1,5 +1,7 @@
 //! The upscaler with its real weights: against ncnn's own output, across tiles, and from file to file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 mod models;
 
 use std::path::Path;

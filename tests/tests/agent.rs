@@ -1,7 +1,8 @@
 //! The agent and the appliance as people run them: jobs through the real queue, store and doors, and what becomes of
 //! them when a worker, the agent or the appliance dies in the middle.
 
-#![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+#![allow(clippy::disallowed_methods, reason = "black-box tests wait on the real clock, with a deadline")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

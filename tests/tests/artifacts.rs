@@ -1,5 +1,7 @@
 //! The artifact store through boto3, the AWS CLI, the command line, browsers' requests, and bytes that no client would send.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::io::{Read, Write};
 use std::process::Command;
 

@@ -1,6 +1,8 @@
 //! The doors against strangers: garbage, lies, slowness and wrong keys get an error in the dialect and a count, and
 //! the appliance goes on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;

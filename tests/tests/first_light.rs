@@ -1,6 +1,8 @@
 //! The whole of it: a clip and a picture go through queue, artifact store, agent, logs, metrics, traces and the dashboard, and come
 //! out once, whatever is killed meanwhile.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! Jobs, by the http door, the command line and boto3, against the real binary.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! SQS as boto3, the AWS CLI and plain signed forms speak it, against the real binary.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::process::Command;
 
 use backlot_tests::{Appliance, eventually, python};

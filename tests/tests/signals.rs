@@ -1,5 +1,7 @@
 //! Logs and traces as their senders and readers see them: the OpenTelemetry SDK in, search, tail and traces out, over kill -9.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 

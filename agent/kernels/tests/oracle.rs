@@ -1,5 +1,7 @@
 //! Each loop against the plainest way to write it, over random shapes and values.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
+
 use backlot_kernels::{
     Conv, Size, add, concat_rows, mul, pixel_shuffle, prelu, resize_bicubic, scale, silu, split_rows, upsample_nearest,
 };

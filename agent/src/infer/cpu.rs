@@ -203,6 +203,9 @@ fn run_node(plan: &Plan, node: &Node, step: &Step, arena: &mut [f32]) -> Result<
     Ok(())
 }
 
+/// A loop over one picture: from, its size, its channels, to.
+type Loop<'a> = dyn Fn(&[f32], Size, usize, &mut [f32]) + 'a;
+
 /// Computes output `index` of a node into `to`.
 fn compute_output<'a>(
     plan: &Plan,
@@ -215,7 +218,7 @@ fn compute_output<'a>(
     let (&first, rest) = node.inputs.split_first().ok_or_else(|| compute(node, "has no input"))?;
     let (from, shape) = (read(first), plan.of(first).shape.as_slice());
     // Runs a loop over the pictures of a batch.
-    let each = |to: &mut [f32], run: &dyn Fn(&[f32], Size, usize, &mut [f32])| {
+    let each = |to: &mut [f32], run: &Loop<'_>| {
         if let &[batch, height, width, channels] = shape {
             let (size, part) = (Size { height, width }, to.len() / batch);
             for (from, to) in from.chunks_exact(from.len() / batch).zip(to.chunks_exact_mut(part)) {

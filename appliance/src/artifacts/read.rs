@@ -138,11 +138,14 @@ fn cut(bytes: &Bytes, from: u64, length: u64) -> Bytes {
     bytes.slice(clamp(from)..clamp(from + length))
 }
 
+/// The reader comes back with what it has read.
+type ReadPart = (Box<Reader>, Result<Option<Bytes>, Problem>);
+
 /// The bytes of an object or of a range of it.
 pub struct ObjectStream {
     name: (String, String),
     reader: Option<Box<Reader>>,
-    reading: Option<JoinHandle<(Box<Reader>, Result<Option<Bytes>, Problem>)>>,
+    reading: Option<JoinHandle<ReadPart>>,
     remaining: u64,
     _pin: Option<BodyPin>,
 }

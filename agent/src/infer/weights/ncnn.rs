@@ -299,7 +299,7 @@ mod tests {
         }
         let long = [bin(), vec![0]].concat();
         assert!(read(PARAM.as_bytes(), &long.into()).unwrap_err().to_string().contains("1 bytes are left"));
-        let int8 = [0x0D4B_38_u32.to_le_bytes().to_vec(), bin()].concat();
+        let int8 = [0x000D_4B38_u32.to_le_bytes().to_vec(), bin()].concat();
         assert!(read(PARAM.as_bytes(), &int8.into()).unwrap_err().to_string().contains("0x000d4b38"));
     }
 
