@@ -129,7 +129,8 @@ fn survives(kill: impl FnOnce(&mut Appliance, &mut Option<Process>, &dyn Fn(&App
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let mut appliance = Appliance::start();
+    // A dead agent's lease ends soon, so that the test need not wait for a minute and a half.
+    let mut appliance = Appliance::start_with(&[("BACKLOT_JOBS_LEASE_S", "15")]);
     let start = |appliance: &Appliance| agent(appliance, dir.path(), &weights);
     let mut running = Some(start(&appliance));
     let job = submit(
