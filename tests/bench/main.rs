@@ -1,15 +1,23 @@
 //! Figures: each subject measures one room beside what the machine itself can do. Run it from a release build:
 //! `cargo run --release -p backlot-tests --bin bench -- journal`.
 
+mod appliance;
+mod client;
+mod http;
 mod journal;
+mod peers;
 mod queue;
+mod start;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
-  queue     sends, send-receive-delete cycles, a million queued messages and their reopening";
+  queue     sends, send-receive-delete cycles, a million queued messages and their reopening
+  http      the queue over its AWS door with signed calls, beside BullMQ on Redis
+  waiting   long polls: how soon a send reaches one, and what ten thousand of them cost
+  start     size of the binary, time to ready, resident memory of an idle appliance";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -25,6 +33,9 @@ fn main() -> ExitCode {
         }
     }
     let measured = match subject.as_deref() {
+        Some("http") => http::run(&settings).map_err(Into::into),
+        Some("waiting") => http::waiting(&settings).map_err(Into::into),
+        Some("start") => start::run(&settings).map_err(Into::into),
         Some("journal") => journal::run(&settings),
         Some("queue") => queue::run(&settings),
         Some("queue-fill") => queue::fill(&settings), // what `queue` starts for itself
