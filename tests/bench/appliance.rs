@@ -12,7 +12,6 @@ use crate::client::Failure;
 pub(crate) struct Appliance {
     child: Child,
     pub(crate) aws: String,
-    pub(crate) http: String,
     /// From the start of the process to the line that says that all doors answer.
     pub(crate) ready: Duration,
 }
@@ -36,9 +35,9 @@ impl Appliance {
         let stdout = child.stdout.take().ok_or("no standard output")?;
         BufReader::new(stdout).read_line(&mut line)?;
         let ready = began.elapsed();
-        let said: Value = serde_json::from_str(&line).map_err(|_| format!("it did not start: see {}", log.display()))?;
-        let address = |door: &str| said[door].as_str().unwrap_or_default().to_owned();
-        Ok(Self { child, aws: address("aws"), http: address("http"), ready })
+        let said: Value =
+            serde_json::from_str(&line).map_err(|_| format!("it did not start: see {}", log.display()))?;
+        Ok(Self { child, aws: said["aws"].as_str().unwrap_or_default().to_owned(), ready })
     }
 
     /// Resident memory in MiB.

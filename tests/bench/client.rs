@@ -37,7 +37,8 @@ impl Client {
         let headers = [("content-type", "application/x-amz-json-1.0"), ("host", &self.host), ("x-amz-target", &target)];
         let signed = self.signature(&headers, &body)?;
         let mut request = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in headers.into_iter().chain(signed.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        for (name, value) in
+            headers.into_iter().chain(signed.iter().map(|(name, value)| (name.as_str(), value.as_str())))
         {
             request.push_str(name);
             request.push_str(": ");

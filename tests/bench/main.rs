@@ -33,9 +33,9 @@ fn main() -> ExitCode {
         }
     }
     let measured = match subject.as_deref() {
-        Some("http") => http::run(&settings).map_err(Into::into),
-        Some("waiting") => http::waiting(&settings).map_err(Into::into),
-        Some("start") => start::run(&settings).map_err(Into::into),
+        Some("http") => http::run(&settings).map_err(plain),
+        Some("waiting") => http::waiting(&settings).map_err(plain),
+        Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
         Some("queue") => queue::run(&settings),
         Some("queue-fill") => queue::fill(&settings), // what `queue` starts for itself
@@ -49,6 +49,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same error where nobody sends it to another thread.
+fn plain(error: client::Failure) -> Box<dyn std::error::Error> {
+    error
 }
 
 fn usage() -> ExitCode {

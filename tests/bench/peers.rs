@@ -37,7 +37,7 @@ pub(crate) fn bullmq(dir: &Path, connections: usize, body_bytes: usize, seconds:
         .arg("bullmq.mjs")
         .args([port.to_string(), connections.to_string(), body_bytes.to_string(), seconds.to_string()])
         .current_dir(&folder)
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .output()
         .map_err(|error| format!("start node: {error}"))?;
     let said = String::from_utf8(output.stdout)?;

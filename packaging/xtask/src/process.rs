@@ -35,5 +35,13 @@ fn show(command: &Command) -> String {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo tells us of ourselves would make build scripts that watch it run again at each change from `cargo build`
+    // to `cargo xtask` and back.
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    });
+    for name in ours {
+        command.env_remove(name);
+    }
     command
 }
