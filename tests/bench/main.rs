@@ -2,6 +2,7 @@
 //! `cargo run --release -p backlot-tests --bin bench -- journal`.
 
 mod appliance;
+mod backlog;
 mod client;
 mod http;
 mod journal;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 /// The same error where nobody sends it to another thread.
-fn plain(error: client::Failure) -> Box<dyn std::error::Error> {
+pub(crate) fn plain(error: client::Failure) -> Box<dyn std::error::Error> {
     error
 }
 

@@ -16,6 +16,7 @@ use backlot::control::{Control, Follower};
 use backlot::queue::{Queues, ReceiveRequest, SendRequest};
 
 use crate::Settings;
+use crate::appliance::resident_mib;
 
 const CALLERS: usize = 128;
 const BODY_BYTES: usize = 1024;
@@ -56,7 +57,7 @@ pub(crate) fn fill(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (queues, _control) = open(&settings.dir).await?;
-        let before = resident_mib()?;
+        let before = resident_mib("self").map_err(crate::plain)?;
         let left = Arc::new(AtomicU64::new(MILLION / 10));
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..CALLERS {
@@ -72,7 +73,7 @@ pub(crate) fn fill(settings: &Settings) -> Result<(), Box<dyn Error>> {
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
-        println!("{:>12.0} MiB resident with {MILLION} messages queued, {before:.0} MiB before", resident_mib()?);
+        println!("{:>12.0} MiB resident with {MILLION} messages queued, {before:.0} MiB before", resident_mib("self").map_err(crate::plain)?);
         backlot_tests::signal(std::process::id(), 9);
         Ok(())
     })
@@ -88,8 +89,8 @@ pub(crate) fn reopen(settings: &Settings) -> Result<(), Box<dyn Error>> {
         let took = began.elapsed();
         let ready: u64 = queues.overview("").iter().map(|queue| queue.ready).sum();
         println!("{:>12.2} s to open {ready} messages after kill -9", took.as_secs_f64());
-        println!("{:>12.0} MiB resident after that", resident_mib()?);
-        Ok(())
+        println!("{:>12.0} MiB resident after that", resident_mib("self").map_err(crate::plain)?);
+        crate::backlog::latency(&queues, QUEUE).await
     })
 }
 
@@ -146,10 +147,3 @@ where
     Ok(done as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Resident memory of this process.
-fn resident_mib() -> Result<f64, Box<dyn Error>> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
-}

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use crate::identity::Principal;
 
@@ -27,7 +27,6 @@ pub struct Call {
     /// Name of the operation as the service model writes it: `SendMessage`.
     pub operation: String,
     pub protocol: Protocol,
-    pub headers: HeaderMap,
     /// Path of the request: `/` or, for a Query call, perhaps a queue's.
     pub path: String,
     /// At most the door's body limit. For a Query call sent by GET, the query string.

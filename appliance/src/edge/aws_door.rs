@@ -154,11 +154,18 @@ async fn answer(State(door): State<Arc<AwsDoor>>, request: Request) -> Response 
     let info = info_of(&request);
     match info.aws {
         Shape::S3 => door.s3.call(request).await,
+        // What was read of the request is let go of before the call, which may be a long poll of twenty seconds.
         Shape::Rpc(service, protocol) => match rpc(&door, service, protocol, request, &info).await {
-            Ok(response) => response,
+            Ok(Verified::Call(dialect, call)) => dialect.call(*call).await.map(Body::from),
+            Ok(Verified::TooFast(response)) => *response,
             Err(error) => error.respond(protocol, &info.request_id).map(Body::from),
         },
     }
+}
+
+enum Verified {
+    Call(Arc<dyn Dialect>, Box<Call>),
+    TooFast(Box<Response>),
 }
 
 async fn rpc(
@@ -167,7 +174,7 @@ async fn rpc(
     protocol: Protocol,
     request: Request,
     info: &RequestInfo,
-) -> Result<Response, AwsError> {
+) -> Result<Verified, AwsError> {
     let limit = door.gate.config().aws_body_bytes_max;
     let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
     let (parts, body) = request.into_parts();
@@ -182,7 +189,8 @@ async fn rpc(
     let wall_ms = door.gate.clock().now().wall_ms;
     let principal = sigv4::verify(door.gate.identity(), &parts, &authorization, &body, wall_ms)?;
     if !door.gate.allows_key(&principal.key_id) {
-        return Ok(door.gate.refuse_aws_too_fast(&Request::from_parts(parts, Body::empty())));
+        let refusal = door.gate.refuse_aws_too_fast(&Request::from_parts(parts, Body::empty()));
+        return Ok(Verified::TooFast(Box::new(refusal)));
     }
     let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let body = if protocol == Protocol::Query && parts.method == Method::GET {
@@ -225,10 +233,9 @@ async fn rpc(
         body,
         principal,
         request_id: info.request_id.clone(),
-        headers: parts.headers,
     };
     cell.set(known_operation(&call.operation));
-    Ok(dialect.call(call).await.map(Body::from))
+    Ok(Verified::Call(Arc::clone(dialect), Box::new(call)))
 }
 
 /// Operation names are metric labels: one that no service has must not become one.

@@ -105,13 +105,21 @@ pub fn around(gate: &Gate, door: Door, routes: Router) -> Router {
             .layer(from_fn_with_state(at.clone(), trace)) // a shed request still has its span and its id
             .layer(from_fn_with_state(at.clone(), count)) // and is counted, its 503 included
             .layer(from_fn_with_state(at.clone(), rescue)) // a panic below becomes an error in the dialect
-            .layer(from_fn_with_state(at.clone(), admit)) // refuse early, not late; before anything costs CPU
-            .layer(from_fn_with_state(at.clone(), limit_address)) // before bodies are read and signatures checked
-            .layer(from_fn_with_state(at.clone(), bound_body)) // before anybody collects one
-            .layer(from_fn_with_state(at.clone(), authenticate)) // the AWS door verifies inside: it needs the body
-            .layer(from_fn_with_state(at, limit_key)), // needs to know whose key it is
+            .layer(from_fn_with_state(at, admit)), // refuse early, not late: before anything costs CPU; then the checks
     )
 }
+
+/// Passes a request on, or answers it.
+type Check = fn(&At, Request) -> Result<Request, Box<Response>>;
+
+/// What an admitted request passes before its route, in this order. They wait for nothing and so share a layer: a layer of its own
+/// for each would cost every waiting long poll more than a kilobyte.
+const CHECKS: [Check; 4] = [
+    limit_address, // before bodies are read and signatures checked
+    bound_body,    // before anybody collects one
+    authenticate,  // the AWS door verifies inside: it needs the body
+    limit_key,     // needs to know whose key it is
+];
 
 async fn trace(State(at): State<At>, mut request: Request, next: Next) -> Response {
     let request_id = uuid::Uuid::new_v4().to_string();
@@ -192,22 +200,26 @@ async fn admit(State(at): State<At>, request: Request, next: Next) -> Response {
     let Some(in_flight) = at.admission.enter(at.door.name()) else {
         return at.gate.refuse(at.door, Refusal::Overloaded, &info_of(&request));
     };
+    let response = match CHECKS.iter().try_fold(request, |request, check| check(&at, request)) {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => *refusal,
+    };
     let counter = at.gate.shared.bytes_out.clone();
-    next.run(request).await.map(|body| Metered::wrap(body, counter, at.door.name(), in_flight))
+    response.map(|body| Metered::wrap(body, counter, at.door.name(), in_flight))
 }
 
-async fn limit_address(State(at): State<At>, request: Request, next: Next) -> Response {
+fn limit_address(at: &At, request: Request) -> Result<Request, Box<Response>> {
     let shared = &at.gate.shared;
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip()).filter(|ip| !ip.is_loopback());
     if let Some(address) = address
         && !shared.per_address.take(address, shared.clock.now().mono_ms)
     {
-        return at.gate.refuse(at.door, Refusal::TooFast, &info_of(&request));
+        return Err(at.refuse(Refusal::TooFast, &request));
     }
-    next.run(request).await
+    Ok(request)
 }
 
-async fn bound_body(State(at): State<At>, request: Request, next: Next) -> Response {
+fn bound_body(at: &At, request: Request) -> Result<Request, Box<Response>> {
     let config = &at.gate.shared.config;
     let idle = Duration::from_secs(config.body_timeout_s);
     let limit = match at.door {
@@ -218,52 +230,54 @@ async fn bound_body(State(at): State<At>, request: Request, next: Next) -> Respo
     if let Some(limit) = limit
         && announced_bytes(&request).is_some_and(|bytes| bytes > limit as u64)
     {
-        return at.gate.refuse(at.door, Refusal::BodyTooLarge, &info_of(&request));
+        return Err(at.refuse(Refusal::BodyTooLarge, &request));
     }
     // A gRPC connection's stream may rest between messages; its calls are unary and short, so the same pause holds.
-    let request = request.map(|body| {
+    Ok(request.map(|body| {
         let paced = Paced::new(body, idle);
         match limit {
             Some(limit) => Body::new(http_body_util::Limited::new(paced, limit)),
             None => Body::new(paced),
         }
-    });
-    next.run(request).await
+    }))
 }
 
 fn announced_bytes(request: &Request) -> Option<u64> {
     request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn authenticate(State(at): State<At>, mut request: Request, next: Next) -> Response {
+fn authenticate(at: &At, mut request: Request) -> Result<Request, Box<Response>> {
     let shared = &at.gate.shared;
-    match at.door {
-        Door::Aws => {}
-        Door::Http => match basic::on_http(&shared.identity, &request) {
-            Ok(Some(principal)) => {
+    let known = match at.door {
+        Door::Aws => return Ok(request),
+        Door::Http => basic::on_http(&shared.identity, &request),
+        Door::OtlpGrpc | Door::OtlpHttp => basic::on_otlp(&shared.identity, &request, shared.dev),
+    };
+    match known {
+        Ok(principal) => {
+            // Without one, the role extractors refuse what is not public.
+            if let Some(principal) = principal {
                 request.extensions_mut().insert(principal);
             }
-            Ok(None) => {} // the role extractors refuse what is not public
-            Err(refusal) => return at.gate.refuse(at.door, refusal, &info_of(&request)),
-        },
-        Door::OtlpGrpc | Door::OtlpHttp => match basic::on_otlp(&shared.identity, &request, shared.dev) {
-            Ok(Some(principal)) => {
-                request.extensions_mut().insert(principal);
-            }
-            Ok(None) => {}
-            Err(refusal) => return at.gate.refuse(at.door, refusal, &info_of(&request)),
-        },
+            Ok(request)
+        }
+        Err(refusal) => Err(at.refuse(refusal, &request)),
     }
-    next.run(request).await
 }
 
-async fn limit_key(State(at): State<At>, request: Request, next: Next) -> Response {
+fn limit_key(at: &At, request: Request) -> Result<Request, Box<Response>> {
     if let Some(principal) = request.extensions().get::<Principal>()
         && !at.gate.allows_key(&principal.key_id)
     {
-        return at.gate.refuse(at.door, Refusal::TooFast, &info_of(&request));
+        return Err(at.refuse(Refusal::TooFast, &request));
     }
-    next.run(request).await
+    Ok(request)
+}
+
+impl At {
+    fn refuse(&self, refusal: Refusal, request: &Request) -> Box<Response> {
+        Box::new(self.gate.refuse(self.door, refusal, &info_of(request)))
+    }
 }
 
 impl Gate {

@@ -40,11 +40,13 @@ impl Sqs {
         Self { queues }
     }
 
-    async fn answer(&self, call: &Call) -> Result<Answer, AwsError> {
+    async fn answer(&self, call: &mut Call) -> Result<Answer, AwsError> {
         if call.protocol == Protocol::Cbor {
             return Err(fault::unsupported("SQS speaks AWS JSON 1.0 and Query."));
         }
-        let request = Request::parse(&call.operation, call.protocol, &call.path, &call.body, &call.principal.key_id)?;
+        let body = std::mem::take(&mut call.body); // the connection's buffer, which a long poll need not keep
+        let request = Request::parse(&call.operation, call.protocol, &call.path, &body, &call.principal.key_id)?;
+        drop(body);
         if !may(call.principal.role, &request) {
             return Err(fault::access_denied(&call.operation));
         }
@@ -136,10 +138,10 @@ impl Sqs {
 }
 
 impl Dialect for Sqs {
-    fn call(&self, call: Call) -> BoxFuture<'static, Response<Bytes>> {
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Response<Bytes>> {
         let sqs = self.clone();
         async move {
-            match sqs.answer(&call).await {
+            match sqs.answer(&mut call).await {
                 Ok(answer) => answer.respond(&call.operation, call.protocol, &call.request_id),
                 Err(error) => error.respond(call.protocol, &call.request_id),
             }

@@ -25,7 +25,6 @@ fn call_as(role: Role, operation: &str, protocol: Protocol, body: String) -> Cal
         service: "sqs",
         operation: operation.to_owned(),
         protocol,
-        headers: http::HeaderMap::new(),
         path: "/".to_owned(),
         body: Bytes::from(body),
         principal: Principal { key_id: "AKTEST".to_owned(), role },
