@@ -21,7 +21,7 @@ use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
 use crate::config;
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
-use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer};
+use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant};
 
 /// Jobs share so many turns.
 const TURNS: usize = 64;
@@ -167,7 +167,8 @@ impl Overseer for Book {
         let mut table = self.table.lock();
         if let Some(id) = &spec.job_id {
             if table.reservation(now, id).is_some_and(|reserved| reserved.again) {
-                return Ok(Admitted { body: body.to_owned(), priority: spec.priority, class });
+                let tenant = Tenant::default();
+                return Ok(Admitted { body: body.to_owned(), priority: spec.priority, class, tenant });
             }
             if self.exists(&table, id).map_err(|error| error.to_string())? {
                 return Err(format!(
@@ -184,12 +185,12 @@ impl Overseer for Book {
             return Err(format!("job `{id}` is being sent by another call"));
         }
         let body = serde_json::to_string(&spec).map_err(|error| error.to_string())?;
-        Ok(Admitted { body, priority: spec.priority, class })
+        Ok(Admitted { body, priority: spec.priority, class, tenant: Tenant::default() })
     }
 
-    fn classify(&self, body: &str) -> (u8, Class) {
-        let Ok(spec) = JobSpec::parse(body) else { return (0, Class(0)) };
-        (spec.priority, self.class(&spec).unwrap_or(Class(0)))
+    fn classify(&self, body: &str) -> (u8, Class, Tenant) {
+        let Ok(spec) = JobSpec::parse(body) else { return (0, Class(0), Tenant(0)) };
+        (spec.priority, self.class(&spec).unwrap_or(Class(0)), Tenant(0))
     }
 
     fn fits(&self, agent: Option<&str>, class: Class) -> bool {

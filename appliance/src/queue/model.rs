@@ -21,8 +21,10 @@ pub(super) const QUEUES_MAX: usize = 10_000;
 pub(super) const MESSAGE_BYTES_MAX: usize = 1_048_576;
 /// Longest visibility timeout, in seconds.
 pub(super) const VISIBILITY_S_MAX: u32 = 43_200;
-/// Longest delay, in seconds.
+/// Longest delay that SQS knows, in seconds.
 pub(super) const DELAY_S_MAX: u32 = 900;
+/// Longest delay of a message whose sender speaks no SQS, in seconds: a leap year.
+pub(super) const HELD_S_MAX: u32 = 366 * 86_400;
 /// Longest wait of a receive, in seconds.
 pub(super) const WAIT_S_MAX: u32 = 20;
 /// Most entries of a batch and most messages of a receive.
@@ -132,6 +134,7 @@ impl Receipt {
 #[derive(Clone, Debug, Default)]
 pub struct SendRequest {
     pub body: String,
+    /// Up to 366 days; what is longer than the 900 s of SQS counts no retention.
     pub delay_s: Option<u32>,
     /// In the order of the caller; the MD5 sorts for itself.
     pub attributes: Vec<MessageAttribute>,

@@ -11,6 +11,21 @@ use crate::control::Record;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(pub u32);
 
+/// Whose turn a message is, as far as shares and limits go (project, user, type, rate key). The overseer's own numbers, bounded by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(pub u32);
+
+/// Whether a tenant's messages may be received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Now; among lanes of one level the smaller `rank` goes first.
+    May { rank: u64 },
+    /// Not before this moment of the monotonic clock.
+    NotBefore { mono_ms: u64 },
+    /// Not before one of its messages has left flight.
+    AtLimit,
+}
+
 /// A body that may stand on a job queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admitted {
@@ -19,6 +34,7 @@ pub struct Admitted {
     /// 0 (last) to 9 (first).
     pub priority: u8,
     pub class: Class,
+    pub tenant: Tenant,
 }
 
 /// One change of a message on a job queue.
@@ -85,11 +101,19 @@ pub trait Overseer: Send + Sync + 'static {
     /// A sentence for the sender; the queue answers `InvalidMessageContents` with it.
     fn admit(&self, now: Now, queue: &str, body: &str) -> Result<Admitted, String>;
 
-    /// Priority and class of a body that was admitted in an earlier run of the process. Never fails: what cannot be read is of class 0.
-    fn classify(&self, body: &str) -> (u8, Class);
+    /// Priority, class and tenant of a body that was admitted in an earlier run of the process. Never fails: what cannot be
+    /// read is of class 0 and tenant 0.
+    fn classify(&self, body: &str) -> (u8, Class, Tenant);
 
     /// Whether messages of `class` may go to `agent` (`None`: a plain consumer, which may have any).
     fn fits(&self, agent: Option<&str>, class: Class) -> bool;
+
+    /// Whether a message of `tenant` may be received from `queue` now, and how soon among those of equal level. Asked under the
+    /// queue's lock, often: it must be quick.
+    fn turn(&self, now: Now, queue: &str, tenant: Tenant) -> Turn {
+        let _ = (now, queue, tenant);
+        Turn::May { rank: 0 }
+    }
 
     /// A change, under the queue's lock. Records pushed to `records` are made durable with it.
     ///

@@ -207,11 +207,11 @@ impl Overseer for Watcher {
     fn admit(&self, _: Now, _: &str, body: &str) -> Result<Admitted, String> {
         let class = Class(u32::from(body.contains("big")));
         let priority = if body.contains("urgent") { 9 } else { 5 };
-        let admitted = Admitted { body: format!("{body}!"), priority, class };
+        let admitted = Admitted { body: format!("{body}!"), priority, class, tenant: Tenant(0) };
         if body.starts_with('{') { Ok(admitted) } else { Err("it is no job".to_owned()) }
     }
-    fn classify(&self, body: &str) -> (u8, Class) {
-        (if body.contains("urgent") { 9 } else { 5 }, Class(u32::from(body.contains("big"))))
+    fn classify(&self, body: &str) -> (u8, Class, Tenant) {
+        (if body.contains("urgent") { 9 } else { 5 }, Class(u32::from(body.contains("big"))), Tenant(0))
     }
     fn fits(&self, agent: Option<&str>, class: Class) -> bool {
         class == Class(0) || agent.is_none_or(|agent| agent == "big")

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::engine::{Context, Deletion, Incoming, Queue, Taken};
 use super::model::{
-    AttributeValue, BATCH_MAX, DELAY_S_MAX, Decision, Delivery, MESSAGE_BYTES_MAX, MessageAttribute, MessageId,
+    AttributeValue, BATCH_MAX, Decision, Delivery, HELD_S_MAX, MESSAGE_BYTES_MAX, MessageAttribute, MessageId,
     QueueError, QueueId, Receipt, ReceiveRequest, SendRequest, Sent, Standing, VISIBILITY_S_MAX, WAIT_S_MAX,
 };
 use super::overseer::{Action, CHANGE_RECORDS_BYTES_MAX};
@@ -84,7 +84,7 @@ impl Queues {
     /// Everything about a send that needs no lock.
     fn prepare_send(&self, queue: &Queue, request: SendRequest) -> Result<Outgoing, QueueError> {
         let delay_s = request.delay_s.unwrap_or(queue.settings.delay_s);
-        if delay_s > DELAY_S_MAX {
+        if delay_s > HELD_S_MAX {
             return Err(invalid("DelaySeconds", format!("Value {delay_s} for parameter DelaySeconds is invalid.")));
         }
         let attributes: usize =
@@ -112,7 +112,7 @@ impl Queues {
                 return Err(QueueError::NotAdmitted("the job is too large once its defaults are filled in".to_owned()));
             }
             body = answer.body;
-            admitted = Some((answer.priority, answer.class));
+            admitted = Some((answer.priority, answer.class, answer.tenant));
         }
         let told = if admitted.is_some() { 2 * body.len() + CHANGE_RECORDS_BYTES_MAX } else { 0 };
         let content = Content {
@@ -356,7 +356,7 @@ struct Outgoing {
     body: String,
     encoded: Vec<u8>,
     delay_s: u32,
-    admitted: Option<(u8, super::Class)>,
+    admitted: Option<(u8, super::Class, super::Tenant)>,
     record_bytes: usize,
 }
 

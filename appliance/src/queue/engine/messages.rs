@@ -30,7 +30,7 @@ impl Engine {
         let sent_ms = i64::try_from(ctx.now.mono_ms).unwrap_or(i64::MAX);
         let mut slot = Slot::new(incoming.id, sent_ms, HEAD_BYTES + incoming.content.len());
         slot.due_ms = ctx.now.mono_ms + delay_ms;
-        if let Some((priority, class)) = incoming.admitted {
+        if let Some((priority, class, _)) = incoming.admitted {
             (slot.admitted, slot.priority, slot.class) = (true, priority, class);
         }
         let head = Head {

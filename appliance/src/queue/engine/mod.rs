@@ -22,7 +22,7 @@ use backlot_journal::Lsn;
 pub(super) use self::shelf::{Counts, Place};
 use self::shelf::{Shelf, Slot, State};
 use super::model::{MessageId, QUEUES_MAX, QueueError, QueueId, QueueName, Receipt};
-use super::overseer::{Action, Change, Class, Overseer};
+use super::overseer::{Action, Change, Class, Overseer, Tenant};
 use super::record::{Definition, Entry};
 use super::settings::Settings;
 use crate::clock::Now;
@@ -111,8 +111,8 @@ pub(super) struct Incoming<'a> {
     pub content: &'a [u8],
     pub body: &'a str,
     pub delay_s: u32,
-    /// Priority and class from the overseer.
-    pub admitted: Option<(u8, Class)>,
+    /// Priority, class and tenant from the overseer.
+    pub admitted: Option<(u8, Class, Tenant)>,
 }
 
 /// A message that was received, but for its content.

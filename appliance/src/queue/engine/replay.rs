@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use backlot_journal::Lsn;
 
-use super::super::model::{DELAY_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
+use super::super::model::{HELD_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
 use super::super::overseer::Overseer;
 use super::super::record::{Content, Entry, Head, Stance, content_of};
 use super::super::settings::Settings;
@@ -114,7 +114,7 @@ impl Engine {
         if let Some(overseer) = overseer.filter(|_| head.admitted)
             && let Ok(content) = Content::decode(content_of(payload))
         {
-            (slot.priority, slot.class) = overseer.classify(&content.body);
+            (slot.priority, slot.class, _) = overseer.classify(&content.body);
         }
         let kept = self.kept_or_new(head.queue);
         if let Some(place) = kept.shelf.find(head.message) {
@@ -159,7 +159,7 @@ impl Engine {
                 let age_ms = now.wall_ms.saturating_sub(sent_at_ms);
                 let mono_ms = i64::try_from(now.mono_ms).unwrap_or(i64::MAX);
                 slot.sent_ms = mono_ms.saturating_sub(i64::try_from(age_ms).unwrap_or(i64::MAX));
-                let longest_s = VISIBILITY_S_MAX.max(DELAY_S_MAX);
+                let longest_s = if slot.state == State::InFlight { VISIBILITY_S_MAX } else { HELD_S_MAX };
                 let left_ms = slot.due_ms.saturating_sub(now.wall_ms).min(u64::from(longest_s) * 1000);
                 slot.due_ms = now.mono_ms + left_ms;
                 let id = slot.id;
