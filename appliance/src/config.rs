@@ -160,6 +160,8 @@ config! {
         recent_max: usize = 1_000;
         /// How long an agent's lease goes on after each of its heartbeats, in seconds.
         lease_s: u32 = 90;
+        /// A job that waits counts as one priority more after each of these periods, in seconds; with 0 it never does.
+        ageing_s: u32 = 300;
         /// Most streams of news (server-sent events) at once.
         streams_max: usize = 256;
     }

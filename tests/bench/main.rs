@@ -8,14 +8,16 @@ mod http;
 mod journal;
 mod peers;
 mod queue;
+mod queue_fifo;
 mod start;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N]
+const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
+            with --fifo: 200,000 messages in 10,000 groups through a FIFO queue, beside a standard queue
   http      the queue over its AWS door with signed calls, beside BullMQ on Redis
   waiting   long polls: how soon a send reaches one, and what ten thousand of them cost
   start     size of the binary, time to ready, resident memory of an idle appliance";
@@ -23,8 +25,12 @@ subjects:
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let subject = words.next();
-    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3 };
+    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3, fifo: false };
     while let Some(word) = words.next() {
+        if word == "--fifo" {
+            settings.fifo = true;
+            continue;
+        }
         match (word.as_str(), words.next()) {
             ("--dir", Some(dir)) => settings.dir = dir.into(),
             ("--seconds", Some(number)) if number.parse::<u64>().is_ok_and(|seconds| seconds > 0) => {
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
         Some("waiting") => http::waiting(&settings).map_err(plain),
         Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
+        Some("queue") if settings.fifo => queue_fifo::run(&settings),
         Some("queue") => queue::run(&settings),
         Some("queue-fill") => queue::fill(&settings), // what `queue` starts for itself
         Some("queue-reopen") => queue::reopen(&settings),
@@ -68,4 +75,6 @@ pub(crate) struct Settings {
     pub(crate) dir: std::path::PathBuf,
     /// How long each measurement lasts.
     pub(crate) seconds: u64,
+    /// Order and deduplication instead of a standard queue's freedom.
+    pub(crate) fifo: bool,
 }

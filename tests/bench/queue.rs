@@ -94,7 +94,7 @@ pub(crate) fn reopen(settings: &Settings) -> Result<(), Box<dyn Error>> {
     })
 }
 
-async fn open(dir: &Path) -> Result<(Queues, Control), Box<dyn Error>> {
+pub(crate) async fn open(dir: &Path) -> Result<(Queues, Control), Box<dyn Error>> {
     let (control, replay) = Control::open(dir, &JournalConfig::default())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let queues = Queues::build(control.clone(), Arc::clone(&clock), 1, None);
@@ -146,4 +146,3 @@ where
     }
     Ok(done as f64 / began.elapsed().as_secs_f64())
 }
-

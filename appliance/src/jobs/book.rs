@@ -199,6 +199,10 @@ impl Overseer for Book {
         agents.taking(name).is_some_and(|registration| self.classes.read().fits(registration, class))
     }
 
+    fn ageing_ms(&self) -> u64 {
+        u64::from(self.config.ageing_s) * 1_000
+    }
+
     fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action> {
         let message_id = match &change {
             Change::Sent { message_id, body, delay_s } => {

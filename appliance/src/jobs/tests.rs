@@ -64,6 +64,7 @@ impl House {
             visibility_s: Some(visibility_s),
             wait_s: Some(0),
             agent: agent.map(str::to_owned),
+            attempt_id: None,
         };
         self.queues.receive("jobs", request).await.unwrap().pop()
     }

@@ -210,7 +210,11 @@ impl Queues {
 
 /// Attributes that [`Settings`] holds.
 const SETTABLE: &[&str] = &[
+    "ContentBasedDeduplication",
+    "DeduplicationScope",
     "DelaySeconds",
+    "FifoQueue",
+    "FifoThroughputLimit",
     "MaximumMessageSize",
     "MessageRetentionPeriod",
     "ReceiveMessageWaitTimeSeconds",
@@ -234,7 +238,6 @@ fn parse_name(name: &str) -> Result<QueueName, QueueError> {
     let invalid = |problem: &str| QueueError::InvalidParameter { name: "QueueName", problem: problem.to_owned() };
     match QueueName::parse(name) {
         Some(name) => Ok(name),
-        None if name.ends_with(".fifo") => Err(invalid("FIFO queues are not served yet.")),
         None => Err(invalid("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length.")),
     }
 }

@@ -7,8 +7,8 @@
 //! Invariants: a message is received only after its send is durable, and a receive is durable before it is answered; only the newest
 //! receipt deletes, an older one is answered 200, as SQS documents for `DeleteMessage`, and counted.
 //!
-//! What is absent on purpose: FIFO queues, tags, policies and move tasks are refused, and nothing here knows what a job
-//! is: [`Overseer`] is asked.
+//! What is absent on purpose: tags, policies and move tasks are refused, and nothing here knows what a job is: [`Overseer`] is
+//! asked.
 
 mod admin;
 mod api_http;
@@ -18,6 +18,7 @@ mod keeper;
 mod model;
 mod overseer;
 mod record;
+mod sending;
 mod settings;
 mod store;
 mod traffic;
@@ -95,6 +96,15 @@ impl Queues {
         }
     }
 
+    /// Looks again whether somebody who waits for a job may have one: what the overseer answers to
+    /// [`Overseer::fits`] or [`Overseer::turn`] has changed.
+    pub fn reconsider(&self) {
+        let group = Group::of_freed_limits();
+        let mut state = self.shared.state.lock();
+        let now = self.shared.clock.now();
+        self.shared.settle(&mut state, now, &group);
+    }
+
     /// Starts the timers (visibility, delay, retention) and the gauges in `stage`. Receives end empty when `closing` is
     /// cancelled: hand in the doors' token, so that they need not wait for long polls.
     pub fn start(&self, stage: &Stage, closing: CancellationToken) {
@@ -141,26 +151,51 @@ impl Shared {
 
     /// What follows from a group: waiters are woken, and the keeper where a timer ends before it would wake.
     fn settle(&self, state: &mut State, now: Now, group: &Group) {
-        for (queue, class) in &group.ready {
-            let overseer = self.overseer().filter(|_| state.engine.is_overseen(*queue));
-            let fits = |agent: Option<&str>| overseer.is_none_or(|overseer| overseer.fits(agent, *class));
-            state.waiting.wake(*queue, fits);
+        for (queue, offer) in &group.ready {
+            if state.engine.offers(*queue) == 0 {
+                continue; // it is paused
+            }
+            match self.overseer().filter(|_| state.engine.is_overseen(*queue)) {
+                None => {
+                    state.waiting.wake(*queue, |_| true);
+                }
+                Some(overseer) => match state.engine.is_open(now, *queue, *offer, overseer) {
+                    Ok(()) => {
+                        state.waiting.wake(*queue, |agent| overseer.fits(agent, offer.class));
+                    }
+                    Err(not_before_ms) => self.remind(state, not_before_ms),
+                },
+            }
+        }
+        if group.freed {
+            for queue in state.waiting.queues() {
+                if state.engine.is_overseen(queue) {
+                    self.pass_on(state, queue);
+                }
+            }
         }
         let publish_ms = state.engine.has_pending().then_some(now.mono_ms + PUBLISH_MS);
-        let wanted_ms = [group.due_ms, publish_ms].into_iter().flatten().min();
+        self.remind(state, [group.due_ms, publish_ms].into_iter().flatten().min());
+    }
+
+    /// Lets the keeper wake at `wanted_ms` at the latest.
+    fn remind(&self, state: &mut State, wanted_ms: Option<u64>) {
         if let Some(wanted_ms) = wanted_ms.filter(|wanted_ms| *wanted_ms < state.keeper_wakes_ms) {
             state.keeper_wakes_ms = wanted_ms;
             self.keeper.notify_one();
         }
     }
 
-    /// A waiter has come back or gone: where more is ready than waiters were promised, the next one that fits is woken.
+    /// A waiter has come back or gone, or limits may be free: where more can be received than waiters were promised, the next one
+    /// that fits is woken. That one passes it on in turn.
     fn pass_on(&self, state: &mut State, queue: QueueId) {
-        if state.engine.counts(queue).ready <= state.waiting.woken(queue) {
+        if !state.waiting.is_slept_for(queue) || state.engine.offers(queue) <= state.waiting.woken(queue) {
             return;
         }
         let overseer = self.overseer().filter(|_| state.engine.is_overseen(queue));
-        for class in state.engine.ready_classes(queue) {
+        let (classes, not_before_ms) = state.engine.open_classes(self.clock.now(), queue, overseer);
+        self.remind(state, not_before_ms);
+        for class in classes {
             if state.waiting.wake(queue, |agent| overseer.is_none_or(|overseer| overseer.fits(agent, class))) {
                 return;
             }

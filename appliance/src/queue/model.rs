@@ -13,6 +13,8 @@ use crate::control::{ControlError, Record};
 
 /// Most messages in flight on one queue (AWS, standard queues).
 pub(super) const IN_FLIGHT_MAX: usize = 120_000;
+/// Most messages in flight on one FIFO queue.
+pub(super) const FIFO_IN_FLIGHT_MAX: usize = 20_000;
 /// Most messages one queue holds, in whatever state.
 pub(super) const MESSAGES_MAX: usize = (1 << 24) - 1;
 /// Most queues.
@@ -29,17 +31,28 @@ pub(super) const HELD_S_MAX: u32 = 366 * 86_400;
 pub(super) const WAIT_S_MAX: u32 = 20;
 /// Most entries of a batch and most messages of a receive.
 pub(super) const BATCH_MAX: usize = 10;
+/// Most characters of a message group id, a deduplication id or a receive's attempt id.
+pub(super) const MARK_CHARS_MAX: usize = 128;
 /// The account that every queue belongs to.
 pub(super) const ACCOUNT: &str = "000000000000";
 
-/// 1 to 80 letters, digits, `-`, `_`.
+/// What FIFO queues' names end with.
+const FIFO_SUFFIX: &str = ".fifo";
+
+/// 1 to 80 letters, digits, `-`, `_`; on FIFO queues `.fifo` behind them, which counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct QueueName(String);
 
 impl QueueName {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        ((1..=80).contains(&text.len()) && text.bytes().all(plain)).then(|| Self(text.to_owned()))
+        let stem = text.strip_suffix(FIFO_SUFFIX).unwrap_or(text);
+        (!stem.is_empty() && text.len() <= 80 && stem.bytes().all(plain)).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether it is a FIFO queue's.
+    pub(super) fn is_fifo(&self) -> bool {
+        self.0.ends_with(FIFO_SUFFIX)
     }
 
     /// For what has a number and no name yet. No text parses to it.
@@ -88,6 +101,10 @@ impl fmt::Display for MessageId {
     }
 }
 
+/// Two sends of one key within five minutes are one message: 16 bytes of SHA-256 over the deduplication id and its scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DeduplicationKey(pub [u8; 16]);
+
 /// What a receive hands out to delete by. `receives` numbers the message's receives, so it names exactly one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Receipt {
@@ -130,6 +147,12 @@ impl Receipt {
     }
 }
 
+/// A place in the order of a FIFO queue as SQS writes it: 20 digits, so that they sort as text too.
+pub(super) fn sequence_number(sequence: u64) -> String {
+    const FIRST: u64 = 10_000_000_000_000_000_000;
+    FIRST.saturating_add(sequence).to_string()
+}
+
 /// A message on its way in. What is `None` is taken from the queue.
 #[derive(Clone, Debug, Default)]
 pub struct SendRequest {
@@ -142,6 +165,10 @@ pub struct SendRequest {
     pub trace_header: Option<String>,
     /// Access key id of the sender.
     pub sender_id: String,
+    /// `MessageGroupId`: order on FIFO queues, fairness on others.
+    pub group_id: Option<String>,
+    /// `MessageDeduplicationId`, on FIFO queues alone.
+    pub deduplication_id: Option<String>,
 }
 
 /// One message attribute: `data_type` is `String`, `Number` or `Binary`, perhaps with `.custom` behind it.
@@ -173,6 +200,8 @@ pub struct Sent {
     pub message_id: String,
     /// What was stored: on a job queue the specification as it was filled in.
     pub body: String,
+    /// On FIFO queues: 20 digits.
+    pub sequence_number: Option<String>,
 }
 
 /// What a consumer asks for.
@@ -186,6 +215,8 @@ pub struct ReceiveRequest {
     pub wait_s: Option<u32>,
     /// Registered name of the agent that asks; absent for a plain consumer.
     pub agent: Option<String>,
+    /// `ReceiveRequestAttemptId`, on FIFO queues alone.
+    pub attempt_id: Option<String>,
 }
 
 /// A message that was received, hidden from others until its visibility timeout ends.
@@ -204,6 +235,11 @@ pub struct Delivery {
     pub first_received_at: Timestamp,
     /// Name of the queue that dead-lettered it.
     pub source: Option<String>,
+    pub group_id: Option<String>,
+    /// On FIFO queues.
+    pub deduplication_id: Option<String>,
+    /// On FIFO queues: 20 digits.
+    pub sequence_number: Option<String>,
 }
 
 /// Where a message stands, for a [`super::Queues::decide`].
@@ -262,6 +298,12 @@ pub enum QueueError {
     ForeignReceipt,
     #[error("message is not in flight")]
     NotInFlight,
+    #[error("the visibility timeout of the receipt has ended")]
+    ReceiptExpired,
+    #[error("the request must contain the parameter {0}")]
+    Missing(&'static str),
+    #[error("queue `{0}` is draining and takes no messages")]
+    Draining(String),
     #[error("queue `{0}` has {IN_FLIGHT_MAX} messages in flight")]
     OverLimit(String),
     #[error("{0}")]
@@ -289,11 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn names_are_1_to_80_letters_digits_dashes_and_underscores() {
-        for good in ["a", "jobs-dlq", "A_1", &"x".repeat(80)] {
+    fn names_are_1_to_80_letters_digits_dashes_and_underscores_and_perhaps_a_suffix() {
+        for good in ["a", "jobs-dlq", "A_1", "a.fifo", &"x".repeat(80)] {
             assert!(QueueName::parse(good).is_some(), "{good}");
         }
-        for bad in ["", "a b", "a.fifo", "ä", "a/b", &"x".repeat(81)] {
+        let long = format!("{}.fifo", "x".repeat(76));
+        for bad in ["", "a b", "a.b", ".fifo", "a.fifo.fifo", "ä", "a/b", &long, &"x".repeat(81)] {
             assert!(QueueName::parse(bad).is_none(), "{bad}");
         }
     }

@@ -115,6 +115,11 @@ pub trait Overseer: Send + Sync + 'static {
         Turn::May { rank: 0 }
     }
 
+    /// How long a message waits until it counts as one priority more; 0: it never does.
+    fn ageing_ms(&self) -> u64 {
+        300_000
+    }
+
     /// A change, under the queue's lock. Records pushed to `records` are made durable with it.
     ///
     /// The answer to [`Change::TimedOut`] and [`Change::Released`] is done to the message in the same group: a job that

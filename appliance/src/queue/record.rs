@@ -2,12 +2,19 @@
 //!
 //! A sent record holds the message's whole state beside its content, so that compaction can append a live message
 //! again as it stands now, and records before that are needed no more. Times are wall milliseconds.
+//!
+//! Version 1 knew no FIFO queues and no delay beyond 900 s: its heads and moves end earlier. It is read, and no longer written.
 
-use super::model::{AttributeValue, MessageAttribute, MessageId, QueueId, QueueName};
+mod content;
+mod reader;
+
+pub(super) use self::content::Content;
+use self::reader::Reader;
+use super::model::{DeduplicationKey, MessageId, QueueId, QueueName};
 use super::settings::Settings;
 use crate::control::{Kind, Record};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How a message stood when its record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +40,14 @@ pub(super) struct Head {
     pub stance: Stance,
     pub admitted: bool,
     pub receipt_void: bool,
-}
-
-/// What a sender wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Content {
-    pub body: String,
-    pub attributes: Vec<MessageAttribute>,
-    pub trace_header: Option<String>,
-    pub sender_id: String,
+    /// Seconds of delay before which its retention does not begin.
+    pub held_s: u32,
+    /// Its place in the order of a FIFO queue; 0 on others.
+    pub sequence: u64,
+    /// It came to `queue` by a move, so it was not sent there.
+    pub moved: bool,
+    /// Its deduplication id counts within its group alone.
+    pub per_group: bool,
 }
 
 /// Name and settings of a queue.
@@ -51,6 +57,9 @@ pub(super) struct Definition {
     pub settings: Settings,
     pub created_at_s: u64,
     pub modified_at_s: u64,
+    /// On FIFO queues, what the next message's sequence number was when this was written.
+    #[serde(default)]
+    pub sequence: u64,
 }
 
 /// One record, but for the content of a sent one.
@@ -92,12 +101,22 @@ pub(super) enum Entry {
         message: MessageId,
         due_at_ms: u64,
     },
-    /// To the dead-letter queue `to`, or, where `back`, from it to `to` with its receives forgotten.
+    /// To the dead-letter queue `to`, or, where `back`, from it to `to` with its receives forgotten. `sequence` is its new
+    /// place where `to` is a FIFO queue.
     Moved {
         queue: QueueId,
         message: MessageId,
         to: QueueId,
         back: bool,
+        sequence: u64,
+    },
+    /// A message with `key` was sent at `at_ms`, and its send record is gone, moved or perhaps not durable.
+    Seen {
+        queue: QueueId,
+        message: MessageId,
+        key: DeduplicationKey,
+        sequence: u64,
+        at_ms: u64,
     },
 }
 
@@ -110,13 +129,15 @@ const GONE: u8 = 6;
 const HIDDEN: u8 = 7;
 const RELEASED: u8 = 8;
 const MOVED: u8 = 9;
+const SEEN: u8 = 10;
 
 /// Bytes of the largest record that is neither a definition nor sent.
 pub(super) const SMALL_BYTES_MAX: usize = 64;
 /// Bytes of the largest definition.
 pub(super) const DEFINITION_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a sent record beside its content.
-pub(super) const HEAD_BYTES: usize = 2 + 4 + 16 + 8 + 8 + 4 + 4 + 4 + 4 + 1;
+pub(super) const HEAD_BYTES: usize = HEAD_BYTES_V1 + 4 + 8;
+const HEAD_BYTES_V1: usize = 2 + 4 + 16 + 8 + 8 + 4 + 4 + 4 + 4 + 1;
 
 fn record(payload: Vec<u8>) -> Record {
     Record { kind: Kind::Queue, payload }
@@ -162,10 +183,18 @@ impl Entry {
                 out.extend(due_at_ms.to_le_bytes());
                 out
             }
-            Self::Moved { queue, message, to, back } => {
+            Self::Moved { queue, message, to, back, sequence } => {
                 let mut out = small(MOVED, *queue, Some(*message));
                 out.extend(to.0.to_le_bytes());
                 out.push(u8::from(*back));
+                out.extend(sequence.to_le_bytes());
+                out
+            }
+            Self::Seen { queue, message, key, sequence, at_ms } => {
+                let mut out = small(SEEN, *queue, Some(*message));
+                out.extend(key.0);
+                out.extend(sequence.to_le_bytes());
+                out.extend(at_ms.to_le_bytes());
                 out
             }
         })
@@ -178,8 +207,8 @@ impl Entry {
     pub(super) fn decode(payload: &[u8]) -> Result<Self, String> {
         let mut from = Reader(payload);
         let version = from.u8()?;
-        if version != VERSION {
-            return Err(format!("queue record of version {version}; this program reads version {VERSION}"));
+        if !(1..=VERSION).contains(&version) {
+            return Err(format!("queue record of version {version}; this program reads versions 1 to {VERSION}"));
         }
         let tag = from.u8()?;
         let queue = QueueId(from.u32()?);
@@ -194,7 +223,7 @@ impl Entry {
             }
             UNDEFINED => Self::Undefined { queue },
             PURGED => Self::Purged { queue },
-            SENT => Self::Sent(Head::decode(queue, &mut from)?),
+            SENT => Self::Sent(Head::decode(version, queue, &mut from)?),
             RECEIVED => Self::Received {
                 queue,
                 message: from.message()?,
@@ -205,7 +234,20 @@ impl Entry {
             GONE => Self::Gone { queue, message: from.message()? },
             HIDDEN => Self::Hidden { queue, message: from.message()?, due_at_ms: from.u64()? },
             RELEASED => Self::Released { queue, message: from.message()?, due_at_ms: from.u64()? },
-            MOVED => Self::Moved { queue, message: from.message()?, to: QueueId(from.u32()?), back: from.u8()? != 0 },
+            MOVED => Self::Moved {
+                queue,
+                message: from.message()?,
+                to: QueueId(from.u32()?),
+                back: from.u8()? != 0,
+                sequence: if version >= 2 { from.u64()? } else { 0 },
+            },
+            SEEN => Self::Seen {
+                queue,
+                message: from.message()?,
+                key: DeduplicationKey(from.array()?),
+                sequence: from.u64()?,
+                at_ms: from.u64()?,
+            },
             other => return Err(format!("queue record of unknown kind {other}")),
         })
     }
@@ -229,12 +271,16 @@ impl Head {
             Stance::InFlight => 1,
             Stance::Delayed => 2,
         };
-        out.push(stance | u8::from(self.admitted) << 4 | u8::from(self.receipt_void) << 5);
+        let flags =
+            [(self.admitted, ADMITTED), (self.receipt_void, VOID), (self.moved, IS_MOVED), (self.per_group, PER_GROUP)];
+        out.push(flags.iter().filter(|(is_set, _)| *is_set).fold(stance, |byte, (_, flag)| byte | flag));
+        out.extend(self.held_s.to_le_bytes());
+        out.extend(self.sequence.to_le_bytes());
         out.extend(content);
         record(out)
     }
 
-    fn decode(queue: QueueId, from: &mut Reader<'_>) -> Result<Self, String> {
+    fn decode(version: u8, queue: QueueId, from: &mut Reader<'_>) -> Result<Self, String> {
         let message = from.message()?;
         let (sent_at_ms, due_at_ms) = (from.u64()?, from.u64()?);
         let (receives, receives_elsewhere, first_received) = (from.u32()?, from.u32()?, from.u32()?);
@@ -246,7 +292,7 @@ impl Head {
             2 => Stance::Delayed,
             other => return Err(format!("sent record of unknown stance {other}")),
         };
-        let (admitted, receipt_void) = (flags & 0x10 != 0, flags & 0x20 != 0);
+        let (held_s, sequence) = if version >= 2 { (from.u32()?, from.u64()?) } else { (0, 0) };
         Ok(Self {
             queue,
             message,
@@ -257,111 +303,25 @@ impl Head {
             first_received,
             source,
             stance,
-            admitted,
-            receipt_void,
+            admitted: flags & ADMITTED != 0,
+            receipt_void: flags & VOID != 0,
+            held_s,
+            sequence,
+            moved: flags & IS_MOVED != 0,
+            per_group: flags & PER_GROUP != 0,
         })
     }
 }
 
+const ADMITTED: u8 = 0x10;
+const VOID: u8 = 0x20;
+const IS_MOVED: u8 = 0x40;
+const PER_GROUP: u8 = 0x80;
+
 /// The content part of a sent record.
 pub(super) fn content_of(payload: &[u8]) -> &[u8] {
-    payload.get(HEAD_BYTES..).unwrap_or_default()
-}
-
-impl Content {
-    /// Bytes of the sent record that holds this.
-    pub(super) fn record_bytes(&self) -> usize {
-        let attributes: usize =
-            self.attributes.iter().map(|a| 13 + a.name.len() + a.data_type.len() + a.value.bytes().len()).sum();
-        let trace_header = self.trace_header.as_ref().map_or(0, String::len);
-        HEAD_BYTES + 1 + 4 + self.sender_id.len() + 4 + trace_header + 1 + attributes + self.body.len()
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.record_bytes());
-        put(&mut out, self.sender_id.as_bytes());
-        out.push(u8::from(self.trace_header.is_some()));
-        put(&mut out, self.trace_header.as_deref().unwrap_or_default().as_bytes());
-        out.push(u8::try_from(self.attributes.len()).unwrap_or(u8::MAX)); // at most ten, checked at the edge
-        for attribute in self.attributes.iter().take(usize::from(u8::MAX)) {
-            put(&mut out, attribute.name.as_bytes());
-            put(&mut out, attribute.data_type.as_bytes());
-            out.push(u8::from(matches!(attribute.value, AttributeValue::Binary(_))));
-            put(&mut out, attribute.value.bytes());
-        }
-        out.extend(self.body.as_bytes());
-        out
-    }
-
-    /// # Errors
-    /// A sentence that says what was expected.
-    pub(super) fn decode(content: &[u8]) -> Result<Self, String> {
-        let mut from = Reader(content);
-        let sender_id = from.text()?;
-        let has_trace_header = from.u8()? != 0;
-        let trace_header = Some(from.text()?).filter(|_| has_trace_header);
-        let mut attributes = Vec::new();
-        for _ in 0..from.u8()? {
-            let (name, data_type) = (from.text()?, from.text()?);
-            let binary = from.u8()? != 0;
-            let value = if binary {
-                AttributeValue::Binary(from.bytes()?.to_vec())
-            } else {
-                AttributeValue::Text(from.text()?)
-            };
-            attributes.push(MessageAttribute { name, data_type, value });
-        }
-        let body = utf8(from.0)?;
-        Ok(Self { body, attributes, trace_header, sender_id })
-    }
-}
-
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()); // messages end at 1 MiB
-    out.extend(bytes);
-}
-
-fn utf8(bytes: &[u8]) -> Result<String, String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| "text of a queue record is not UTF-8".to_owned())
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or("queue record ends early")?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        self.take(N)?.try_into().map_err(|_| "queue record ends early".to_owned())
-    }
-
-    fn u8(&mut self) -> Result<u8, String> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, String> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn message(&mut self) -> Result<MessageId, String> {
-        Ok(MessageId(self.array()?))
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], String> {
-        let count = self.u32()?;
-        self.take(usize::try_from(count).unwrap_or(usize::MAX))
-    }
-
-    fn text(&mut self) -> Result<String, String> {
-        utf8(self.bytes()?)
-    }
+    let head_bytes = if payload.first() == Some(&1) { HEAD_BYTES_V1 } else { HEAD_BYTES };
+    payload.get(head_bytes..).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -373,8 +333,13 @@ mod tests {
     fn entries() -> Vec<Entry> {
         let (queue, to) = (QueueId(3), QueueId(4));
         let message = MessageId::from_random([5; 16]);
-        let definition =
-            Definition { name: "jobs".into(), settings: Settings::default(), created_at_s: 1, modified_at_s: 2 };
+        let definition = Definition {
+            name: "jobs".into(),
+            settings: Settings::default(),
+            created_at_s: 1,
+            modified_at_s: 2,
+            sequence: 3,
+        };
         vec![
             Entry::Defined { queue, definition },
             Entry::Undefined { queue },
@@ -391,12 +356,17 @@ mod tests {
                 stance: Stance::InFlight,
                 admitted: true,
                 receipt_void: true,
+                held_s: 31_622_400,
+                sequence: 7,
+                moved: true,
+                per_group: true,
             }),
             Entry::Received { queue, message, receives: 7, first_received: 8, due_at_ms: 9 },
             Entry::Gone { queue, message },
             Entry::Hidden { queue, message, due_at_ms: 1 },
             Entry::Released { queue, message, due_at_ms: 1 },
-            Entry::Moved { queue, message, to, back: true },
+            Entry::Moved { queue, message, to, back: true, sequence: 5 },
+            Entry::Seen { queue, message, key: DeduplicationKey([6; 16]), sequence: 5, at_ms: 1 },
         ]
     }
 
@@ -415,23 +385,37 @@ mod tests {
         assert!(Entry::decode(&[VERSION + 1, SENT]).unwrap_err().contains("version"));
     }
 
-    proptest! {
-        #[test]
-        fn content_survives(body in ".{0,200}", sender in "[A-Z0-9]{0,20}", trace in proptest::option::of(".{0,40}"),
-            attributes in proptest::collection::vec((".{1,9}", "[a-z]{1,9}", proptest::option::of(".{0,9}"), proptest::collection::vec(any::<u8>(), 0..9)), 0..10)) {
-            let attributes = attributes.into_iter().map(|(name, data_type, text, bytes)| MessageAttribute {
-                name, data_type, value: text.map_or(AttributeValue::Binary(bytes), AttributeValue::Text),
-            }).collect();
-            let content = Content { body, attributes, trace_header: trace, sender_id: sender };
-            let encoded = content.encode();
-            prop_assert!(HEAD_BYTES + encoded.len() <= content.record_bytes());
-            prop_assert_eq!(Content::decode(&encoded), Ok(content));
-        }
+    #[test]
+    fn records_of_the_first_version_are_read() {
+        let mut sent = vec![1, SENT, 3, 0, 0, 0];
+        let message = MessageId::from_random([5; 16]);
+        sent.extend(message.0);
+        sent.extend(1_u64.to_le_bytes()); // sent
+        sent.extend(2_u64.to_le_bytes()); // due
+        sent.extend([7_u32, 1, 9, 4].iter().flat_map(|number| number.to_le_bytes()));
+        sent.push(0x31); // in flight, admitted, void
+        sent.extend([2, 0, 0, 0, b'A', b'K', 1, 3, 0, 0, 0, b'R', b'=', b'1', 0]);
+        sent.extend(b"body");
+        let Ok(Entry::Sent(head)) = Entry::decode(&sent) else { panic!("{:?}", Entry::decode(&sent)) };
+        assert_eq!((head.receives, head.receives_elsewhere, head.first_received), (7, 1, 9));
+        assert_eq!((head.source, head.stance), (Some(QueueId(4)), Stance::InFlight));
+        assert!(head.admitted && head.receipt_void && !head.moved && !head.per_group);
+        assert_eq!((head.held_s, head.sequence), (0, 0));
+        let content = Content::decode(content_of(&sent)).unwrap();
+        assert_eq!((content.body.as_str(), content.sender_id.as_str()), ("body", "AK"));
+        assert_eq!((content.trace_header.as_deref(), content.group_id), (Some("R=1"), None));
 
+        let mut moved = vec![1, MOVED, 3, 0, 0, 0];
+        moved.extend(message.0);
+        moved.extend([4, 0, 0, 0, 1]);
+        let expected = Entry::Moved { queue: QueueId(3), message, to: QueueId(4), back: true, sequence: 0 };
+        assert_eq!(Entry::decode(&moved), Ok(expected));
+    }
+
+    proptest! {
         #[test]
         fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Entry::decode(&bytes);
-            let _ = Content::decode(&bytes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A queue's attributes: read from what a caller wrote, checked, and written back as SQS does.
 //!
-//! Attributes that SQS knows and this appliance does not serve (FIFO, KMS, policies) are refused, never
+//! Attributes that SQS knows and this appliance does not serve (KMS, policies) are refused, never
 //! taken in silence. `backlot.JobQueue` is our own and is decided when the queue is made.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,33 @@ pub(super) struct Settings {
     pub redrive: Option<Redrive>,
     #[serde(default)]
     pub job_queue: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fifo: Option<Fifo>,
+    #[serde(default)]
+    pub flow: Flow,
+}
+
+/// What a FIFO queue is asked beside order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fifo {
+    /// A message without a deduplication id has the SHA-256 of its body for one.
+    pub content_based: bool,
+    /// A deduplication id counts within its message group alone.
+    pub per_group: bool,
+    /// `FifoThroughputLimit` is `perMessageGroupId`. Kept and given back: no queue is throttled here.
+    pub throughput_per_group: bool,
+}
+
+/// Whether messages come in and go out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Flow {
+    #[default]
+    Open,
+    /// Nothing is received.
+    Paused,
+    /// Nothing is sent.
+    Draining,
 }
 
 /// Where a message goes that was received too often.
@@ -52,6 +79,8 @@ impl Default for Settings {
             visibility_s: 30,
             redrive: None,
             job_queue: false,
+            fifo: None,
+            flow: Flow::Open,
         }
     }
 }
@@ -72,6 +101,7 @@ impl Settings {
         attributes: &BTreeMap<String, String>,
         creating: bool,
     ) -> Result<Self, QueueError> {
+        let mut fifo = self.fifo.unwrap_or_default();
         for (name, value) in attributes {
             match name.as_str() {
                 "DelaySeconds" => self.delay_s = number(name, value, 0, DELAY_S_MAX)?,
@@ -83,20 +113,36 @@ impl Settings {
                 "VisibilityTimeout" => self.visibility_s = number(name, value, 0, VISIBILITY_S_MAX)?,
                 "RedrivePolicy" => self.redrive = redrive(own, value)?,
                 JOB_QUEUE => {
-                    let wanted = match value.as_str() {
-                        "true" => true,
-                        "false" => false,
-                        _ => return Err(invalid(name, value, "it is true or false")),
-                    };
+                    let wanted = flag(name, value)?;
                     if !creating && wanted != self.job_queue {
                         return Err(invalid(name, value, "it is decided when the queue is made"));
                     }
                     self.job_queue = wanted;
                 }
-                "SqsManagedSseEnabled" | "FifoQueue" | "ContentBasedDeduplication" if value == "false" => {}
-                "FifoQueue" | "ContentBasedDeduplication" | "DeduplicationScope" | "FifoThroughputLimit" => {
-                    return Err(invalid(name, value, "FIFO queues are not served yet"));
+                "FifoQueue" => {
+                    let wanted = flag(name, value)?;
+                    if wanted != own.is_fifo() {
+                        return Err(match wanted {
+                            true => bad_fifo_name(),
+                            false => invalid(name, value, "the name of the queue ends with .fifo"),
+                        });
+                    }
+                    if creating && wanted {
+                        self.fifo = Some(fifo);
+                    }
                 }
+                "ContentBasedDeduplication" if own.is_fifo() => fifo.content_based = flag(name, value)?,
+                "DeduplicationScope" if own.is_fifo() => {
+                    fifo.per_group = choice(name, value, ["queue", "messageGroup"])?;
+                }
+                "FifoThroughputLimit" if own.is_fifo() => {
+                    fifo.throughput_per_group = choice(name, value, ["perQueue", "perMessageGroupId"])?;
+                }
+                "ContentBasedDeduplication" if value == "false" => {}
+                "ContentBasedDeduplication" | "DeduplicationScope" | "FifoThroughputLimit" => {
+                    return Err(invalid(name, value, "it is for FIFO queues"));
+                }
+                "SqsManagedSseEnabled" if value == "false" => {}
                 "SqsManagedSseEnabled" | "KmsMasterKeyId" | "KmsDataKeyReusePeriodSeconds" => {
                     return Err(invalid(name, value, "messages are not encrypted by the queue"));
                 }
@@ -108,6 +154,19 @@ impl Settings {
                     return Err(QueueError::UnknownAttribute(name.clone()));
                 }
             }
+        }
+        if own.is_fifo() {
+            if self.fifo.is_none() {
+                return Err(bad_fifo_name()); // the name says so, and `FifoQueue` does not
+            }
+            if fifo.throughput_per_group && !fifo.per_group {
+                let reason = "DeduplicationScope must be messageGroup with it";
+                return Err(invalid("FifoThroughputLimit", "perMessageGroupId", reason));
+            }
+            if self.job_queue {
+                return Err(invalid(JOB_QUEUE, "true", "a FIFO queue has an order of its own"));
+            }
+            self.fifo = Some(fifo);
         }
         Ok(self)
     }
@@ -129,6 +188,12 @@ impl Settings {
                 })
                 .to_string()
             }
+            "FifoQueue" => self.fifo.map(|_| "true".to_owned())?,
+            "ContentBasedDeduplication" => self.fifo?.content_based.to_string(),
+            "DeduplicationScope" => if self.fifo?.per_group { "messageGroup" } else { "queue" }.to_owned(),
+            "FifoThroughputLimit" => {
+                if self.fifo?.throughput_per_group { "perMessageGroupId" } else { "perQueue" }.to_owned()
+            }
             JOB_QUEUE if self.job_queue => "true".to_owned(),
             _ => return None,
         })
@@ -140,6 +205,30 @@ fn invalid(name: &str, value: &str, reason: &str) -> QueueError {
     QueueError::InvalidAttribute {
         name: name.to_owned(),
         problem: format!("Invalid value `{shown}` for the parameter {name}: {reason}."),
+    }
+}
+
+fn bad_fifo_name() -> QueueError {
+    let problem = "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with \
+                   .fifo suffix and be 1 to 80 in length; FifoQueue is true for it and for no other.";
+    QueueError::InvalidParameter { name: "QueueName", problem: problem.to_owned() }
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, QueueError> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(invalid(name, value, "it is true or false")),
+    }
+}
+
+/// Whether it is the second of two words.
+fn choice(name: &str, value: &str, words: [&str; 2]) -> Result<bool, QueueError> {
+    let [first, second] = words;
+    match value {
+        value if value == first => Ok(false),
+        value if value == second => Ok(true),
+        _ => Err(invalid(name, value, &format!("it is {first} or {second}"))),
     }
 }
 
@@ -175,8 +264,13 @@ fn redrive(own: &QueueName, value: &str) -> Result<Option<Redrive>, QueueError> 
     let ["arn", _, "sqs", _, ACCOUNT, target] = parts[..] else {
         return Err(wrong(&format!("deadLetterTargetArn is arn:aws:sqs:<region>:{ACCOUNT}:<queue>")));
     };
-    if QueueName::parse(target).is_none() || target == own.as_str() {
+    let Some(named) = QueueName::parse(target).filter(|target| target != own) else {
         return Err(wrong("deadLetterTargetArn names another queue"));
+    };
+    if named.is_fifo() != own.is_fifo() {
+        return Err(wrong(
+            "the dead-letter queue of a FIFO queue is a FIFO queue, and that of a standard queue a standard queue",
+        ));
     }
     Ok(Some(Redrive { target_arn: policy.dead_letter_target_arn, receives_max }))
 }
@@ -218,7 +312,9 @@ mod tests {
             ("MaximumMessageSize", "1023"),
             ("MessageRetentionPeriod", "59"),
             ("VisibilityTimeout", "43201"),
-            ("FifoQueue", "true"),
+            ("ContentBasedDeduplication", "true"),
+            ("DeduplicationScope", "queue"),
+            ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:d.fifo","maxReceiveCount":3}"#),
             ("KmsMasterKeyId", "alias/x"),
             ("SqsManagedSseEnabled", "true"),
             ("Policy", "{}"),
@@ -235,5 +331,33 @@ mod tests {
             assert!(problem.contains(name), "{problem}");
         }
         assert!(matches!(with("Colour", "red"), Err(QueueError::UnknownAttribute(name)) if name == "Colour"));
+    }
+
+    #[test]
+    fn a_fifo_queue_is_one_by_name_and_by_attribute_and_stays_one() {
+        let own = QueueName::parse("own.fifo").unwrap();
+        let given = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let made = |pairs: &[(&str, &str)]| Settings::default().with(&own, &given(pairs), true);
+        let settings = made(&[("FifoQueue", "true"), ("ContentBasedDeduplication", "true")]).unwrap();
+        for (name, value) in [
+            ("FifoQueue", "true"),
+            ("ContentBasedDeduplication", "true"),
+            ("DeduplicationScope", "queue"),
+            ("FifoThroughputLimit", "perQueue"),
+        ] {
+            assert_eq!(settings.get(name).as_deref(), Some(value), "{name}");
+        }
+        let faster = [("DeduplicationScope", "messageGroup"), ("FifoThroughputLimit", "perMessageGroupId")];
+        let faster = settings.clone().with(&own, &given(&faster), false).unwrap();
+        assert_eq!(faster.get("FifoThroughputLimit").as_deref(), Some("perMessageGroupId"));
+        assert_eq!(faster.get("ContentBasedDeduplication").as_deref(), Some("true"));
+        let text = serde_json::to_string(&faster).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), faster);
+
+        assert!(made(&[]).is_err(), "the name alone makes none");
+        assert!(with("FifoQueue", "true").is_err(), "and neither does the attribute");
+        assert!(made(&[("FifoQueue", "true"), ("FifoThroughputLimit", "perMessageGroupId")]).is_err());
+        assert!(made(&[("FifoQueue", "true"), (JOB_QUEUE, "true")]).is_err());
+        assert!(settings.with(&own, &given(&[("FifoQueue", "false")]), false).is_err());
     }
 }

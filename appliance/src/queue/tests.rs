@@ -1,5 +1,7 @@
 //! The handle over a real control journal in a temporary folder.
 
+mod fifo;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

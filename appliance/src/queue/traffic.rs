@@ -1,20 +1,20 @@
-//! Messages in and out: send, receive, delete, visibility, and what an overseer decides.
+//! Messages out: receive, delete, visibility, and what an overseer decides.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_journal::{Class as RecordClass, JournalError};
 use backlot_wire::Timestamp;
-use rand::RngCore;
 use tokio::sync::oneshot;
 
-use super::engine::{Context, Deletion, Incoming, Queue, Taken};
+use super::engine::{Asked, Context, Deletion, Queue, Taken};
 use super::model::{
-    AttributeValue, BATCH_MAX, Decision, Delivery, HELD_S_MAX, MESSAGE_BYTES_MAX, MessageAttribute, MessageId,
-    QueueError, QueueId, Receipt, ReceiveRequest, SendRequest, Sent, Standing, VISIBILITY_S_MAX, WAIT_S_MAX,
+    AttributeValue, BATCH_MAX, Decision, Delivery, MessageAttribute, MessageId, QueueError, QueueId, Receipt,
+    ReceiveRequest, Standing, VISIBILITY_S_MAX, WAIT_S_MAX, sequence_number,
 };
 use super::overseer::{Action, CHANGE_RECORDS_BYTES_MAX};
 use super::record::{Content, Entry, SMALL_BYTES_MAX, content_of};
+use super::sending::{WRONG_TYPE, check_mark, invalid};
 use super::{Queues, Shared, State, Ticket, acknowledged, store_error};
 use crate::clock::Now;
 use crate::control::{ControlError, Record};
@@ -29,103 +29,9 @@ impl Shared {
         let told = if self.overseer.is_some() { 2 * CHANGE_RECORDS_BYTES_MAX } else { 0 };
         changes * (3 * SMALL_BYTES_MAX + told)
     }
-
-    fn next_id(&self) -> MessageId {
-        let mut bytes = [0; 16];
-        self.ids.lock().fill_bytes(&mut bytes);
-        MessageId::from_random(bytes)
-    }
 }
 
 impl Queues {
-    /// Sends one message to `queue`; on a job queue the overseer admits it first.
-    ///
-    /// # Errors
-    /// [`QueueError::NotAdmitted`] with the overseer's sentence; [`QueueError::Store`]: nothing was sent.
-    pub async fn send(&self, queue: &str, request: SendRequest) -> Result<Sent, QueueError> {
-        let mut sent = self.send_batch(queue, vec![request]).await?;
-        sent.pop().unwrap_or_else(|| Err(QueueError::NoSuchQueue(queue.to_owned())))
-    }
-
-    /// Sends up to ten messages in one journal group. Each is taken or refused for itself, in the order of `requests`.
-    ///
-    /// # Errors
-    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`]: nothing was sent.
-    pub async fn send_batch(
-        &self,
-        queue: &str,
-        requests: Vec<SendRequest>,
-    ) -> Result<Vec<Result<Sent, QueueError>>, QueueError> {
-        let found = self.shared.find(queue)?;
-        let mut room = 0;
-        let mut prepared = Vec::with_capacity(requests.len());
-        for request in requests.into_iter().take(BATCH_MAX) {
-            let outgoing = self.prepare_send(&found, request);
-            if let Ok(outgoing) = &outgoing {
-                room += outgoing.record_bytes;
-            }
-            prepared.push(outgoing);
-        }
-        if room == 0 {
-            return Ok(prepared.into_iter().map(|outgoing| outgoing.map(Outgoing::into_sent)).collect());
-        }
-        let permit = self.shared.control.reserve(room, RecordClass::Growing).await.map_err(store_error(queue))?;
-        let (answers, commit) = self.shared.decide(permit, |state, ctx| {
-            let mut send = |outgoing: Outgoing| {
-                state.engine.send(ctx, &found, &outgoing.incoming()).map(|()| outgoing.into_sent())
-            };
-            prepared.into_iter().map(|outgoing| outgoing.and_then(&mut send)).collect::<Vec<_>>()
-        });
-        acknowledged(queue, commit).await?;
-        self.shared.publish();
-        Ok(answers)
-    }
-
-    /// Everything about a send that needs no lock.
-    fn prepare_send(&self, queue: &Queue, request: SendRequest) -> Result<Outgoing, QueueError> {
-        let delay_s = request.delay_s.unwrap_or(queue.settings.delay_s);
-        if delay_s > HELD_S_MAX {
-            return Err(invalid("DelaySeconds", format!("Value {delay_s} for parameter DelaySeconds is invalid.")));
-        }
-        let attributes: usize =
-            request.attributes.iter().map(|a| a.name.len() + a.data_type.len() + a.value.bytes().len()).sum();
-        let bytes_max = queue.settings.message_bytes_max as usize;
-        if request.body.len() + attributes > bytes_max {
-            let problem =
-                format!("One or more parameters are invalid. Reason: Message must be shorter than {bytes_max} bytes.");
-            return Err(invalid("MessageBody", problem));
-        }
-        if request.body.is_empty() {
-            return Err(invalid("MessageBody", "The request must contain the parameter MessageBody.".to_owned()));
-        }
-        if !request.body.chars().all(is_writable) {
-            let problem = "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | \
-                           #xE000 to #xFFFD | #x10000 to #x10FFFF";
-            return Err(QueueError::NotAdmitted(problem.to_owned()));
-        }
-        let mut body = request.body;
-        let mut admitted = None;
-        if let Some(overseer) = self.shared.overseer().filter(|_| queue.settings.job_queue) {
-            let now = self.shared.clock.now();
-            let answer = overseer.admit(now, queue.name.as_str(), &body).map_err(QueueError::NotAdmitted)?;
-            if answer.body.len() > 2 * MESSAGE_BYTES_MAX {
-                return Err(QueueError::NotAdmitted("the job is too large once its defaults are filled in".to_owned()));
-            }
-            body = answer.body;
-            admitted = Some((answer.priority, answer.class, answer.tenant));
-        }
-        let told = if admitted.is_some() { 2 * body.len() + CHANGE_RECORDS_BYTES_MAX } else { 0 };
-        let content = Content {
-            body,
-            attributes: request.attributes,
-            trace_header: request.trace_header,
-            sender_id: request.sender_id,
-        };
-        let record_bytes = content.record_bytes() + told;
-        let encoded = content.encode();
-        Ok(Outgoing { id: self.shared.next_id(), body: content.body, encoded, delay_s, admitted, record_bytes })
-    }
-
     /// Receives up to `messages_max` messages, waiting as long as asked while there is none. Dropping the future while
     /// it waits leaves the line.
     ///
@@ -136,27 +42,29 @@ impl Queues {
         let found = shared.find(queue)?;
         let wait_s = request.wait_s.unwrap_or(found.settings.wait_s).min(WAIT_S_MAX);
         let deadline_ms = shared.clock.now().mono_ms + u64::from(wait_s) * 1000;
-        let asked = Asked {
+        check_attempt(&found, request.attempt_id.as_deref())?;
+        let wish = Wish {
             messages_max: request.messages_max.clamp(1, BATCH_MAX),
             visibility_s: request.visibility_s.unwrap_or(found.settings.visibility_s).min(VISIBILITY_S_MAX),
             agent: request.agent.map(Arc::from),
+            attempt_id: request.attempt_id,
         };
         let mut in_line = InLine { shared: Arc::clone(shared), queue: found.id, ticket: None };
         loop {
-            let room = shared.room(asked.changes_max());
+            let room = shared.room(wish.changes_max());
             let permit = shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
-            let (turn, commit) =
-                shared.decide(permit, |state, ctx| asked.turn(shared, state, ctx, &found, &mut in_line, deadline_ms));
-            match turn? {
-                Turn::Taken(taken) => {
+            let (step, commit) =
+                shared.decide(permit, |state, ctx| wish.step(shared, state, ctx, &found, &mut in_line, deadline_ms));
+            match step? {
+                Step::Taken(taken) => {
                     drop(in_line);
                     acknowledged(queue, commit).await?;
                     return Ok(taken.into_iter().filter_map(|taken| self.deliver(&found, taken)).collect());
                 }
                 // Messages were moved away; they are on their way to the disk, and nobody waits for that.
-                Turn::Again => {}
-                Turn::Nothing => return Ok(Vec::new()),
-                Turn::Wait { woken, left } => {
+                Step::Again => {}
+                Step::Nothing => return Ok(Vec::new()),
+                Step::Wait { woken, left } => {
                     let closing = async {
                         match shared.closing.get() {
                             Some(closing) => closing.cancelled().await,
@@ -197,6 +105,7 @@ impl Queues {
                 tracing::error!(queue = queue.name.as_str(), message_id, ?lsn, problem, "read a message's body");
             })
             .ok()?;
+        let aged_from_ms = head.sent_at_ms + u64::from(head.held_s) * 1000;
         let mut attributes = content.attributes;
         if let Some(overseer) = self.shared.overseer().filter(|_| taken.admitted) {
             let added = overseer.attributes(queue.name.as_str(), &message_id);
@@ -217,16 +126,20 @@ impl Queues {
             sender_id: content.sender_id,
             sent_at: Timestamp(head.sent_at_ms),
             receive_count: taken.receive_count,
-            first_received_at: Timestamp(head.sent_at_ms + u64::from(taken.first_received_after_ms)),
+            first_received_at: Timestamp(aged_from_ms + u64::from(taken.first_received_after_ms)),
             source: taken.source.map(|source| source.to_string()),
+            group_id: content.group_id,
+            deduplication_id: content.deduplication_id,
+            sequence_number: taken.sequence.map(sequence_number),
         })
     }
 
     /// Deletes up to ten messages by their receipts, in one journal group. A message that has gone already, or was
-    /// received again by somebody else, is answered like one that was deleted: so does SQS.
+    /// received again by somebody else, is answered like one that was deleted: so does SQS on standard queues.
     ///
     /// # Errors
-    /// Outside [`QueueError::NoSuchQueue`] and [`QueueError::Store`]; for one entry [`QueueError::ForeignReceipt`].
+    /// Outside [`QueueError::NoSuchQueue`] and [`QueueError::Store`]; for one entry [`QueueError::ForeignReceipt`], and on a FIFO
+    /// queue [`QueueError::ReceiptExpired`].
     pub async fn delete(&self, queue: &str, receipts: &[String]) -> Result<Vec<Result<(), QueueError>>, QueueError> {
         let found = self.shared.find(queue)?;
         let receipts: Vec<_> = receipts.iter().take(BATCH_MAX).map(|text| Receipt::decode(text)).collect();
@@ -341,61 +254,37 @@ impl Queues {
     }
 }
 
-fn invalid(name: &'static str, problem: String) -> QueueError {
-    QueueError::InvalidParameter { name, problem }
-}
-
-/// What XML 1.0 can write: SQS takes nothing else in a body.
-fn is_writable(character: char) -> bool {
-    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
-}
-
-/// A message that may be sent.
-struct Outgoing {
-    id: MessageId,
-    body: String,
-    encoded: Vec<u8>,
-    delay_s: u32,
-    admitted: Option<(u8, super::Class, super::Tenant)>,
-    record_bytes: usize,
-}
-
-impl Outgoing {
-    fn incoming(&self) -> Incoming<'_> {
-        Incoming {
-            id: self.id,
-            content: &self.encoded,
-            body: &self.body,
-            delay_s: self.delay_s,
-            admitted: self.admitted,
-        }
-    }
-
-    fn into_sent(self) -> Sent {
-        Sent { message_id: self.id.to_string(), body: self.body }
+/// A receive names itself on FIFO queues alone.
+fn check_attempt(queue: &Queue, attempt_id: Option<&str>) -> Result<(), QueueError> {
+    const NAME: &str = "ReceiveRequestAttemptId";
+    match attempt_id {
+        Some(id) if queue.settings.fifo.is_none() => Err(invalid(NAME, id, WRONG_TYPE)),
+        id => check_mark(NAME, id),
     }
 }
 
-struct Asked {
+/// What a receive asks, for as long as it waits.
+struct Wish {
     messages_max: usize,
     visibility_s: u32,
     agent: Option<Arc<str>>,
+    attempt_id: Option<String>,
 }
 
-enum Turn {
+enum Step {
     Taken(Vec<Taken>),
     Again,
     Nothing,
     Wait { woken: oneshot::Receiver<()>, left: Duration },
 }
 
-impl Asked {
+impl Wish {
     /// Changes one turn may make: what it takes, and some that must be moved away before.
     fn changes_max(&self) -> usize {
         self.messages_max + 4
     }
 
-    fn turn(
+    fn step(
         &self,
         shared: &Shared,
         state: &mut State,
@@ -403,29 +292,34 @@ impl Asked {
         queue: &Queue,
         in_line: &mut InLine,
         deadline_ms: u64,
-    ) -> Result<Turn, QueueError> {
-        let mut messages_max = self.messages_max;
-        if in_line.ticket.is_none() {
-            // What is ready belongs to those who were woken for it.
-            let ready = state.engine.counts(queue.id).ready;
-            messages_max = messages_max.min(ready.saturating_sub(state.waiting.woken(queue.id)));
-        }
-        let agent = self.agent.as_deref();
-        let taken = state.engine.receive(ctx, queue, agent, messages_max, self.visibility_s, self.changes_max())?;
+    ) -> Result<Step, QueueError> {
+        let messages_max = match in_line.ticket {
+            Some(_) => self.messages_max,
+            // What can be received belongs to those who were woken for it.
+            None => state.engine.share(queue.id, state.waiting.woken(queue.id), self.messages_max),
+        };
+        let asked = Asked {
+            agent: self.agent.as_deref(),
+            messages_max,
+            visibility_s: self.visibility_s,
+            changes_max: self.changes_max(),
+            attempt_id: self.attempt_id.as_deref(),
+        };
+        let taken = state.engine.receive(ctx, queue, &asked)?;
         if !taken.is_empty() {
-            return Ok(Turn::Taken(taken));
+            return Ok(Step::Taken(taken));
         }
         if ctx.group.changes > 0 {
-            return Ok(Turn::Again);
+            return Ok(Step::Again);
         }
         let left_ms = deadline_ms.saturating_sub(ctx.now.mono_ms);
         if left_ms == 0 {
-            return Ok(Turn::Nothing);
+            return Ok(Step::Nothing);
         }
         let (ticket, woken) = state.waiting.sleep(queue.id, in_line.ticket, self.agent.clone());
         in_line.ticket = Some(ticket);
         shared.pass_on(state, queue.id);
-        Ok(Turn::Wait { woken, left: Duration::from_millis(left_ms) })
+        Ok(Step::Wait { woken, left: Duration::from_millis(left_ms) })
     }
 }
 

@@ -77,6 +77,16 @@ impl Waiting {
         }
     }
 
+    /// The queues that somebody waits for.
+    pub(super) fn queues(&self) -> Vec<QueueId> {
+        self.lines.keys().copied().collect()
+    }
+
+    /// Whether somebody waits for `queue` who was not woken.
+    pub(super) fn is_slept_for(&self, queue: QueueId) -> bool {
+        self.lines.get(&queue).is_some_and(|line| !line.asleep.is_empty())
+    }
+
     /// How many are in line, on all queues.
     #[cfg(test)]
     pub(super) fn line_lengths(&self) -> usize {

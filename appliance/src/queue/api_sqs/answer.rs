@@ -30,6 +30,8 @@ pub(super) struct Receipted {
     pub md5_of_body: String,
     pub md5_of_attributes: Option<String>,
     pub md5_of_system_attributes: Option<String>,
+    /// On FIFO queues.
+    pub sequence_number: Option<String>,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl Receipted {
         put(&mut object, "MD5OfMessageBody", Some(&self.md5_of_body));
         put(&mut object, "MD5OfMessageAttributes", self.md5_of_attributes.as_ref());
         put(&mut object, "MD5OfMessageSystemAttributes", self.md5_of_system_attributes.as_ref());
+        put(&mut object, "SequenceNumber", self.sequence_number.as_ref());
         object.into()
     }
 
@@ -168,6 +171,7 @@ impl Receipted {
         xml.leaf("MD5OfMessageBody", &self.md5_of_body);
         xml.leaf_if("MD5OfMessageAttributes", self.md5_of_attributes.as_ref());
         xml.leaf_if("MD5OfMessageSystemAttributes", self.md5_of_system_attributes.as_ref());
+        xml.leaf_if("SequenceNumber", self.sequence_number.as_ref());
     }
 }
 

@@ -113,11 +113,13 @@ pub(super) fn of(error: QueueError) -> AwsError {
         QueueError::NotAdmitted(sentence) => plain!("InvalidMessageContents", sentence),
         QueueError::UnknownAttribute(name) => unknown_attribute(&name),
         QueueError::InvalidAttribute { problem, .. } => plain!("InvalidAttributeValue", problem),
-        QueueError::InvalidParameter { name: "MessageBody", problem } if problem.starts_with("The request must") => {
-            missing("MessageBody")
-        }
         QueueError::InvalidParameter { problem, .. } => invalid_parameter(problem),
         QueueError::ForeignReceipt => plain!("ReceiptHandleIsInvalid", "The input receipt handle is invalid."),
+        QueueError::ReceiptExpired => {
+            invalid_parameter("Value for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.")
+        }
+        QueueError::Missing(parameter) => missing(parameter),
+        error @ QueueError::Draining(_) => legacy!("UnsupportedOperation", error.to_string()),
         QueueError::NotInFlight => legacy!("MessageNotInflight", "The message referred to isn't in flight."),
         error @ (QueueError::OverLimit(_) | QueueError::Full(_)) => plain!("OverLimit", error.to_string()),
         QueueError::Store { source: ControlError::Journal(JournalError::Full), queue } => {

@@ -130,6 +130,7 @@ impl Sqs {
             visibility_s: receive.visibility_s,
             wait_s: receive.wait_s,
             agent: call.agent.clone(),
+            attempt_id: receive.attempt_id.clone(),
         };
         let deliveries = self.queues.receive(&receive.queue, asked).await.map_err(fault::of)?;
         let message = |delivery| message(delivery, &call.region, &receive);
@@ -177,6 +178,7 @@ impl Sums {
             md5_of_body: self.body,
             md5_of_attributes: self.attributes,
             md5_of_system_attributes: self.system,
+            sequence_number: sent.sequence_number,
         }
     }
 }
@@ -188,6 +190,9 @@ fn message(delivery: Delivery, region: &str, asked: &Receive) -> Message {
         ("ApproximateReceiveCount", Some(delivery.receive_count.to_string())),
         ("ApproximateFirstReceiveTimestamp", Some(delivery.first_received_at.unix_ms().to_string())),
         ("AWSTraceHeader", delivery.trace_header),
+        ("MessageGroupId", delivery.group_id),
+        ("MessageDeduplicationId", delivery.deduplication_id),
+        ("SequenceNumber", delivery.sequence_number),
         ("DeadLetterQueueSourceArn", delivery.source.map(|source| settings::arn(region, &source))),
     ];
     let wanted = |name: &str| asked.system.iter().any(|asked| asked == "All" || asked == name);

@@ -1,6 +1,6 @@
 //! A call as one typed value, whichever protocol it came in.
 //!
-//! What SQS has and this appliance does not serve (FIFO parameters, tags, policies, move tasks) is refused here by name, so
+//! What SQS has and this appliance does not serve (tags, policies, move tasks) is refused here by name, so
 //! that no caller believes it was done.
 
 use std::collections::{BTreeMap, HashSet};
@@ -50,6 +50,8 @@ pub(super) struct Receive {
     pub system: Vec<String>,
     /// Message attributes to answer with.
     pub message: Vec<String>,
+    /// `ReceiveRequestAttemptId`.
+    pub attempt_id: Option<String>,
 }
 
 /// One entry of a batch: what it asks, or why it is refused by itself.
@@ -315,12 +317,6 @@ impl Request {
 
 impl EntryFields {
     fn message(self, sender_id: &str) -> Result<SendRequest, AwsError> {
-        let fifo =
-            [("MessageGroupId", &self.message_group_id), ("MessageDeduplicationId", &self.message_deduplication_id)];
-        if let Some((name, Some(value))) = fifo.into_iter().find(|(_, value)| value.is_some()) {
-            let reason = "The request include parameter that is not valid for this queue type.";
-            return Err(fault::invalid_value(value, name, reason));
-        }
         let delay_s = bounded(self.delay_seconds, "DelaySeconds", 0, DELAY_S_MAX)?;
         let mut attributes = Vec::new();
         for (name, fields) in self.message_attributes.unwrap_or_default() {
@@ -342,7 +338,15 @@ impl EntryFields {
             }
         }
         let body = required(self.message_body.filter(|body| !body.is_empty()), "MessageBody")?;
-        Ok(SendRequest { body, delay_s, attributes, trace_header, sender_id: sender_id.to_owned() })
+        Ok(SendRequest {
+            body,
+            delay_s,
+            attributes,
+            trace_header,
+            sender_id: sender_id.to_owned(),
+            group_id: self.message_group_id,
+            deduplication_id: self.message_deduplication_id,
+        })
     }
 
     fn receipt(self) -> Result<String, AwsError> {
@@ -379,10 +383,6 @@ impl AttributeFields {
 }
 
 fn receive(fields: Fields) -> Result<Receive, AwsError> {
-    if let Some(value) = fields.receive_request_attempt_id {
-        let reason = "The request include parameter that is not valid for this queue type.";
-        return Err(fault::invalid_value(&value, "ReceiveRequestAttemptId", reason));
-    }
     let most = u32::try_from(BATCH_MAX).unwrap_or(u32::MAX); // ten
     let messages_max = bounded(fields.max_number_of_messages, "MaxNumberOfMessages", 1, most)?;
     let mut system = known(fields.attribute_names, SYSTEM_ATTRIBUTES)?;
@@ -403,6 +403,7 @@ fn receive(fields: Fields) -> Result<Receive, AwsError> {
         wait_s: bounded(fields.wait_time_seconds, "WaitTimeSeconds", 0, WAIT_S_MAX)?,
         system,
         message: fields.message_attribute_names.unwrap_or_default(),
+        attempt_id: fields.receive_request_attempt_id,
     })
 }
 
@@ -473,8 +474,8 @@ fn batch<T>(
     let mut asked = Vec::with_capacity(entries.len());
     for mut entry in entries {
         let id = required(entry.id.take(), "Id")?;
-        if QueueName::parse(&id).is_none() {
-            return Err(fault::invalid_entry_id()); // the same letters and length as a name
+        if QueueName::parse(&id).is_none_or(|id| id.is_fifo()) {
+            return Err(fault::invalid_entry_id()); // the same letters and length as a standard queue's name
         }
         if !ids.insert(id.clone()) {
             return Err(fault::entry_ids_not_distinct(&id));

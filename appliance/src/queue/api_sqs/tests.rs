@@ -1,5 +1,7 @@
 //! Calls as the door hands them in, over a real journal; and garbage.
 
+mod fifo;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -151,7 +153,13 @@ async fn errors_have_the_codes_that_sdks_know() {
         ("SendMessage", json!({"QueueUrl": URL}), "MissingParameter"),
         ("SendMessage", json!({"QueueUrl": URL, "MessageBody": "\u{1}"}), "InvalidMessageContents"),
         ("SendMessage", json!({"QueueUrl": URL, "MessageBody": "x".repeat(1_048_577)}), "InvalidParameterValue"),
-        ("SendMessage", json!({"QueueUrl": URL, "MessageBody": "x", "MessageGroupId": "g"}), "InvalidParameterValue"),
+        ("SendMessage", json!({"QueueUrl": URL, "MessageBody": "x", "MessageGroupId": "a b"}), "InvalidParameterValue"),
+        (
+            "SendMessage",
+            json!({"QueueUrl": URL, "MessageBody": "x", "MessageDeduplicationId": "d"}),
+            "InvalidParameterValue",
+        ),
+        ("ReceiveMessage", json!({"QueueUrl": URL, "ReceiveRequestAttemptId": "a"}), "InvalidParameterValue"),
         ("SendMessage", json!({"QueueUrl": URL, "MessageBody": 7}), "MalformedInput"),
         ("SendMessageBatch", json!({"QueueUrl": URL, "Entries": []}), "AWS.SimpleQueueService.EmptyBatchRequest"),
         (
@@ -182,7 +190,7 @@ async fn errors_have_the_codes_that_sdks_know() {
         ("DeleteMessage", json!({"QueueUrl": URL, "ReceiptHandle": receipt.encode()}), "ReceiptHandleIsInvalid"),
         ("CreateQueue", json!({"QueueName": "a b"}), "InvalidParameterValue"),
         ("CreateQueue", json!({"QueueName": "a.fifo"}), "InvalidParameterValue"),
-        ("CreateQueue", json!({"QueueName": "f", "Attributes": {"FifoQueue": "true"}}), "InvalidAttributeValue"),
+        ("CreateQueue", json!({"QueueName": "f", "Attributes": {"FifoQueue": "true"}}), "InvalidParameterValue"),
         ("CreateQueue", json!({"QueueName": "f", "Attributes": {"Colour": "red"}}), "InvalidAttributeName"),
         ("CreateQueue", json!({"QueueName": "f", "tags": {"a": "b"}}), "AWS.SimpleQueueService.UnsupportedOperation"),
         ("CreateQueue", json!({"QueueName": "shots", "Attributes": {"DelaySeconds": "7"}}), "QueueAlreadyExists"),

@@ -6,25 +6,36 @@
 //!
 //! Invariants: a message in flight is handed to nobody until its timeout ends; only the newest receipt deletes; a message
 //! is received only after its send is durable ([`Engine::publish`]); what was received as often as its queue
-//! allows goes to the dead-letter queue when it would become ready again, or at the next receive at the latest.
+//! allows goes to the dead-letter queue when it would become ready again, or at the next receive at the latest; on a FIFO
+//! queue no message is received while one before it in its group is there, and none is sent twice within five minutes.
 
+mod attempts;
+mod deduplication;
 mod messages;
 mod moves;
+mod order;
+mod queues;
 mod replay;
 mod shelf;
 mod timers;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use backlot_journal::Lsn;
 
+use self::attempts::Attempts;
+use self::deduplication::Deduplication;
+use self::order::Discipline;
+pub(super) use self::order::Offer;
 pub(super) use self::shelf::{Counts, Place};
-use self::shelf::{Shelf, Slot, State};
-use super::model::{MessageId, QUEUES_MAX, QueueError, QueueId, QueueName, Receipt};
-use super::overseer::{Action, Change, Class, Overseer, Tenant};
-use super::record::{Definition, Entry};
-use super::settings::Settings;
+use self::shelf::{Removed, Shelf, Slot, State};
+use super::model::{
+    DeduplicationKey, FIFO_IN_FLIGHT_MAX, IN_FLIGHT_MAX, MessageId, QueueError, QueueId, QueueName, Receipt,
+};
+use super::overseer::{Action, Change, Class, Overseer, Tenant, Turn};
+use super::record::Entry;
+use super::settings::{Flow, Settings};
 use crate::clock::Now;
 use crate::control::Record;
 
@@ -48,6 +59,34 @@ struct Kept {
     swept: Place,
     /// It is being deleted.
     closed: bool,
+    deduplication: Deduplication,
+    attempts: Attempts,
+    /// When somebody who waits may receive what nobody may now, by time alone.
+    not_before_ms: Option<u64>,
+}
+
+impl Kept {
+    fn new(queue: Queue, discipline: Discipline) -> Self {
+        Self {
+            queue,
+            lsn: Lsn(0),
+            shelf: Shelf::new(discipline),
+            tally: Tally::default(),
+            swept: 0,
+            closed: false,
+            deduplication: Deduplication::default(),
+            attempts: Attempts::default(),
+            not_before_ms: None,
+        }
+    }
+
+    fn is_fifo(&self) -> bool {
+        self.queue.settings.fifo.is_some()
+    }
+
+    fn in_flight_max(&self) -> usize {
+        if self.is_fifo() { FIFO_IN_FLIGHT_MAX } else { IN_FLIGHT_MAX }
+    }
 }
 
 /// What a purged queue held.
@@ -73,8 +112,10 @@ pub(super) struct Group {
     pub records: Vec<Record>,
     /// Which of the records have a position that the engine keeps.
     placements: Vec<(usize, Placed)>,
-    /// Messages that became ready, for those who wait.
-    pub ready: Vec<(QueueId, Class)>,
+    /// Messages that can be received as of now, for those who wait.
+    pub ready: Vec<(QueueId, Offer)>,
+    /// Messages of job queues left flight, or time came on: limits of the overseer may be free again.
+    pub freed: bool,
     /// Changes made, as the caller budgets them.
     pub changes: usize,
     /// The earliest timer that was set.
@@ -88,6 +129,11 @@ enum Placed {
 }
 
 impl Group {
+    /// Nothing was decided but that limits of the overseer may be free again.
+    pub(super) fn of_freed_limits() -> Self {
+        Self { freed: true, ..Self::default() }
+    }
+
     fn write(&mut self, entry: &Entry) {
         self.records.push(entry.encode());
     }
@@ -111,8 +157,34 @@ pub(super) struct Incoming<'a> {
     pub content: &'a [u8],
     pub body: &'a str,
     pub delay_s: u32,
+    pub group_id: Option<&'a str>,
+    /// On FIFO queues.
+    pub deduplication: Option<DeduplicationKey>,
+    /// Whether that is within the group alone.
+    pub per_group: bool,
     /// Priority, class and tenant from the overseer.
     pub admitted: Option<(u8, Class, Tenant)>,
+}
+
+/// What a send came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// That of the first send where this is a duplicate.
+    pub message: MessageId,
+    /// On FIFO queues.
+    pub sequence: Option<u64>,
+}
+
+/// What a receive asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked<'a> {
+    pub agent: Option<&'a str>,
+    pub messages_max: usize,
+    pub visibility_s: u32,
+    /// Of whatever kind: messages that must be moved away first count too.
+    pub changes_max: usize,
+    /// On FIFO queues.
+    pub attempt_id: Option<&'a str>,
 }
 
 /// A message that was received, but for its content.
@@ -122,8 +194,10 @@ pub(super) struct Taken {
     pub receipt: Receipt,
     /// Over all queues.
     pub receive_count: u32,
-    /// After its send.
+    /// After what its retention counts from.
     pub first_received_after_ms: u32,
+    /// On FIFO queues.
+    pub sequence: Option<u64>,
     pub source: Option<QueueName>,
     pub admitted: bool,
 }
@@ -166,22 +240,59 @@ impl Engine {
         kept.map(|kept| (&kept.queue, kept.shelf.counts(), kept.tally))
     }
 
-    /// Up to `limit` names after `after` that begin with `prefix`.
-    pub(super) fn names(&self, prefix: &str, after: &str, limit: usize) -> Vec<QueueName> {
-        let from = after.max(prefix).to_owned();
-        let rest = self.names.range::<str, _>((std::ops::Bound::Included(from.as_str()), std::ops::Bound::Unbounded));
-        let begins = rest.map(|(name, _)| name).take_while(|name| name.as_str().starts_with(prefix));
-        begins.filter(|name| name.as_str() > after).take(limit).cloned().collect()
-    }
-
     /// Whether an overseer owns the messages of the queue.
     pub(super) fn is_overseen(&self, queue: QueueId) -> bool {
         self.kept.get(&queue).is_some_and(|kept| kept.queue.settings.job_queue)
     }
 
-    /// The classes of the messages that are ready, each once.
-    pub(super) fn ready_classes(&self, queue: QueueId) -> std::collections::BTreeSet<Class> {
-        self.kept.get(&queue).map(|kept| kept.shelf.ready_classes().collect()).unwrap_or_default()
+    /// How much can be received now, as far as the queue itself goes: messages, or groups of them on a FIFO queue.
+    pub(super) fn offers(&self, queue: QueueId) -> usize {
+        let Some(kept) = self.kept.get(&queue).filter(|kept| kept.queue.settings.flow != Flow::Paused) else {
+            return 0;
+        };
+        match kept.shelf.order().open_groups() {
+            Some(_) if kept.shelf.counts().in_flight >= kept.in_flight_max() => 0,
+            Some(groups) => groups,
+            None => kept.shelf.counts().ready,
+        }
+    }
+
+    /// How many of `messages_max` somebody may take who comes while others were promised `promised` offers.
+    pub(super) fn share(&self, queue: QueueId, promised: usize, messages_max: usize) -> usize {
+        let left = self.offers(queue).saturating_sub(promised);
+        let grouped = self.kept.get(&queue).is_some_and(Kept::is_fifo);
+        if grouped && left > 0 { messages_max } else { left.min(messages_max) }
+    }
+
+    /// The classes of which a message may be received now by somebody who fits. Where time alone holds others back, the engine
+    /// remembers when to look again, and answers with it.
+    pub(super) fn open_classes(
+        &mut self,
+        now: Now,
+        queue: QueueId,
+        overseer: Option<&dyn Overseer>,
+    ) -> (BTreeSet<Class>, Option<u64>) {
+        let Some(kept) = self.kept.get_mut(&queue) else { return Default::default() };
+        let name = kept.queue.name.as_str();
+        let turn = |tenant| overseer.map_or(Turn::May { rank: 0 }, |overseer| overseer.turn(now, name, tenant));
+        let (classes, not_before_ms) = kept.shelf.order().open_classes(&turn);
+        (classes, not_before_ms.map(|mono_ms| look_again(kept, now, mono_ms)))
+    }
+
+    /// Whether what was offered may be received now, as [`Engine::open_classes`] says it.
+    pub(super) fn is_open(
+        &mut self,
+        now: Now,
+        queue: QueueId,
+        offer: Offer,
+        overseer: &dyn Overseer,
+    ) -> Result<(), Option<u64>> {
+        let Some(kept) = self.kept.get_mut(&queue) else { return Err(None) };
+        match overseer.turn(now, kept.queue.name.as_str(), offer.tenant) {
+            Turn::May { .. } => Ok(()),
+            Turn::NotBefore { mono_ms } => Err(Some(look_again(kept, now, mono_ms))),
+            Turn::AtLimit => Err(None),
+        }
     }
 
     pub(super) fn counts(&self, queue: QueueId) -> Counts {
@@ -190,124 +301,10 @@ impl Engine {
 
     /// Age of the oldest ready message in milliseconds, 0 where none is.
     pub(super) fn oldest_age_ms(&self, now: Now, queue: QueueId) -> u64 {
-        let oldest = self.kept.get(&queue).and_then(|kept| kept.shelf.oldest_ready_sent_ms());
-        oldest.map_or(0, |sent_ms| age_ms(now, sent_ms))
+        let oldest = self.kept.get(&queue).and_then(|kept| kept.shelf.oldest_ready_ms());
+        oldest.map_or(0, |aged_from_ms| age_ms(now, aged_from_ms))
     }
 
-    /// Makes the queue `name`.
-    ///
-    /// # Errors
-    /// [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::InvalidParameter`] where the
-    /// dead-letter queue does not exist.
-    pub(super) fn create(
-        &mut self,
-        ctx: &mut Context<'_>,
-        name: &QueueName,
-        settings: Settings,
-    ) -> Result<Queue, QueueError> {
-        if self.names.contains_key(name) {
-            return Err(QueueError::Exists(name.to_string())); // perhaps it is being deleted
-        }
-        if self.names.len() >= QUEUES_MAX {
-            return Err(QueueError::Full(format!("there are {QUEUES_MAX} queues")));
-        }
-        self.check_target(&settings)?;
-        self.last_id += 1;
-        let at_s = ctx.now.wall_ms / 1000;
-        let id = QueueId(self.last_id);
-        let queue =
-            Queue { id, name: name.clone(), settings: Arc::new(settings), created_at_s: at_s, modified_at_s: at_s };
-        self.names.insert(name.clone(), id);
-        let kept = Kept {
-            queue: queue.clone(),
-            lsn: Lsn(0),
-            shelf: Shelf::default(),
-            tally: Tally::default(),
-            swept: 0,
-            closed: false,
-        };
-        self.kept.insert(id, kept);
-        define(&queue, ctx.group);
-        Ok(queue)
-    }
-
-    /// # Errors
-    /// [`QueueError::InvalidParameter`] where the dead-letter queue does not exist.
-    pub(super) fn set(&mut self, ctx: &mut Context<'_>, queue: &Queue, settings: Settings) -> Result<(), QueueError> {
-        self.check_target(&settings)?;
-        let kept = self.kept.get_mut(&queue.id).ok_or_else(|| no_queue(queue))?;
-        kept.queue.settings = Arc::new(settings);
-        kept.queue.modified_at_s = ctx.now.wall_ms / 1000;
-        define(&kept.queue, ctx.group);
-        Ok(())
-    }
-
-    fn check_target(&self, settings: &Settings) -> Result<(), QueueError> {
-        match &settings.redrive {
-            Some(redrive) if !self.names.contains_key(redrive.target()) => Err(QueueError::InvalidParameter {
-                name: "RedrivePolicy",
-                problem: format!(
-                    "Value {} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist.",
-                    redrive.target_arn
-                ),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes the messages off a queue that nobody oversees, at once. What it held is for the caller to drop outside of the lock.
-    /// `None`: the queue is overseen, and [`Engine::purge_some`] does it piece by piece.
-    pub(super) fn purge(&mut self, ctx: &mut Context<'_>, queue: QueueId) -> Option<Emptied> {
-        let kept = self.kept.get_mut(&queue)?;
-        if overseer_of(kept, ctx.overseer).is_some() {
-            return None;
-        }
-        ctx.group.write(&Entry::Purged { queue });
-        Some(Emptied { _shelf: kept.shelf.take() })
-    }
-
-    /// Takes messages off that arrived before `before`, as long as fewer than `changes_max` changes were made, from the place
-    /// `walk` on. True: ask again.
-    pub(super) fn purge_some(
-        &mut self,
-        ctx: &mut Context<'_>,
-        queue: QueueId,
-        walk: &mut Place,
-        before: u64,
-        changes_max: usize,
-    ) -> bool {
-        let Some(kept) = self.kept.get_mut(&queue) else { return false };
-        while *walk < kept.shelf.places() {
-            if ctx.group.changes >= changes_max {
-                return true;
-            }
-            if kept.shelf.any(*walk).is_some_and(|slot| slot.arrival() < before) {
-                drop_message(kept, ctx, *walk, "purged");
-            }
-            *walk += 1;
-        }
-        false
-    }
-
-    /// What the next message's arrival will be.
-    pub(super) fn next_arrival(&self, queue: QueueId) -> u64 {
-        self.kept.get(&queue).map_or(0, |kept| kept.shelf.next_arrival())
-    }
-
-    /// From now on the queue is found by nobody; [`Engine::undefine`] ends it.
-    pub(super) fn close(&mut self, queue: QueueId) {
-        if let Some(kept) = self.kept.get_mut(&queue) {
-            kept.closed = true;
-        }
-    }
-
-    /// Takes the queue away with what is left on it.
-    pub(super) fn undefine(&mut self, ctx: &mut Context<'_>, queue: QueueId) -> Option<Emptied> {
-        let mut kept = self.kept.remove(&queue)?;
-        self.names.remove(&kept.queue.name);
-        ctx.group.write(&Entry::Undefined { queue });
-        Some(Emptied { _shelf: kept.shelf.take() })
-    }
     /// The group was submitted and its records stand at `lsns`.
     pub(super) fn placed(&mut self, group: &Group, lsns: &[Lsn]) {
         for (index, placed) in &group.placements {
@@ -338,13 +335,12 @@ impl Engine {
             let Some(slot) = kept.shelf.slot_of(place, arrival).filter(|slot| slot.state == State::Pending) else {
                 continue; // purged, or ended by its overseer, in the meantime
             };
-            let (class, due_ms) = (slot.class, slot.due_ms);
+            let due_ms = slot.due_ms;
             if due_ms > now.mono_ms {
-                kept.shelf.put(place, State::Delayed, due_ms);
+                put(kept, now, group, place, State::Delayed, due_ms);
                 group.timer(due_ms);
             } else {
-                kept.shelf.put(place, State::Ready, 0);
-                group.ready.push((queue, class));
+                put(kept, now, group, place, State::Ready, 0);
             }
         }
     }
@@ -354,29 +350,47 @@ impl Engine {
     }
 }
 
-fn define(queue: &Queue, group: &mut Group) {
-    group.placements.push((group.records.len(), Placed::Queue(queue.id)));
-    group.changes += 1;
-    let definition = Definition {
-        name: queue.name.to_string(),
-        settings: (*queue.settings).clone(),
-        created_at_s: queue.created_at_s,
-        modified_at_s: queue.modified_at_s,
-    };
-    group.write(&Entry::Defined { queue: queue.id, definition });
-}
-
 fn no_queue(queue: &Queue) -> QueueError {
     QueueError::NoSuchQueue(queue.name.to_string())
 }
 
-fn age_ms(now: Now, sent_ms: i64) -> u64 {
+fn age_ms(now: Now, from_ms: i64) -> u64 {
     let mono_ms = i64::try_from(now.mono_ms).unwrap_or(i64::MAX);
-    u64::try_from(mono_ms.saturating_sub(sent_ms)).unwrap_or(0)
+    u64::try_from(mono_ms.saturating_sub(from_ms)).unwrap_or(0)
+}
+
+/// Notes when to look again for those who wait, at the earliest in a moment: a moment that has passed would be looked at for ever.
+fn look_again(kept: &mut Kept, now: Now, mono_ms: u64) -> u64 {
+    let at_ms = kept.not_before_ms.map_or(mono_ms, |other_ms| other_ms.min(mono_ms)).max(now.mono_ms + 1);
+    kept.not_before_ms = Some(at_ms);
+    at_ms
+}
+
+/// Moves a message into `state` and notes for whom that matters.
+fn put(kept: &mut Kept, now: Now, group: &mut Group, place: Place, state: State, due_ms: u64) {
+    let before = kept.shelf.counts().in_flight;
+    let offer = kept.shelf.put(place, state, due_ms, now.mono_ms);
+    note(kept, group, before, offer);
+}
+
+/// Takes a message off its shelf and notes for whom that matters.
+fn take_off(kept: &mut Kept, now: Now, group: &mut Group, place: Place) -> Removed {
+    let before = kept.shelf.counts().in_flight;
+    let removed = kept.shelf.remove(place, now.mono_ms);
+    note(kept, group, before, removed.offer);
+    removed
+}
+
+fn note(kept: &Kept, group: &mut Group, in_flight_before: usize, offer: Option<Offer>) {
+    let left = kept.shelf.counts().in_flight < in_flight_before;
+    group.freed |= left && kept.queue.settings.job_queue;
+    // Those who found as much in flight as may be can try again.
+    let again = (left && in_flight_before == kept.in_flight_max()).then(Offer::default);
+    group.ready.extend(offer.or(again).map(|offer| (kept.queue.id, offer)));
 }
 
 fn expired(kept: &Kept, now: Now, slot: &Slot) -> bool {
-    age_ms(now, slot.sent_ms) >= u64::from(kept.queue.settings.retention_s) * 1000
+    age_ms(now, slot.aged_from_ms) >= u64::from(kept.queue.settings.retention_s) * 1000
 }
 
 /// Received as often as its queue allows.
@@ -398,15 +412,15 @@ fn observe(kept: &Kept, ctx: &mut Context<'_>, change: Change<'_>) -> Option<Act
     overseer.observe(ctx.now, kept.queue.name.as_str(), change, &mut ctx.group.records)
 }
 
-fn remove(kept: &mut Kept, group: &mut Group, place: Place) {
-    let (slot, _) = kept.shelf.remove(place);
-    group.write(&Entry::Gone { queue: kept.queue.id, message: slot.id });
+fn remove(kept: &mut Kept, now: Now, group: &mut Group, place: Place) {
+    let removed = take_off(kept, now, group, place);
+    group.write(&Entry::Gone { queue: kept.queue.id, message: removed.slot.id });
     group.changes += 1;
 }
 
 fn drop_message(kept: &mut Kept, ctx: &mut Context<'_>, place: Place, reason: &'static str) {
     let message_id = id_text(kept, ctx, kept.shelf.slot(place).id);
-    remove(kept, ctx.group, place);
+    remove(kept, ctx.now, ctx.group, place);
     let _ = observe(kept, ctx, Change::Dropped { message_id: &message_id, reason });
 }
 

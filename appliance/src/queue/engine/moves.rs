@@ -3,8 +3,8 @@
 use super::super::model::{MessageId, QueueId};
 use super::super::overseer::{Action, Change};
 use super::super::record::Entry;
-use super::shelf::{Place, Slot, State};
-use super::{Context, Engine, id_text, observe, remove, worn_out};
+use super::shelf::{Place, Removed, Slot, State};
+use super::{Context, Engine, id_text, observe, put, remove, take_off, worn_out};
 
 impl Engine {
     /// Does what the overseer wants done with one of its messages. Nothing where it is not on the queue.
@@ -13,7 +13,7 @@ impl Engine {
         let Some(place) = kept.shelf.find(message) else { return };
         match action {
             Action::Delete => {
-                remove(kept, ctx.group, place);
+                remove(kept, ctx.now, ctx.group, place);
                 kept.tally.deleted += 1;
             }
             Action::Release { delay_s } => {
@@ -25,22 +25,20 @@ impl Engine {
                 ctx.group.write(&Entry::Released { queue, message, due_at_ms: ctx.now.wall_ms + delay_ms });
                 let slot = kept.shelf.slot_mut(place);
                 slot.receipt_void = true;
-                let class = slot.class;
                 if slot.state == State::Pending {
-                    slot.due_ms = slot.due_ms.max(ctx.now.mono_ms + delay_ms); // it comes out by `publish`
+                    slot.due_ms = ctx.now.mono_ms + delay_ms; // it comes out by `publish`
                 } else if delay_s > 0 {
-                    kept.shelf.put(place, State::Delayed, ctx.now.mono_ms + delay_ms);
+                    put(kept, ctx.now, ctx.group, place, State::Delayed, ctx.now.mono_ms + delay_ms);
                     ctx.group.timer(ctx.now.mono_ms + delay_ms);
                 } else {
-                    kept.shelf.put(place, State::Ready, 0);
-                    ctx.group.ready.push((queue, class));
+                    put(kept, ctx.now, ctx.group, place, State::Ready, 0);
                 }
             }
             Action::DeadLetter => {
                 if !self.dead_letter(ctx, queue, place, false)
                     && let Some(kept) = self.kept.get_mut(&queue)
                 {
-                    remove(kept, ctx.group, place);
+                    remove(kept, ctx.now, ctx.group, place);
                 }
             }
             Action::Return => {
@@ -60,9 +58,7 @@ impl Engine {
             return;
         }
         let Some(kept) = self.kept.get_mut(&queue) else { return };
-        let class = kept.shelf.slot(place).class;
-        kept.shelf.put(place, State::Ready, 0);
-        ctx.group.ready.push((queue, class));
+        put(kept, ctx.now, ctx.group, place, State::Ready, 0);
         ctx.group.changes += 1;
     }
 
@@ -85,24 +81,25 @@ impl Engine {
         true
     }
 
-    fn transfer(&mut self, ctx: &mut Context<'_>, queue: QueueId, place: Place, to: QueueId, back: bool) {
+    pub(super) fn transfer(&mut self, ctx: &mut Context<'_>, queue: QueueId, place: Place, to: QueueId, back: bool) {
         let Some(kept) = self.kept.get_mut(&queue) else { return };
-        let (mut slot, _) = kept.shelf.remove(place);
+        let Removed { mut slot, lane, .. } = take_off(kept, ctx.now, ctx.group, place);
         let Some(target) = self.kept.get_mut(&to) else { return };
-        ctx.group.write(&Entry::Moved { queue, message: slot.id, to, back });
+        let sequence = if target.is_fifo() { target.shelf.next_arrival() } else { 0 };
+        ctx.group.write(&Entry::Moved { queue, message: slot.id, to, back, sequence });
         ctx.group.changes += 1;
         moved(&mut slot, back);
-        let (id, lsn, class) = (slot.id, slot.lsn, slot.class);
+        slot.due_ms = 0; // a delay ends with the move
         if slot.state != State::Pending {
             slot.state = State::Ready;
-            ctx.group.ready.push((to, class));
         }
-        let place = target.shelf.insert(slot);
+        let (place, offer) = target.shelf.insert(slot, &lane, ctx.now.mono_ms);
+        ctx.group.ready.extend(offer.map(|offer| (to, offer)));
         if !back {
-            target.shelf.set_source(id, queue);
+            target.shelf.set_source(slot.id, queue);
         }
         if slot.state == State::Pending {
-            self.pending.push_back((lsn, to, place, target.shelf.slot(place).arrival()));
+            self.pending.push_back((slot.lsn, to, place, target.shelf.slot(place).arrival()));
         }
     }
 }

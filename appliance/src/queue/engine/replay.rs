@@ -1,4 +1,5 @@
-//! The engine as its records tell it, and the records of what is live, for compaction. Until [`Engine::replayed`], `sent_ms` and `due_ms` of a slot are wall milliseconds.
+//! The engine as its records tell it, and the records of what is live, for compaction. Until [`Engine::replayed`], `aged_from_ms` and
+//! `due_ms` of a slot are wall milliseconds, and no queue has an order.
 //!
 //! A message may come before the definition of its queue: compaction has written the definition again. Its queue is
 //! kept under its number until the definition comes; what has none at the end had been deleted.
@@ -7,13 +8,16 @@ use std::sync::Arc;
 
 use backlot_journal::Lsn;
 
-use super::super::model::{HELD_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
+use super::super::model::{DeduplicationKey, HELD_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
 use super::super::overseer::Overseer;
 use super::super::record::{Content, Entry, Head, Stance, content_of};
 use super::super::settings::Settings;
+use super::deduplication::Seen;
 use super::moves::moved;
-use super::shelf::{Shelf, Slot, State};
-use super::{Engine, Group, Kept, Placed, Queue, Tally, define};
+use super::order::{Discipline, Lane};
+use super::queues::define;
+use super::shelf::{Removed, Shelf, Slot, State};
+use super::{Engine, Group, Kept, Placed, Queue, age_ms};
 use crate::clock::Now;
 
 impl Engine {
@@ -39,6 +43,7 @@ impl Engine {
                     created_at_s: definition.created_at_s,
                     modified_at_s: definition.modified_at_s,
                 };
+                kept.shelf.arrive_from(definition.sequence);
                 self.names.insert(name, queue);
                 self.undefined.remove(&queue);
             }
@@ -65,7 +70,7 @@ impl Engine {
                 if let Some(kept) = self.kept.get_mut(&queue)
                     && let Some(place) = kept.shelf.find(message)
                 {
-                    kept.shelf.remove(place);
+                    kept.shelf.remove(place, 0);
                 }
             }
             Entry::Hidden { queue, message, due_at_ms } => {
@@ -80,17 +85,21 @@ impl Engine {
                     (State::Delayed, due_at_ms)
                 });
             }
-            Entry::Moved { queue, message, to, back } => {
+            Entry::Moved { queue, message, to, back, sequence } => {
                 let Some(kept) = self.kept.get_mut(&queue) else { return Ok(()) };
                 let Some(place) = kept.shelf.find(message) else { return Ok(()) };
-                let (mut slot, _) = kept.shelf.remove(place);
+                let Removed { mut slot, lane, .. } = kept.shelf.remove(place, 0);
                 moved(&mut slot, back);
                 slot.state = State::Ready;
                 let target = self.kept_or_new(to);
-                target.shelf.insert(slot);
+                lay(&mut target.shelf, slot, &lane, sequence);
                 if !back {
                     target.shelf.set_source(message, queue);
                 }
+            }
+            Entry::Seen { queue, message, key, sequence, at_ms } => {
+                let at_ms = i64::try_from(at_ms).unwrap_or(i64::MAX);
+                self.kept_or_new(queue).deduplication.replay(Seen { key, message, sequence, at_ms });
             }
         }
         Ok(())
@@ -98,7 +107,8 @@ impl Engine {
 
     fn replay_sent(&mut self, lsn: Lsn, head: &Head, payload: &[u8], overseer: Option<&dyn Overseer>) {
         let sent_ms = i64::try_from(head.sent_at_ms).unwrap_or(i64::MAX);
-        let mut slot = Slot::new(head.message, sent_ms, payload.len());
+        let aged_from_ms = sent_ms.saturating_add(i64::from(head.held_s) * 1000);
+        let mut slot = Slot::new(head.message, aged_from_ms, payload.len());
         slot.lsn = lsn;
         slot.receives = head.receives;
         slot.receives_elsewhere = head.receives_elsewhere;
@@ -111,18 +121,26 @@ impl Engine {
             Stance::InFlight => State::InFlight,
             Stance::Delayed => State::Delayed,
         };
+        slot.guest = head.moved;
+        let content = content_of(payload);
+        let marks = Content::marks(content);
+        let mut lane = marks.group_id.map_or(Lane::Plain, |group| Lane::Group(group.into()));
         if let Some(overseer) = overseer.filter(|_| head.admitted)
-            && let Ok(content) = Content::decode(content_of(payload))
+            && let Ok(content) = Content::decode(content)
         {
-            (slot.priority, slot.class, _) = overseer.classify(&content.body);
+            let (priority, class, tenant) = overseer.classify(&content.body);
+            lane = Lane::Job { priority, class, tenant };
         }
         let kept = self.kept_or_new(head.queue);
         if let Some(place) = kept.shelf.find(head.message) {
-            kept.shelf.remove(place); // written again by compaction: this is the newer one
+            kept.shelf.remove(place, 0); // written again by compaction: this is the newer one
         }
-        kept.shelf.insert(slot);
+        lay(&mut kept.shelf, slot, &lane, head.sequence);
         if let Some(source) = head.source {
             kept.shelf.set_source(head.message, source);
+        }
+        if let Some(key) = key_of(head, content) {
+            kept.deduplication.replay(Seen { key, message: head.message, sequence: head.sequence, at_ms: sent_ms });
         }
     }
 
@@ -130,7 +148,7 @@ impl Engine {
         let Some(kept) = self.kept.get_mut(&queue) else { return };
         let Some(place) = kept.shelf.find(message) else { return };
         let (state, due_ms) = change(kept.shelf.slot_mut(place));
-        kept.shelf.put(place, state, due_ms);
+        kept.shelf.put(place, state, due_ms, 0);
     }
 
     fn kept_or_new(&mut self, queue: QueueId) -> &mut Kept {
@@ -141,7 +159,7 @@ impl Engine {
             let settings = Arc::new(Settings::default());
             // The name is not valid on purpose: nobody finds a queue that has not been defined.
             let queue = Queue { id: queue, name: QueueName::unnamed(), settings, created_at_s: 0, modified_at_s: 0 };
-            Kept { queue, lsn: Lsn(0), shelf: Shelf::default(), tally: Tally::default(), swept: 0, closed: false }
+            Kept::new(queue, Discipline::Fair) // until it is defined
         })
     }
 
@@ -151,23 +169,31 @@ impl Engine {
             self.kept.remove(&queue);
         }
         for kept in self.kept.values_mut() {
-            let mut all = kept.shelf.drain();
-            all.sort_by_key(|(slot, _)| slot.sent_ms);
-            for (mut slot, source) in all {
-                let sent_at_ms = u64::try_from(slot.sent_ms).unwrap_or(0);
-                // A clock that went back makes a message young, never older than it can be.
-                let age_ms = now.wall_ms.saturating_sub(sent_at_ms);
-                let mono_ms = i64::try_from(now.mono_ms).unwrap_or(i64::MAX);
-                slot.sent_ms = mono_ms.saturating_sub(i64::try_from(age_ms).unwrap_or(i64::MAX));
+            let discipline = Discipline::of(&kept.queue.settings);
+            let mut all = kept.shelf.drain(discipline);
+            if discipline != Discipline::Groups {
+                all.sort_by_key(|(slot, ..)| slot.aged_from_ms);
+            }
+            for (mut slot, lane, source) in all {
                 let longest_s = if slot.state == State::InFlight { VISIBILITY_S_MAX } else { HELD_S_MAX };
                 let left_ms = slot.due_ms.saturating_sub(now.wall_ms).min(u64::from(longest_s) * 1000);
                 slot.due_ms = now.mono_ms + left_ms;
-                let id = slot.id;
-                kept.shelf.insert(slot);
+                let [wall_ms, mono_ms, left_ms] =
+                    [now.wall_ms, now.mono_ms, left_ms].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+                // A clock that went back makes a message young, never older than it can be.
+                let young_ms = if slot.state == State::Delayed { left_ms } else { 0 };
+                let age_ms = wall_ms.saturating_sub(slot.aged_from_ms).max(-young_ms);
+                slot.aged_from_ms = mono_ms.saturating_sub(age_ms);
+                let (id, arrival) = (slot.id, slot.arrival());
+                match discipline {
+                    Discipline::Groups => kept.shelf.insert_at(slot, &lane, arrival, now.mono_ms),
+                    Discipline::Fair | Discipline::Levels => kept.shelf.insert(slot, &lane, now.mono_ms),
+                };
                 if let Some(source) = source {
                     kept.shelf.set_source(id, source);
                 }
             }
+            kept.deduplication.replayed(now);
         }
     }
 
@@ -177,16 +203,18 @@ impl Engine {
         match entry {
             Entry::Defined { queue, .. } => {
                 let kept = self.kept.get(queue).filter(|kept| kept.lsn == lsn)?;
-                define(&kept.queue, &mut group);
+                define(kept, &mut group);
             }
             Entry::Sent(head) => {
+                self.keep_seen(now, head, content, lsn, &mut group);
                 // It may have been moved to another queue since.
                 let here = self.kept.get_key_value(&head.queue);
                 let elsewhere = self.kept.iter().filter(|(_, kept)| kept.shelf.has_guests());
-                let (queue, kept, place) = here.into_iter().chain(elsewhere).find_map(|(queue, kept)| {
+                let found = here.into_iter().chain(elsewhere).find_map(|(queue, kept)| {
                     let place = kept.shelf.find(head.message)?;
                     (kept.shelf.slot(place).lsn == lsn).then_some((*queue, kept, place))
-                })?;
+                });
+                let Some((queue, kept, place)) = found else { return (!group.records.is_empty()).then_some(group) };
                 let slot = kept.shelf.slot(place);
                 let left_ms = slot.due_ms.saturating_sub(now.mono_ms);
                 let stance = match slot.state {
@@ -207,12 +235,56 @@ impl Engine {
                     stance,
                     admitted: slot.admitted,
                     receipt_void: slot.receipt_void,
+                    held_s: head.held_s,
+                    sequence: if kept.is_fifo() { slot.arrival() } else { 0 },
+                    moved: slot.guest,
+                    per_group: head.per_group,
                 };
-                group.placements.push((0, Placed::Message(queue, slot.id)));
+                group.placements.push((group.records.len(), Placed::Message(queue, slot.id)));
                 group.records.push(current.encode(content));
+            }
+            Entry::Seen { queue, message, key, .. } => {
+                let kept = self.kept.get(queue)?;
+                let seen = kept.deduplication.of(now, *key, *message)?;
+                remember(kept, now, &seen, &mut group);
             }
             _ => return None,
         }
         Some(group)
+    }
+
+    /// A send record goes that its queue's deduplication may need longer than the message does.
+    fn keep_seen(&self, now: Now, head: &Head, content: &[u8], lsn: Lsn, group: &mut Group) {
+        let Some(key) = key_of(head, content) else { return };
+        let Some(kept) = self.kept.get(&head.queue) else { return };
+        let here = kept.shelf.find(head.message).is_some_and(|place| kept.shelf.slot(place).lsn == lsn);
+        if !here && let Some(seen) = kept.deduplication.of(now, key, head.message) {
+            remember(kept, now, &seen, group);
+        }
+    }
+}
+
+/// Writes down what is remembered of a message, apart from its send record.
+pub(super) fn remember(kept: &Kept, now: Now, seen: &Seen, group: &mut Group) {
+    let at_ms = now.wall_ms.saturating_sub(age_ms(now, seen.at_ms));
+    let (queue, message) = (kept.queue.id, seen.message);
+    group.write(&Entry::Seen { queue, message, key: seen.key, sequence: seen.sequence, at_ms });
+}
+
+/// The deduplication key under which a message was sent to the queue that its record names.
+fn key_of(head: &Head, content: &[u8]) -> Option<DeduplicationKey> {
+    if head.sequence == 0 || head.moved {
+        return None;
+    }
+    let marks = Content::marks(content);
+    Some(DeduplicationKey::of(marks.deduplication_id?, marks.group_id.filter(|_| head.per_group)))
+}
+
+/// Lays a message down at its place, where its queue has places.
+fn lay(shelf: &mut Shelf, slot: Slot, lane: &Lane, sequence: u64) {
+    if sequence == 0 {
+        shelf.insert(slot, lane, 0);
+    } else {
+        shelf.insert_at(slot, lane, sequence, 0);
     }
 }

@@ -1,23 +1,24 @@
 //! The messages of one queue, in memory: about 100 bytes each. Bodies stay in the journal.
 //!
 //! A message is *pending* (its send is not durable yet), *ready*, *in flight* or *delayed*. Every
-//! change goes through [`Shelf::put`], which keeps the ready set, the timers and the counts in step: there are no
-//! stale entries to skip, and the ready set never holds what cannot be received.
+//! change goes through [`Shelf::put`], which keeps the order, the timers and the counts in step: there are no
+//! stale entries to skip, and the order never offers what cannot be received.
 //!
-//! What is absent on purpose: wall time. Deadlines and ages are monotonic milliseconds; the moment a message was sent stands in its record.
+//! What is absent on purpose: wall time. Deadlines and ages are monotonic milliseconds; the moment a message was sent stands in its
+//! record. Who is next is decided in [`super::order`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use backlot_journal::Lsn;
 use hashbrown::HashTable;
 
 use super::super::model::{MESSAGES_MAX, MessageId, QueueId};
-use super::super::overseer::Class;
+use super::order::{Choice, Chooser, Discipline, Lane, LaneNo, Offer, Order, Spot, place_of};
 
 /// Where a message lies on its shelf. Given again when the message has gone.
 pub(in crate::queue) type Place = u32;
 
-const PLACE_BITS: u32 = 24;
+pub(super) const PLACE_BITS: u32 = 24;
 const BLOCK_BYTES: usize = 64;
 const ARRIVAL_MAX: u64 = (1 << (64 - PLACE_BITS)) - 1;
 
@@ -40,45 +41,44 @@ pub(in crate::queue) struct Slot {
     pub id: MessageId,
     /// Where its send record is now.
     pub lsn: Lsn,
-    /// When it was sent, on the monotonic clock; negative for an earlier run.
-    pub sent_ms: i64,
+    /// What its retention counts from, on the monotonic clock: its send, or the end of a delay that is longer than SQS
+    /// knows. Negative for an earlier run.
+    pub aged_from_ms: i64,
     /// When its timer ends, while it is in flight or delayed.
     pub due_ms: u64,
-    /// Rises with each message of the shelf.
+    /// Rises with each message of the shelf, from 1 on. On a FIFO queue it is the sequence number, and stays.
     arrival: u64,
-    /// Milliseconds from its send to its first receive, plus one; 0 before that.
+    /// Milliseconds from where it ages to its first receive, plus one; 0 before that.
     pub first_received: u32,
     /// Over all queues.
     pub receives: u32,
     /// Those of them on other queues.
     pub receives_elsewhere: u32,
-    pub class: Class,
+    lane: LaneNo,
     /// Size of its send record in blocks of 64 bytes.
     blocks: u16,
-    pub priority: u8,
     pub state: State,
     /// The overseer admitted it.
     pub admitted: bool,
     /// It was taken from the consumer that holds the newest receipt.
     pub receipt_void: bool,
-    /// It came by a move, so its send record names another queue.
+    /// It came by a move, so its send record may name another queue.
     pub guest: bool,
 }
 
 impl Slot {
-    pub(in crate::queue) fn new(id: MessageId, sent_ms: i64, record_bytes: usize) -> Self {
+    pub(in crate::queue) fn new(id: MessageId, aged_from_ms: i64, record_bytes: usize) -> Self {
         Self {
             id,
             lsn: Lsn(0),
-            sent_ms,
+            aged_from_ms,
             due_ms: 0,
             arrival: 0,
             first_received: 0,
             receives: 0,
             receives_elsewhere: 0,
-            class: Class(0),
+            lane: 0,
             blocks: u16::try_from(record_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(u16::MAX),
-            priority: 0,
             state: State::Pending,
             admitted: false,
             receipt_void: false,
@@ -93,18 +93,6 @@ impl Slot {
     pub(in crate::queue) fn arrival(&self) -> u64 {
         self.arrival
     }
-
-    /// Ready messages of one lane differ in arrival alone.
-    fn lane(&self) -> Lane {
-        Lane { last_first: u8::MAX - self.priority, class: self.class }
-    }
-}
-
-/// Highest priority first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Lane {
-    last_first: u8,
-    class: Class,
 }
 
 /// How many messages stand where.
@@ -116,14 +104,13 @@ pub(in crate::queue) struct Counts {
     pub delayed: usize,
 }
 
-#[derive(Default)]
 pub(in crate::queue) struct Shelf {
     slots: Vec<Slot>,
     vacant: Vec<Place>,
     by_id: HashTable<Place>,
-    /// Arrival and place of each ready message, in one word.
-    ready: BTreeMap<Lane, BTreeSet<u64>>,
-    timers: BTreeSet<(u64, Place)>,
+    order: Order,
+    /// When the timers end, and for which messages, by arrival.
+    timers: BTreeSet<(u64, u64)>,
     counts: Counts,
     arrivals: u64,
     guests: usize,
@@ -132,7 +119,30 @@ pub(in crate::queue) struct Shelf {
     sources: HashMap<MessageId, QueueId>,
 }
 
+/// A message that was taken off its shelf.
+pub(in crate::queue) struct Removed {
+    pub slot: Slot,
+    pub lane: Lane,
+    /// Another message can be received because of it.
+    pub offer: Option<Offer>,
+}
+
 impl Shelf {
+    pub(in crate::queue) fn new(discipline: Discipline) -> Self {
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            by_id: HashTable::new(),
+            order: Order::new(discipline),
+            timers: BTreeSet::new(),
+            counts: Counts::default(),
+            arrivals: 1,
+            guests: 0,
+            blocks: 0,
+            sources: HashMap::new(),
+        }
+    }
+
     pub(in crate::queue) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -145,11 +155,24 @@ impl Shelf {
         self.counts
     }
 
-    /// Lays a message down, in the state it has. The shelf must not be full and the id must be new to it.
-    pub(in crate::queue) fn insert(&mut self, mut slot: Slot) -> Place {
+    /// Lays a message down in `lane`, in the state it has, behind all others. The shelf must not be full and the id must be new
+    /// to it.
+    pub(in crate::queue) fn insert(&mut self, slot: Slot, lane: &Lane, now_ms: u64) -> (Place, Option<Offer>) {
+        self.insert_at(slot, lane, self.arrivals, now_ms)
+    }
+
+    /// As [`Shelf::insert`], with an arrival that was given before. On a FIFO queue it must be above all others of its lane.
+    pub(in crate::queue) fn insert_at(
+        &mut self,
+        mut slot: Slot,
+        lane: &Lane,
+        arrival: u64,
+        now_ms: u64,
+    ) -> (Place, Option<Offer>) {
         debug_assert!(!self.is_full() && slot.state != State::Vacant);
-        slot.arrival = self.arrivals;
-        self.arrivals = (self.arrivals + 1).min(ARRIVAL_MAX);
+        slot.arrival = arrival.min(ARRIVAL_MAX);
+        self.arrivals = self.arrivals.max(slot.arrival + 1).min(ARRIVAL_MAX);
+        slot.lane = self.order.enter(lane);
         self.guests += usize::from(slot.guest);
         self.blocks += u64::from(slot.blocks);
         let state = slot.state;
@@ -163,8 +186,8 @@ impl Shelf {
         };
         let slots = &self.slots;
         self.by_id.insert_unique(hash(slot.id), place, |other| hash(slots[*other as usize].id));
-        self.put(place, state, slot.due_ms);
-        place
+        self.order.join(self.spot(place));
+        (place, self.put(place, state, slot.due_ms, now_ms))
     }
 
     pub(in crate::queue) fn find(&self, id: MessageId) -> Option<Place> {
@@ -176,7 +199,7 @@ impl Shelf {
         &self.slots[place as usize]
     }
 
-    /// For everything but `id`, `state`, `due_ms`, `priority`, `class` and `guest`, which order the shelf.
+    /// For everything but `id`, `state`, `due_ms`, `lane` and `guest`, which order the shelf.
     pub(in crate::queue) fn slot_mut(&mut self, place: Place) -> &mut Slot {
         &mut self.slots[place as usize]
     }
@@ -196,97 +219,102 @@ impl Shelf {
         Place::try_from(self.slots.len()).unwrap_or(Place::MAX)
     }
 
-    /// Moves the message at `place` into `state`, with a timer until `due_ms` where the state has one.
-    pub(in crate::queue) fn put(&mut self, place: Place, state: State, due_ms: u64) {
+    fn spot(&self, place: Place) -> Spot {
+        let slot = &self.slots[place as usize];
+        Spot { lane: slot.lane, place, key: slot.arrival << PLACE_BITS | u64::from(place) }
+    }
+
+    /// Moves the message at `place` into `state`, with a timer until `due_ms` where the state has one. Answers with a message of
+    /// its lane, perhaps itself, that can be received now and could not be before.
+    pub(in crate::queue) fn put(&mut self, place: Place, state: State, due_ms: u64, now_ms: u64) -> Option<Offer> {
+        let spot = self.spot(place);
         let slot = &mut self.slots[place as usize];
-        let key = slot.arrival << PLACE_BITS | u64::from(place);
-        match slot.state {
+        let (before, before_due_ms) = (slot.state, slot.due_ms);
+        (slot.state, slot.due_ms) = (state, due_ms);
+        let mut offered = false;
+        match before {
             State::Vacant => {}
             State::Pending => self.counts.pending -= 1,
             State::Ready => {
                 self.counts.ready -= 1;
-                let lane = slot.lane();
-                if let Some(keys) = self.ready.get_mut(&lane) {
-                    keys.remove(&key);
-                    if keys.is_empty() {
-                        self.ready.remove(&lane);
-                    }
-                }
+                offered |= self.order.unready(spot, state == State::InFlight, now_ms);
             }
             State::InFlight => {
                 self.counts.in_flight -= 1;
-                self.timers.remove(&(slot.due_ms, place));
+                self.timers.remove(&(before_due_ms, spot.key));
             }
             State::Delayed => {
                 self.counts.delayed -= 1;
-                self.timers.remove(&(slot.due_ms, place));
+                self.timers.remove(&(before_due_ms, spot.key));
             }
         }
-        slot.state = state;
-        slot.due_ms = due_ms;
         match state {
             State::Vacant => {}
             State::Pending => self.counts.pending += 1,
             State::Ready => {
                 self.counts.ready += 1;
-                self.ready.entry(slot.lane()).or_default().insert(key);
+                offered |= self.order.ready(spot, now_ms);
             }
             State::InFlight => {
                 self.counts.in_flight += 1;
-                self.timers.insert((due_ms, place));
+                self.timers.insert((due_ms, spot.key));
             }
             State::Delayed => {
                 self.counts.delayed += 1;
-                self.timers.insert((due_ms, place));
+                self.timers.insert((due_ms, spot.key));
             }
         }
+        if (before == State::InFlight) != (state == State::InFlight) {
+            offered |= self.order.in_flight(spot, state == State::InFlight);
+        }
+        offered.then(|| self.order.lane(spot.lane).offer())
     }
 
-    /// Takes the message at `place` away, with the queue it was dead-lettered from.
-    pub(in crate::queue) fn remove(&mut self, place: Place) -> (Slot, Option<QueueId>) {
+    /// Takes the message at `place` away.
+    pub(in crate::queue) fn remove(&mut self, place: Place, now_ms: u64) -> Removed {
         let slot = self.slots[place as usize];
-        self.put(place, State::Vacant, 0);
+        let mut offer = self.put(place, State::Vacant, 0, now_ms);
+        let lane = self.order.lane(slot.lane).clone();
+        if self.order.leave(self.spot(place)) {
+            offer = Some(lane.offer());
+        }
         let slots = &self.slots;
         if let Ok(entry) = self.by_id.find_entry(hash(slot.id), |other| slots[*other as usize].id == slot.id) {
             entry.remove();
         }
         self.guests -= usize::from(slot.guest);
         self.blocks -= u64::from(slot.blocks);
-        let source = self.sources.remove(&slot.id);
+        self.sources.remove(&slot.id);
         if self.by_id.is_empty() {
-            // An emptied shelf gives its memory back.
-            *self = Self { arrivals: self.arrivals, ..Self::default() };
+            self.take(); // an emptied shelf gives its memory back
         } else {
             self.vacant.push(place);
         }
-        (slot, source)
+        Removed { slot, lane, offer }
     }
 
-    /// The ready message to be received next: the highest priority, then the earliest arrival, among the classes that fit.
-    pub(in crate::queue) fn first_ready(&self, fits: impl Fn(Class) -> bool) -> Option<Place> {
-        let mut best: Option<(u8, u64)> = None;
-        for (lane, keys) in &self.ready {
-            if best.is_some_and(|(last_first, _)| last_first < lane.last_first) {
-                break;
-            }
-            if let Some(key) = keys.first().filter(|_| fits(lane.class))
-                && best.is_none_or(|(_, earliest)| *key < earliest)
-            {
-                best = Some((lane.last_first, *key));
-            }
-        }
-        best.map(|(_, key)| place_of(key))
+    /// Puts the message at `place`, on a queue that is no FIFO queue, into another lane.
+    pub(in crate::queue) fn change_lane(&mut self, place: Place, lane: &Lane, now_ms: u64) -> Option<Offer> {
+        let Slot { state, due_ms, .. } = self.slots[place as usize];
+        self.put(place, State::Vacant, 0, now_ms);
+        self.order.leave(self.spot(place));
+        self.slots[place as usize].lane = self.order.enter(lane);
+        self.order.join(self.spot(place));
+        self.put(place, state, due_ms, now_ms)
     }
 
-    /// The classes of which a message is ready, once for every priority.
-    pub(in crate::queue) fn ready_classes(&self) -> impl Iterator<Item = Class> {
-        self.ready.keys().map(|lane| lane.class)
+    /// Which message is next; see [`Order::next`].
+    pub(in crate::queue) fn next(&self, chooser: &Chooser<'_>, last: Option<Place>) -> Choice {
+        self.order.next(chooser, last)
     }
 
-    /// Age basis of the oldest ready message.
-    pub(in crate::queue) fn oldest_ready_sent_ms(&self) -> Option<i64> {
-        let firsts = self.ready.values().filter_map(|keys| keys.first());
-        firsts.min().map(|key| self.slot(place_of(*key)).sent_ms)
+    pub(in crate::queue) fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// What the oldest message ages from that can be received.
+    pub(in crate::queue) fn oldest_ready_ms(&self) -> Option<i64> {
+        self.order.oldest_ready().map(|key| self.slot(place_of(key)).aged_from_ms)
     }
 
     /// When the next timer ends.
@@ -296,7 +324,7 @@ impl Shelf {
 
     /// A message whose timer has ended by `mono_ms`.
     pub(in crate::queue) fn due(&self, mono_ms: u64) -> Option<Place> {
-        self.timers.first().filter(|(due_ms, _)| *due_ms <= mono_ms).map(|(_, place)| *place)
+        self.timers.first().filter(|(due_ms, _)| *due_ms <= mono_ms).map(|(_, key)| place_of(*key))
     }
 
     pub(in crate::queue) fn source(&self, id: MessageId) -> Option<QueueId> {
@@ -311,7 +339,12 @@ impl Shelf {
         self.arrivals
     }
 
-    /// Whether a message lies here whose send record names another queue.
+    /// No message arrives below `arrival` from now on.
+    pub(in crate::queue) fn arrive_from(&mut self, arrival: u64) {
+        self.arrivals = self.arrivals.max(arrival).min(ARRIVAL_MAX);
+    }
+
+    /// Whether a message lies here whose send record may name another queue.
     pub(in crate::queue) fn has_guests(&self) -> bool {
         self.guests > 0
     }
@@ -323,23 +356,20 @@ impl Shelf {
 
     /// Empties the shelf. What it held is given back, to be dropped where nobody waits.
     pub(in crate::queue) fn take(&mut self) -> Self {
-        let emptied = std::mem::take(self);
-        self.arrivals = emptied.arrivals;
-        emptied
+        let empty = Self { arrivals: self.arrivals, ..Self::new(self.order.discipline()) };
+        std::mem::replace(self, empty)
     }
 
-    /// All messages, earliest first, leaving the shelf empty.
-    pub(in crate::queue) fn drain(&mut self) -> Vec<(Slot, Option<QueueId>)> {
-        let mut emptied = self.take();
+    /// All messages, earliest first, and an empty shelf of `discipline` in place of what was.
+    pub(in crate::queue) fn drain(&mut self, discipline: Discipline) -> Vec<(Slot, Lane, Option<QueueId>)> {
+        let empty = Self { arrivals: self.arrivals, ..Self::new(discipline) };
+        let mut emptied = std::mem::replace(self, empty);
         let mut all: Vec<_> = std::mem::take(&mut emptied.slots);
         all.retain(|slot| slot.state != State::Vacant);
         all.sort_unstable_by_key(|slot| slot.arrival);
-        all.into_iter().map(|slot| (slot, emptied.sources.remove(&slot.id))).collect()
+        let whole = |slot: Slot| (slot, emptied.order.lane(slot.lane).clone(), emptied.sources.remove(&slot.id));
+        all.into_iter().map(whole).collect()
     }
-}
-
-fn place_of(key: u64) -> Place {
-    Place::try_from(key & ((1 << PLACE_BITS) - 1)).unwrap_or(Place::MAX) // masked to 24 bits
 }
 
 /// Ids are random already.

@@ -9,12 +9,16 @@ use super::{Context, Engine, drop_message, expired, id_text, observe};
 impl Engine {
     /// When the next timer ends, on the monotonic clock.
     pub(in crate::queue) fn next_due_ms(&self) -> Option<u64> {
-        self.kept.values().filter_map(|kept| kept.shelf.next_due_ms()).min()
+        let next = |kept: &super::Kept| kept.shelf.next_due_ms().into_iter().chain(kept.not_before_ms).min();
+        self.kept.values().filter_map(next).min()
     }
 
     /// Ends every timer that is due, as long as fewer than `changes_max` changes were made. True: ask again.
     pub(in crate::queue) fn tick(&mut self, ctx: &mut Context<'_>, changes_max: usize) -> bool {
         let mono_ms = ctx.now.mono_ms;
+        for kept in self.kept.values_mut() {
+            ctx.group.freed |= kept.not_before_ms.take_if(|at_ms| *at_ms <= mono_ms).is_some();
+        }
         let due = |kept: &super::Kept| kept.shelf.next_due_ms().is_some_and(|due_ms| due_ms <= mono_ms);
         let queues: Vec<QueueId> = self.kept.iter().filter(|(_, kept)| due(kept)).map(|(id, _)| *id).collect();
         for queue in queues {

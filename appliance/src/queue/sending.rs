@@ -1,0 +1,231 @@
+//! Messages on their way in: what is checked before the queue's lock is taken, and the send itself.
+
+use backlot_journal::Class as RecordClass;
+use rand::RngCore;
+use sha2::{Digest, Sha256};
+
+use super::engine::{Accepted, Incoming, Queue};
+use super::model::{
+    BATCH_MAX, DeduplicationKey, HELD_S_MAX, MARK_CHARS_MAX, MESSAGE_BYTES_MAX, MessageId, QueueError, SendRequest,
+    Sent, sequence_number,
+};
+use super::overseer::CHANGE_RECORDS_BYTES_MAX;
+use super::record::Content;
+use super::settings::Flow;
+use super::{Queues, Shared, acknowledged, store_error};
+
+impl Shared {
+    fn next_id(&self) -> MessageId {
+        let mut bytes = [0; 16];
+        self.ids.lock().fill_bytes(&mut bytes);
+        MessageId::from_random(bytes)
+    }
+}
+
+impl Queues {
+    /// Sends one message to `queue`; on a job queue the overseer admits it first.
+    ///
+    /// # Errors
+    /// [`QueueError::NotAdmitted`] with the overseer's sentence; [`QueueError::Store`]: nothing was sent.
+    pub async fn send(&self, queue: &str, request: SendRequest) -> Result<Sent, QueueError> {
+        let mut sent = self.send_batch(queue, vec![request]).await?;
+        sent.pop().unwrap_or_else(|| Err(QueueError::NoSuchQueue(queue.to_owned())))
+    }
+
+    /// Sends up to ten messages in one journal group. Each is taken or refused for itself, in the order of `requests`.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`]: nothing was sent.
+    pub async fn send_batch(
+        &self,
+        queue: &str,
+        requests: Vec<SendRequest>,
+    ) -> Result<Vec<Result<Sent, QueueError>>, QueueError> {
+        let found = self.shared.find(queue)?;
+        let mut room = 0;
+        let mut prepared = Vec::with_capacity(requests.len());
+        for request in requests.into_iter().take(BATCH_MAX) {
+            let outgoing = self.prepare_send(&found, request);
+            if let Ok(outgoing) = &outgoing {
+                room += outgoing.record_bytes;
+            }
+            prepared.push(outgoing);
+        }
+        if room == 0 {
+            return Ok(prepared.into_iter().filter_map(Result::err).map(Err).collect()); // none can be tried
+        }
+        let permit = self.shared.control.reserve(room, RecordClass::Growing).await.map_err(store_error(queue))?;
+        let (answers, commit) = self.shared.decide(permit, |state, ctx| {
+            let mut send = |outgoing: Outgoing| {
+                let accepted = state.engine.send(ctx, &found, &outgoing.incoming())?;
+                Ok(outgoing.into_sent(accepted))
+            };
+            prepared.into_iter().map(|outgoing| outgoing.and_then(&mut send)).collect::<Vec<_>>()
+        });
+        acknowledged(queue, commit).await?;
+        self.shared.publish();
+        Ok(answers)
+    }
+
+    /// Everything about a send that needs no lock.
+    fn prepare_send(&self, queue: &Queue, request: SendRequest) -> Result<Outgoing, QueueError> {
+        if queue.settings.flow == Flow::Draining {
+            return Err(QueueError::Draining(queue.name.to_string()));
+        }
+        let delay_s = check_delay(queue, request.delay_s)?;
+        let deduplication = check_marks(queue, &request)?;
+        let attributes: usize =
+            request.attributes.iter().map(|a| a.name.len() + a.data_type.len() + a.value.bytes().len()).sum();
+        let bytes_max = queue.settings.message_bytes_max as usize;
+        if request.body.len() + attributes > bytes_max {
+            let problem =
+                format!("One or more parameters are invalid. Reason: Message must be shorter than {bytes_max} bytes.");
+            return Err(bad_body(problem));
+        }
+        if request.body.is_empty() {
+            return Err(QueueError::Missing("MessageBody"));
+        }
+        if !request.body.chars().all(is_writable) {
+            let problem = "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | \
+                           #xE000 to #xFFFD | #x10000 to #x10FFFF";
+            return Err(QueueError::NotAdmitted(problem.to_owned()));
+        }
+        let mut body = request.body;
+        let mut admitted = None;
+        if let Some(overseer) = self.shared.overseer().filter(|_| queue.settings.job_queue) {
+            let now = self.shared.clock.now();
+            let answer = overseer.admit(now, queue.name.as_str(), &body).map_err(QueueError::NotAdmitted)?;
+            if answer.body.len() > 2 * MESSAGE_BYTES_MAX {
+                return Err(QueueError::NotAdmitted("the job is too large once its defaults are filled in".to_owned()));
+            }
+            body = answer.body;
+            admitted = Some((answer.priority, answer.class, answer.tenant));
+        }
+        let told = if admitted.is_some() { 2 * body.len() + CHANGE_RECORDS_BYTES_MAX } else { 0 };
+        let content = Content {
+            body,
+            attributes: request.attributes,
+            trace_header: request.trace_header,
+            sender_id: request.sender_id,
+            group_id: request.group_id,
+            deduplication_id: deduplication.as_ref().map(|(id, _)| id.clone()),
+        };
+        let record_bytes = content.record_bytes() + told;
+        let encoded = content.encode();
+        Ok(Outgoing {
+            id: self.shared.next_id(),
+            body: content.body,
+            encoded,
+            delay_s,
+            admitted,
+            group_id: content.group_id,
+            deduplication: deduplication.map(|(_, key)| key),
+            per_group: queue.settings.fifo.is_some_and(|fifo| fifo.per_group),
+            record_bytes,
+        })
+    }
+}
+
+/// How long the message is delayed.
+fn check_delay(queue: &Queue, asked_s: Option<u32>) -> Result<u32, QueueError> {
+    match asked_s {
+        // On a FIFO queue a message that waits longer than others would hold up its group.
+        Some(delay_s) if delay_s > 0 && queue.settings.fifo.is_some() => {
+            Err(invalid("DelaySeconds", &delay_s.to_string(), WRONG_TYPE))
+        }
+        Some(delay_s) if delay_s > HELD_S_MAX => {
+            Err(invalid("DelaySeconds", &delay_s.to_string(), &format!("It is at most {HELD_S_MAX}.")))
+        }
+        Some(delay_s) if delay_s > 0 => Ok(delay_s),
+        Some(_) if queue.settings.fifo.is_none() => Ok(0),
+        _ => Ok(queue.settings.delay_s),
+    }
+}
+
+/// The id that tells this send from others, and its key: on FIFO queues alone.
+fn check_marks(queue: &Queue, request: &SendRequest) -> Result<Option<(String, DeduplicationKey)>, QueueError> {
+    check_mark("MessageGroupId", request.group_id.as_deref())?;
+    check_mark("MessageDeduplicationId", request.deduplication_id.as_deref())?;
+    let Some(fifo) = queue.settings.fifo else {
+        return match &request.deduplication_id {
+            Some(id) => Err(invalid("MessageDeduplicationId", id, WRONG_TYPE)),
+            None => Ok(None),
+        };
+    };
+    let group_id = request.group_id.as_deref().ok_or(QueueError::Missing("MessageGroupId"))?;
+    let id = match &request.deduplication_id {
+        Some(id) => id.clone(),
+        None if fifo.content_based => hex::encode(Sha256::digest(request.body.as_bytes())),
+        None => {
+            let problem = "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId \
+                           provided explicitly";
+            return Err(QueueError::InvalidParameter { name: "MessageDeduplicationId", problem: problem.to_owned() });
+        }
+    };
+    let key = DeduplicationKey::of(&id, Some(group_id).filter(|_| fifo.per_group));
+    Ok(Some((id, key)))
+}
+
+/// Group ids, deduplication ids and attempt ids are written alike.
+pub(super) fn check_mark(name: &'static str, mark: Option<&str>) -> Result<(), QueueError> {
+    let Some(mark) = mark else { return Ok(()) };
+    if (1..=MARK_CHARS_MAX).contains(&mark.len()) && mark.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let reason =
+        format!("{name} can only include alphanumeric and punctuation characters. 1 to {MARK_CHARS_MAX} in length.");
+    Err(invalid(name, mark, &reason))
+}
+
+/// Why a parameter of the other type of queue is refused.
+pub(super) const WRONG_TYPE: &str = "The request include parameter that is not valid for this queue type.";
+
+pub(super) fn invalid(name: &'static str, value: &str, reason: &str) -> QueueError {
+    let shown: String = value.chars().take(200).collect();
+    QueueError::InvalidParameter {
+        name,
+        problem: format!("Value {shown} for parameter {name} is invalid. Reason: {reason}"),
+    }
+}
+
+fn bad_body(problem: String) -> QueueError {
+    QueueError::InvalidParameter { name: "MessageBody", problem }
+}
+
+/// What XML 1.0 can write: SQS takes nothing else in a body.
+fn is_writable(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// A message that may be sent.
+struct Outgoing {
+    id: MessageId,
+    body: String,
+    encoded: Vec<u8>,
+    delay_s: u32,
+    admitted: Option<(u8, super::Class, super::Tenant)>,
+    group_id: Option<String>,
+    deduplication: Option<DeduplicationKey>,
+    per_group: bool,
+    record_bytes: usize,
+}
+
+impl Outgoing {
+    fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            id: self.id,
+            content: &self.encoded,
+            body: &self.body,
+            delay_s: self.delay_s,
+            admitted: self.admitted,
+            group_id: self.group_id.as_deref(),
+            deduplication: self.deduplication,
+            per_group: self.per_group,
+        }
+    }
+
+    fn into_sent(self, accepted: Accepted) -> Sent {
+        let sequence_number = accepted.sequence.map(sequence_number);
+        Sent { message_id: accepted.message.to_string(), body: self.body, sequence_number }
+    }
+}
