@@ -51,6 +51,9 @@ pub enum Table {
     Agents = 8,
     Alerts = 9,
     Packs = 10,
+    Settings = 11,
+    /// Events of jobs that a webhook has not taken yet.
+    Outbox = 12,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -164,6 +164,10 @@ config! {
         ageing_s: u32 = 300;
         /// Most streams of news (server-sent events) at once.
         streams_max: usize = 256;
+        /// Shares, limits of running jobs and rates, until they are set otherwise: `project film share=3 running=20`, `user * running=4`, `type video.generate running=2`, `queue jobs rate=50 burst=100`, `key api-* rate=1`.
+        limits: Vec<String> = Vec::new();
+        /// Days after which an event is given up that a webhook could not be told.
+        webhook_days: u32 = 3;
     }
     /// Log search.
     [logs] Logs {
@@ -276,6 +280,8 @@ impl Config {
                 return Err(ConfigError::Value { key, problem: "must be at least 1".into() });
             }
         }
+        crate::jobs::check_limits(&self.jobs.limits)
+            .map_err(|problem| ConfigError::Value { key: "jobs.limits", problem })?;
         if self.artifacts.small_object_bytes_max > 1 << 20 {
             return Err(ConfigError::Value {
                 key: "artifacts.small_object_bytes_max",

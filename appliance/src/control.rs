@@ -34,6 +34,9 @@ use crate::catalogue::{Batch, Catalogue, CatalogueError};
 use crate::clock::Now;
 use crate::config::JournalConfig;
 
+/// One more than the largest byte of a kind.
+const KINDS: usize = 8;
+
 /// First byte of each control record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -44,10 +47,12 @@ pub enum Kind {
     Key = 4,
     Agent = 5,
     Alert = 6,
+    /// What an operator has set: one key, one value.
+    Setting = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Queue, Self::Job, Self::Object, Self::Key, Self::Agent, Self::Alert];
+    const ALL: [Self; 7] = [Self::Queue, Self::Job, Self::Object, Self::Key, Self::Agent, Self::Alert, Self::Setting];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -55,7 +60,7 @@ impl Kind {
 
     /// The byte before each of its records.
     fn tag(self) -> &'static [u8] {
-        static TAGS: [u8; 7] = [0, 1, 2, 3, 4, 5, 6];
+        static TAGS: [u8; KINDS] = [0, 1, 2, 3, 4, 5, 6, 7];
         std::slice::from_ref(&TAGS[self as usize])
     }
 }
@@ -160,7 +165,7 @@ struct Shared {
     catalogue: Catalogue,
     committer: Committer,
     /// Which kinds are projected, by their byte; known from the replay on.
-    projected: OnceLock<[bool; 7]>,
+    projected: OnceLock<[bool; KINDS]>,
     /// Taken away by [`Control::close`]: followers hold a control themselves.
     routes: Mutex<Option<Arc<Routes>>>,
     /// Position up to which the catalogue has been exported in this run.
@@ -174,7 +179,7 @@ struct Shared {
 /// Who takes which kind, by its byte.
 #[derive(Default)]
 struct Routes {
-    by_kind: [Option<Route>; 7],
+    by_kind: [Option<Route>; KINDS],
     followers: Vec<Arc<dyn Follower>>,
 }
 

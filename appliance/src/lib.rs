@@ -16,6 +16,7 @@ pub mod identity;
 pub mod jobs;
 pub mod logs;
 pub mod metrics;
+pub mod outgoing;
 pub mod queue;
 pub mod signals;
 pub mod tasks;
@@ -137,6 +138,8 @@ impl Appliance {
         let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
         let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone())?;
         let book = Book::build(control.clone(), Arc::clone(&clock), seed(), config.jobs.clone());
+        book.open_index(&data)?;
+        book.seal_with(Arc::new(WebhookSecrets(identity.clone())));
         let queues =
             Queues::build(control.clone(), Arc::clone(&clock), seed(), Some(Arc::clone(&book) as Arc<dyn Overseer>));
         let jobs = Jobs::build(Arc::clone(&book), queues.clone());
@@ -277,6 +280,19 @@ impl MetricsReader for RuleQueries {
                 |found: metrics::Element| backlot_alerts::Element { labels: found.labels, value: found.value };
             Ok(found.into_iter().map(element).collect())
         })
+    }
+}
+
+/// Where the secrets of webhooks are kept.
+struct WebhookSecrets(Identity);
+
+impl jobs::Seal for WebhookSecrets {
+    fn seal(&self, name: &str, secret: &[u8]) -> Result<String, String> {
+        self.0.seal(name, secret).map_err(|error| error.to_string())
+    }
+
+    fn open(&self, name: &str, sealed: &str) -> Option<Vec<u8>> {
+        self.0.unseal(name, sealed)
     }
 }
 

@@ -73,7 +73,10 @@ pub(crate) fn fill(settings: &Settings) -> Result<(), Box<dyn Error>> {
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
-        println!("{:>12.0} MiB resident with {MILLION} messages queued, {before:.0} MiB before", resident_mib("self").map_err(crate::plain)?);
+        println!(
+            "{:>12.0} MiB resident with {MILLION} messages queued, {before:.0} MiB before",
+            resident_mib("self").map_err(crate::plain)?
+        );
         backlot_tests::signal(std::process::id(), 9);
         Ok(())
     })

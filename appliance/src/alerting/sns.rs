@@ -11,8 +11,8 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 use super::receiver::{ATTEMPT_TIMEOUT, Message};
-use super::webhook::chain;
 use crate::config::AlertingConfig;
+use crate::outgoing::chain;
 
 pub(super) struct Sns {
     client: Client,

@@ -149,6 +149,8 @@ pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError
     let config = arguments.config.load()?;
     let rebuilt =
         control::rebuild(&config.data.dir).map_err(|error| CliError::fault("rebuild the catalogue", error))?;
+    // It follows the catalogue, and is made again from it in the background of the next start.
+    crate::jobs::forget_index(&config.data.dir).map_err(|error| CliError::fault("remove the index of jobs", error))?;
     let aside = rebuilt.set_aside.as_ref().map(|path| path.display().to_string());
     if arguments.json {
         println!(

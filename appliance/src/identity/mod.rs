@@ -215,6 +215,20 @@ impl Identity {
         Some((String::from_utf8(secret).ok()?, Principal { key_id: key_id.into(), role: key.info.role }))
     }
 
+    /// Seals a secret of another part of the program under its name.
+    ///
+    /// # Errors
+    /// [`IdentityError::Random`].
+    pub fn seal(&self, name: &str, secret: &[u8]) -> Result<String, IdentityError> {
+        self.inner.master.wrap(name, secret)
+    }
+
+    /// Opens what [`Identity::seal`] made. `None`: it was sealed for another name, or under another master key.
+    #[must_use]
+    pub fn unseal(&self, name: &str, sealed: &str) -> Option<Vec<u8>> {
+        self.inner.master.unwrap(name, sealed)
+    }
+
     /// The role of a key.
     #[must_use]
     pub fn role(&self, key_id: &str) -> Option<Role> {

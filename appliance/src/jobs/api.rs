@@ -16,7 +16,8 @@ use backlot_wire::{AgentRegistration, AttemptEvents, EventsAnswer, Job, JobSpec,
 
 use super::admission::TraceParent;
 use super::list::{Filter, Page};
-use super::{Jobs, JobsError};
+use super::why::Why;
+use super::{Counts, Jobs, JobsError, SearchError, api_bulk, api_limits, api_webhooks};
 use crate::edge::{ApiError, Operator, Viewer, Worker};
 use crate::queue::QueueError;
 
@@ -28,14 +29,16 @@ const SPEC_BYTES_MAX: usize = 1024 * 1024;
 const REPORT_BYTES_MAX: usize = 2 * 1024 * 1024;
 const DELAY_S_MAX: u32 = 900;
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// The routes of this room.
 pub fn routes(jobs: Jobs) -> Router {
     let specs = Router::new().route("/v1/jobs", post(submit).get(list)).layer(DefaultBodyLimit::max(SPEC_BYTES_MAX));
     Router::new()
         .route("/v1/jobs/events", get(all_news))
+        .route("/v1/jobs/counts", get(counts))
         .route("/v1/jobs/{id}", get(show))
+        .route("/v1/jobs/{id}/why-waiting", get(why))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
         .route("/v1/jobs/{id}/events", get(news))
@@ -43,6 +46,9 @@ pub fn routes(jobs: Jobs) -> Router {
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{name}", put(register).delete(forget))
         .route("/v1/agents/{name}/drain", post(drain))
+        .merge(api_limits::routes())
+        .merge(api_bulk::routes())
+        .merge(api_webhooks::routes())
         .layer(DefaultBodyLimit::max(REPORT_BYTES_MAX))
         .merge(specs)
         .with_state(jobs)
@@ -86,12 +92,33 @@ async fn list(
 ) -> Result<Json<Page>, ApiError> {
     let Query(parameters) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let filter = Filter::parse(&parameters).map_err(ApiError::bad_request)?;
+    if filter.query.is_some() {
+        return Ok(Json(jobs.search(&filter).await?));
+    }
     let page = tokio::task::spawn_blocking(move || jobs.list(&filter)).await;
     Ok(Json(page.map_err(|error| ApiError::internal(&error))??))
 }
 
+/// How many jobs a filter finds, by what they are.
+async fn counts(
+    State(jobs): State<Jobs>,
+    _: Viewer,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Counts>, ApiError> {
+    let Query(parameters) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let filter = Filter::parse(&parameters).map_err(ApiError::bad_request)?;
+    if filter.text.is_some() {
+        return Err(ApiError::bad_request("`q` cannot be counted; write it as a `query`"));
+    }
+    Ok(Json(jobs.counts(&filter).await?))
+}
+
 async fn show(State(jobs): State<Jobs>, _: Viewer, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
     Ok(Json(jobs.get(&id)?))
+}
+
+async fn why(State(jobs): State<Jobs>, _: Viewer, Path(id): Path<String>) -> Result<Json<Why>, ApiError> {
+    Ok(Json(jobs.why(&id)?))
 }
 
 async fn cancel(State(jobs): State<Jobs>, _: Operator, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
@@ -175,11 +202,11 @@ async fn drain(
     Ok(Json(jobs.drain(&name, body.drain).await?).into_response())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("the body is not understood: {error}")))
 }
 
-fn refused_body(rejection: BytesRejection) -> ApiError {
+pub(super) fn refused_body(rejection: BytesRejection) -> ApiError {
     ApiError::new(rejection.status(), "body_refused", rejection.body_text())
 }
 
@@ -197,6 +224,9 @@ impl From<JobsError> for ApiError {
             }
             JobsError::NoSuchJob(_) => Self::not_found("no_such_job", sentence),
             JobsError::NoSuchAttempt(_) => Self::not_found("no_such_attempt", sentence),
+            JobsError::NoSuchTask(_) => Self::not_found("no_such_task", sentence),
+            JobsError::NoSuchWebhook(_) => Self::not_found("no_such_webhook", sentence),
+            JobsError::NoSuchLimit { .. } => Self::not_found("no_such_limit", sentence),
             JobsError::NoSuchAgent(_) => Self::not_found("no_such_agent", sentence),
             JobsError::Exists(_) => Self::conflict("job_exists", sentence).hint("leave job_id out to get a new id"),
             JobsError::Ended { .. } => Self::conflict("job_ended", sentence),
@@ -205,7 +235,12 @@ impl From<JobsError> for ApiError {
             JobsError::Full(_) => Self::unavailable("full", sentence, 30),
             JobsError::Queue(QueueError::NoSuchQueue(_)) => Self::not_found("no_such_queue", sentence),
             JobsError::Queue(QueueError::NotAdmitted(_)) => Self::new(StatusCode::BAD_REQUEST, "invalid", sentence),
-            JobsError::Queue(_) | JobsError::Control(_) | JobsError::Store(_) => Self::internal(&sentence),
+            JobsError::Query { text, at, .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", sentence)
+                .hint(format!("{text}\n{}^ docs/operating-jobs.md describes the language", " ".repeat(at))),
+            JobsError::Search(SearchError::TooMany) => Self::unavailable("too_many_searches", sentence, 2),
+            JobsError::Queue(_) | JobsError::Search(_) | JobsError::Control(_) | JobsError::Store(_) => {
+                Self::internal(&sentence)
+            }
         }
     }
 }

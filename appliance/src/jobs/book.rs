@@ -1,8 +1,10 @@
 //! The book of jobs: what the queue tells of its messages, and what the journal brings back at a start.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use backlot_journal::Lsn;
+use backlot_windows::WindowsError;
 use backlot_wire::{ATTEMPT_ATTRIBUTE, JobSpec, metrics};
 use opentelemetry::KeyValue;
 use parking_lot::{Mutex, RwLock};
@@ -12,16 +14,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::fill_in;
 use super::agents::{self, Agents};
+use super::bulk::Bulk;
 use super::classes::{CLASSES_MAX, Classes};
 use super::herald::{Herald, label};
 use super::model::Tracked;
+use super::search::Index;
 use super::table::{Reserved, Table};
-use super::{spans, store};
+use super::turns::Turns;
+use super::webhooks::{Seal, Webhooks};
+use super::{settings, spans, store, turns};
 use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
 use crate::config;
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
-use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant};
+use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
 
 /// Jobs share so many turns.
 const TURNS: usize = 64;
@@ -34,7 +40,13 @@ pub struct Book {
     /// Taken under a queue's lock, never the other way round. The two below are taken under neither or under both.
     pub(super) table: Mutex<Table>,
     pub(super) agents: Mutex<Agents>,
-    pub(super) classes: RwLock<Classes>,
+    pub(super) classes: Arc<RwLock<Classes>>,
+    /// Its own lock is the innermost of all.
+    pub(super) shares: Arc<Turns>,
+    /// Absent in an appliance without search, as tests build it.
+    pub(super) index: OnceLock<Index>,
+    pub(super) bulk: Bulk,
+    pub(super) webhooks: Webhooks,
     /// One report of a job at a time.
     pub(super) turns: [tokio::sync::Mutex<()>; TURNS],
     /// Cancelled when streams are to end.
@@ -45,19 +57,39 @@ impl Book {
     /// An empty book. It knows nothing until `control` has replayed its records into it.
     #[must_use]
     pub fn build(control: Control, clock: Arc<dyn Clock>, seed: u64, config: config::Jobs) -> Arc<Self> {
-        let table = Table::new(ChaCha8Rng::seed_from_u64(seed), Herald::new());
+        let classes = Arc::<RwLock<Classes>>::default();
+        let shares = Arc::new(Turns::new(&config.limits, Arc::clone(&classes), Arc::clone(&clock)));
+        let table = Table::new(ChaCha8Rng::seed_from_u64(seed), Herald::new().telling(Arc::clone(&shares)));
         let book = Arc::new(Self {
             control,
             clock,
             config,
             table: Mutex::new(table),
             agents: Mutex::default(),
-            classes: RwLock::default(),
+            classes,
+            shares,
+            index: OnceLock::new(),
+            bulk: Bulk::default(),
+            webhooks: Webhooks::default(),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             stopping: OnceLock::new(),
         });
         book.watch();
         book
+    }
+
+    /// Opens the index of jobs below the folder `data`. To be called before the replay.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn open_index(&self, data: &Path) -> Result<(), WindowsError> {
+        let _ = self.index.set(Index::open(data, self.catalogue().clone())?); // the first one stays
+        Ok(())
+    }
+
+    /// Hands in what keeps the secrets of webhooks. Without it none can be defined.
+    pub fn seal_with(&self, seal: Arc<dyn Seal>) {
+        let _ = self.webhooks.seal.set(seal); // the first one stays
     }
 
     /// Gauges that are read when they are asked for.
@@ -76,6 +108,17 @@ impl Book {
                 }
                 for ((kind, status), count) in sums {
                     gauge.observe(count as f64, &[KeyValue::new("type", kind), KeyValue::new("status", status)]);
+                }
+            })
+            .build();
+        let turns = Arc::downgrade(&self.shares);
+        let _ = meter
+            .f64_observable_gauge(metrics::JOB_TENANTS_FOLDED.name)
+            .with_unit(metrics::JOB_TENANTS_FOLDED.unit)
+            .with_description(metrics::JOB_TENANTS_FOLDED.help)
+            .with_callback(move |gauge| {
+                if let Some(turns) = turns.upgrade() {
+                    gauge.observe(turns.folded() as f64, &[]);
                 }
             })
             .build();
@@ -161,13 +204,14 @@ fn parse_admitted(body: &str, message_id: &str) -> Option<(String, JobSpec)> {
 impl Overseer for Book {
     fn admit(&self, now: Now, _queue: &str, body: &str) -> Result<Admitted, String> {
         let spec = JobSpec::parse(body).map_err(|error| error.to_string())?;
+        turns::check(&spec)?;
         let class = self.class(&spec).ok_or_else(|| {
             format!("{CLASSES_MAX} different combinations of type and requirements are in use; a further one needs a restart")
         })?;
         let mut table = self.table.lock();
         if let Some(id) = &spec.job_id {
             if table.reservation(now, id).is_some_and(|reserved| reserved.again) {
-                let tenant = Tenant::default();
+                let tenant = self.shares.tenant(&spec);
                 return Ok(Admitted { body: body.to_owned(), priority: spec.priority, class, tenant });
             }
             if self.exists(&table, id).map_err(|error| error.to_string())? {
@@ -185,12 +229,13 @@ impl Overseer for Book {
             return Err(format!("job `{id}` is being sent by another call"));
         }
         let body = serde_json::to_string(&spec).map_err(|error| error.to_string())?;
-        Ok(Admitted { body, priority: spec.priority, class, tenant: Tenant::default() })
+        let tenant = self.shares.tenant(&spec);
+        Ok(Admitted { body, priority: spec.priority, class, tenant })
     }
 
     fn classify(&self, body: &str) -> (u8, Class, Tenant) {
         let Ok(spec) = JobSpec::parse(body) else { return (0, Class(0), Tenant(0)) };
-        (spec.priority, self.class(&spec).unwrap_or(Class(0)), Tenant(0))
+        (spec.priority, self.class(&spec).unwrap_or(Class(0)), self.shares.tenant(&spec))
     }
 
     fn fits(&self, agent: Option<&str>, class: Class) -> bool {
@@ -201,6 +246,10 @@ impl Overseer for Book {
 
     fn ageing_ms(&self) -> u64 {
         u64::from(self.config.ageing_s) * 1_000
+    }
+
+    fn turn(&self, now: Now, queue: &str, tenant: Tenant) -> Turn {
+        self.shares.turn(now, queue, tenant)
     }
 
     fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action> {
@@ -266,15 +315,32 @@ impl Overseer for Book {
 
 impl Follower for Book {
     fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Job, Kind::Agent]
+        &[Kind::Job, Kind::Agent, Kind::Setting]
     }
 
-    /// Nothing: what a job is stands in the catalogue, which has applied the records before [`Follower::replayed`].
-    fn replay(&self, _: Kind, _: Lsn, _: &[u8]) -> Result<(), String> {
+    /// What a job is stands in the catalogue, which has applied the records before [`Follower::replayed`]. The index may lack some.
+    fn replay(&self, kind: Kind, lsn: Lsn, payload: &[u8]) -> Result<(), String> {
+        if let Some(index) = self.index.get().filter(|_| kind == Kind::Job) {
+            index.replayed(lsn, payload);
+        }
         Ok(())
     }
 
     fn replayed(&self, now: Now) {
+        if let Some(index) = self.index.get() {
+            let journal = self.control.journal();
+            let oldest = journal.segments().first().map_or(Lsn(0), |segment| segment.base);
+            index.replay_done(oldest, journal.durable());
+        }
+        if let Err(error) = self.shares.load(self.catalogue()) {
+            tracing::error!(%error, "limits that were set are not readable; those of the configuration hold");
+        }
+        if let Err(error) = self.webhooks.load(self.catalogue()) {
+            tracing::error!(%error, "webhooks are not readable; none is told");
+        }
+        if let Err(error) = self.bulk.load(self.catalogue()) {
+            tracing::error!(%error, "bulk actions are not readable; none goes on");
+        }
         let mut table = self.table.lock();
         if let Err(error) = store::unfinished(self.catalogue(), &mut |tracked| table.load(tracked)) {
             tracing::error!(%error, "jobs that have not ended are not readable");
@@ -294,14 +360,26 @@ impl Follower for Book {
     fn project(
         &self,
         kind: Kind,
-        _: Lsn,
+        lsn: Lsn,
         payload: &[u8],
         catalogue: &Catalogue,
         batch: &mut Batch,
     ) -> Result<(), String> {
         match kind {
             Kind::Agent => agents::project(payload, batch),
-            _ => store::project(payload, catalogue, batch),
+            Kind::Setting => {
+                settings::project(payload, batch)?;
+                self.webhooks.set(payload, catalogue, batch)
+            }
+            _ => {
+                if let Some(applied) = store::project(payload, catalogue, batch)? {
+                    self.webhooks.applied(lsn.0, &applied, catalogue, batch)?;
+                    if let Some(index) = self.index.get() {
+                        index.touched(lsn, &applied.after.head.id);
+                    }
+                }
+                Ok(())
+            }
         }
     }
 

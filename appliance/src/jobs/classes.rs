@@ -42,6 +42,11 @@ impl Classes {
         Some(class)
     }
 
+    /// All of them, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = Class> {
+        (1..).map(Class).take(self.needs.len())
+    }
+
     /// Whether a host that registered as `agent` can run jobs of `class`.
     pub(super) fn fits(&self, agent: &AgentRegistration, class: Class) -> bool {
         let index = (class.0 as usize).checked_sub(1);
@@ -52,14 +57,14 @@ impl Classes {
 }
 
 /// One GPU has to have both the memory and the architecture.
-fn meets(agent: &AgentRegistration, requirements: &Requirements) -> bool {
+pub(super) fn meets(agent: &AgentRegistration, requirements: &Requirements) -> bool {
     let labels = requirements.labels.iter().all(|(name, value)| agent.labels.get(name) == Some(value));
     let any_gpu = requirements.vram_gb.is_none() && requirements.arch.is_none();
     labels && (any_gpu || agent.gpus.iter().any(|gpu| carries(gpu, requirements)))
 }
 
 /// `vram_gb` counts as the makers of GPUs do, in 10^9 bytes: a T4 "of 16 GB" reports 16.1 of them and 15 GiB.
-fn carries(gpu: &GpuInfo, requirements: &Requirements) -> bool {
+pub(super) fn carries(gpu: &GpuInfo, requirements: &Requirements) -> bool {
     let memory = requirements.vram_gb.is_none_or(|gb| gpu.vram_bytes as f64 >= gb * 1e9);
     let arch = requirements.arch.as_deref().is_none_or(|text| match (parse_arch(text), gpu.sm) {
         (Some((wanted, or_later)), Some(sm)) => sm == wanted || (or_later && sm > wanted),

@@ -48,6 +48,11 @@ impl Jobs {
     /// Streams of news end when `doors` is cancelled.
     pub fn start(&self, stage: &Stage, doors: CancellationToken) {
         let _ = self.book.stopping.set(doors);
+        if let Some(index) = self.book.index.get() {
+            index.start(stage);
+        }
+        self.start_bulk(stage);
+        self.start_webhooks(stage);
         let (jobs, stopping) = (self.clone(), stage.stopping());
         stage.spawn("jobs tick", async move {
             while !stopped_within(&stopping, TICK).await {

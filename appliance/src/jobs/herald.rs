@@ -1,4 +1,4 @@
-//! Who hears of a change: the streams of clients, the counters, the trace.
+//! Who hears of a change: whoever decides whose turn it is, the streams of clients, the counters, the trace.
 //!
 //! News are told when a change is decided, one group commit before it is durable: a stream shows, it does not acknowledge.
 //! A stream that cannot follow loses news and is told so; nobody waits for it.
@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use super::model::{Mark, Tracked};
 use super::spans;
 use super::table::ended;
+use super::turns::Turns;
 use crate::telemetry;
 
 /// News kept for a stream that is slow.
@@ -31,6 +32,7 @@ pub(super) struct News {
 }
 
 pub(super) struct Herald {
+    turns: Option<Arc<Turns>>,
     news: broadcast::Sender<News>,
     types: Vec<String>,
     jobs_ended: Counter<u64>,
@@ -41,6 +43,7 @@ pub(super) struct Herald {
 impl Herald {
     pub(super) fn new() -> Self {
         Self {
+            turns: None,
             news: broadcast::Sender::new(NEWS_MAX),
             types: Vec::new(),
             jobs_ended: telemetry::counter(&metrics::JOBS_ENDED),
@@ -49,8 +52,27 @@ impl Herald {
         }
     }
 
+    /// From now on `turns` hears where jobs stand.
+    pub(super) fn telling(self, turns: Arc<Turns>) -> Self {
+        Self { turns: Some(turns), ..self }
+    }
+
     pub(super) fn news(&self) -> broadcast::Sender<News> {
         self.news.clone()
+    }
+
+    /// A job has come into memory, as it stood in the catalogue or new.
+    pub(super) fn loaded(&self, tracked: &Tracked) {
+        if let Some(turns) = &self.turns {
+            turns.moved(None, tracked);
+        }
+    }
+
+    /// A job that is in memory has changed.
+    pub(super) fn moved(&self, before: &Tracked, after: &Tracked) {
+        if let Some(turns) = &self.turns {
+            turns.moved(Some(before), after);
+        }
     }
 
     /// Tells what a change has brought about; no `before` means that the job is new.

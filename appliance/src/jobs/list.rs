@@ -1,15 +1,17 @@
 //! Lists of jobs, newest first, filtered.
 //!
 //! A list walks the summaries in the catalogue; one call looks at a bounded number of them and hands back where it stopped,
-//! so that a page may be short, or empty, and still have a next one.
+//! so that a page may be short, or empty, and still have a next one. With a `query` the index is searched instead, see `search`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use backlot_windows::Position;
 use backlot_wire::{Job, JobStatus, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::model::Tracked;
+use super::search::Remaking;
 use super::store::{self, Summary, time_key};
 use super::{Jobs, JobsError};
 
@@ -19,8 +21,10 @@ const LIMIT_DEFAULT: usize = 100;
 /// Most summaries that one call looks at.
 const LOOKED_AT_MAX: usize = 20_000;
 /// Past so many bytes of jobs a page ends.
-const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const TEXT_BYTES_MAX: usize = 256;
+/// Before a cursor of a search: a list's is all hex digits.
+const SEARCH_CURSOR: &str = "s";
 
 /// Which jobs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,18 +42,24 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// Part of the id or of the error, in any case.
     pub text: Option<String>,
+    /// In the query language.
+    pub query: Option<String>,
     /// 1 to [`LIMIT_MAX`].
     pub limit: usize,
     cursor: Option<Vec<u8>>,
+    pub(super) search_after: Option<Position>,
 }
 
 /// Some jobs, newest first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Page {
     pub jobs: Vec<Job>,
     /// For the next page; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// The index that was searched is being made again, newest jobs first: older ones may be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaking: Option<Remaking>,
 }
 
 impl Filter {
@@ -82,6 +92,10 @@ impl Filter {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
                     filter.limit = limit.ok_or_else(|| format!("`limit` is 1 to {LIMIT_MAX}"))?;
                 }
+                "query" => filter.query = Some(value.clone()),
+                "cursor" if value.starts_with(SEARCH_CURSOR) => {
+                    filter.search_after = Some(position(value).ok_or("`cursor` is none that a search gave")?);
+                }
                 "cursor" => {
                     let key = hex::decode(value).ok().filter(|key| key.len() > 8 && key.len() <= 1_024);
                     filter.cursor = Some(key.ok_or("`cursor` is none that a list gave")?);
@@ -95,7 +109,21 @@ impl Filter {
                 },
             }
         }
+        if filter.query.is_some() && filter.text.is_some() {
+            return Err("`q` and `query` do not go together: write what `q` says into the query".into());
+        }
+        if filter.query.is_none() && filter.search_after.is_some() {
+            return Err("`cursor` is of a search, and there is no `query`".into());
+        }
         Ok(filter)
+    }
+
+    pub(super) fn has_cursor(&self) -> bool {
+        self.cursor.is_some()
+    }
+
+    pub(super) fn search_cursor(position: Position) -> String {
+        format!("{SEARCH_CURSOR}{:016x}{:016x}", position.time_ns, position.seq)
     }
 
     /// `labels` looks the labels up where the summary does not repeat them.
@@ -114,6 +142,13 @@ impl Filter {
             && self.text.as_ref().is_none_or(text)
             && (self.labels.is_empty() || summary.labels.as_ref().map_or_else(|| all_labels(&labels()), all_labels))
     }
+}
+
+fn position(cursor: &str) -> Option<Position> {
+    let digits = cursor.strip_prefix(SEARCH_CURSOR).filter(|digits| digits.len() == 32 && digits.is_ascii())?;
+    let (time_ns, seq) = digits.split_at(16);
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    Some(Position { time_ns: number(time_ns)?.cast_signed(), seq: number(seq)? })
 }
 
 fn status(word: &str) -> Result<JobStatus, String> {
@@ -140,11 +175,11 @@ impl Jobs {
         loop {
             let page = store::summaries_back(catalogue, &before, LIMIT_MAX)?;
             if page.is_empty() {
-                return Ok(Page { jobs, cursor: None });
+                return Ok(Page { jobs, ..Page::default() });
             }
             for (key, stored) in page {
                 if key < since {
-                    return Ok(Page { jobs, cursor: None });
+                    return Ok(Page { jobs, ..Page::default() });
                 }
                 // What has not ended is fresher in memory.
                 let known = self.book.table.lock().get(&stored.id).cloned();
@@ -161,14 +196,14 @@ impl Jobs {
                 looked_at += 1;
                 before = key;
                 if jobs.len() >= filter.limit || looked_at >= LOOKED_AT_MAX || bytes >= PAGE_BYTES_MAX {
-                    return Ok(Page { jobs, cursor: Some(hex::encode(&before)) });
+                    return Ok(Page { jobs, cursor: Some(hex::encode(&before)), ..Page::default() });
                 }
             }
         }
     }
 }
 
-fn json_bytes(job: &Job) -> usize {
+pub(super) fn json_bytes(job: &Job) -> usize {
     struct Count(usize);
     impl Write for Count {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -244,9 +279,15 @@ mod tests {
             ("cursor", "zz"),
             ("colour", "red"),
             ("label.", "x"),
+            ("cursor", "s12"),
         ] {
             assert!(parse(&[(name, value)]).unwrap_err().contains(name), "{name}={value}");
         }
         assert_eq!(parse(&[]).unwrap().limit, 100);
+        assert!(parse(&[("q", "x"), ("query", "y")]).is_err());
+        let at = Position { time_ns: 7, seq: u64::MAX };
+        let cursor = Filter::search_cursor(at);
+        assert_eq!(parse(&[("query", "y"), ("cursor", &cursor)]).unwrap().search_after, Some(at));
+        assert!(parse(&[("cursor", &cursor)]).is_err(), "a search's cursor is no list's");
     }
 }

@@ -12,12 +12,16 @@
 //! - Only the newest attempt's result counts; it and the message's deletion are one journal group.
 //!
 //! Absent on purpose: no scheduling. Who gets which message next is the queue's business; this room only says
-//! which class of jobs fits which agent.
+//! which class of jobs fits which agent, and whose turn it is.
 
 mod admission;
 mod agents;
 mod api;
+mod api_bulk;
+mod api_limits;
+mod api_webhooks;
 mod book;
+mod bulk;
 mod classes;
 mod desk;
 mod engine;
@@ -26,16 +30,23 @@ mod engine_stories;
 #[cfg(test)]
 mod engine_tests;
 mod herald;
+mod limits;
 mod list;
 mod model;
 mod record;
 mod report;
+mod search;
+mod settings;
+mod shares;
 mod spans;
 mod store;
 mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod webhooks;
+mod why;
 
 use std::sync::Arc;
 
@@ -46,8 +57,12 @@ use crate::queue::{QueueError, Queues};
 
 pub use api::routes;
 pub use book::Book;
+pub use bulk::{Action as BulkAction, DryRun, Order as BulkOrder, TaskStatus};
+pub use limits::{Scope, Setting, check_limits};
 pub use list::{Filter, Page};
+pub use search::{Counts, Remaking, SearchError, forget_index};
 pub use spans::JobIds;
+pub use webhooks::{Event, Seal};
 
 /// The jobs. Cheap to clone.
 #[derive(Clone)]
@@ -64,8 +79,14 @@ pub enum JobsError {
     Spec(#[from] SpecError),
     #[error("job `{0}` does not exist")]
     NoSuchJob(String),
+    #[error("bulk action `{0}` does not exist")]
+    NoSuchTask(String),
+    #[error("webhook `{0}` does not exist")]
+    NoSuchWebhook(String),
     #[error("attempt `{0}` does not exist")]
     NoSuchAttempt(String),
+    #[error("nothing is set for the {scope} `{name}`")]
+    NoSuchLimit { scope: &'static str, name: String },
     #[error("agent `{0}` is not registered")]
     NoSuchAgent(String),
     #[error("job `{0}` exists already and is another one")]
@@ -86,6 +107,10 @@ pub enum JobsError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("query: {problem}")]
+    Query { text: String, at: usize, problem: String },
+    #[error(transparent)]
+    Search(#[from] SearchError),
     #[error("{0}")]
     Store(String),
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use backlot_wire::{Attempt, JobError, JobSpec, JobStatus, Output, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Head, Tracked, cut};
+use super::model::{Head, Mark, Tracked, cut};
 use super::record::{self, Entry};
 use crate::catalogue::{Batch, Catalogue, CatalogueError, Table, VALUE_BYTES_MAX};
 
@@ -223,16 +223,38 @@ pub(super) fn summaries_back(
     page.into_iter().map(summary).collect()
 }
 
-/// What a record changes in the catalogue.
-pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) -> Result<(), String> {
+/// What a record has brought about.
+pub(super) struct Applied {
+    /// `None`: the job is new.
+    pub before: Option<Before>,
+    pub after: Tracked,
+}
+
+/// What is compared of a job before a record and after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Before {
+    pub mark: Mark,
+    pub percent: Option<f32>,
+}
+
+impl Before {
+    fn of(head: &Head, attempts: &[Attempt]) -> Self {
+        let live = attempts.last().filter(|attempt| attempt.outcome.is_none()).map(|attempt| attempt.number);
+        Self { mark: Mark { status: head.status, live }, percent: head.percent }
+    }
+}
+
+/// What a record changes in the catalogue. `None`: nothing.
+pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) -> Result<Option<Applied>, String> {
     let view = View { catalogue, pending: Some(batch) };
     let (before, after, with_spec) = match Entry::decode(payload)? {
         Entry::Whole { spec, head, attempts, outputs, error } => {
             let before = view.state(&head.id).map_err(|error| error.to_string())?;
             if before.as_ref().is_some_and(|state| state.head.revision >= head.revision) {
-                return Ok(());
+                return Ok(None);
             }
-            (before.is_some(), record::tracked(*spec, *head, attempts, outputs, error), true)
+            let before = before.map(|state| Before::of(&state.head, &state.attempts));
+            (before, record::tracked(*spec, *head, attempts, outputs, error), true)
         }
         Entry::Patch(patch) => {
             let id = patch.head.id.clone();
@@ -240,13 +262,14 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
             let Some(mut tracked) = known else {
                 // An error here would stop every start from now on, and would not bring the job back.
                 tracing::error!(job = id, "a change of a job that the catalogue does not have is left out");
-                return Ok(());
+                return Ok(None);
             };
             if tracked.head.revision >= patch.head.revision {
-                return Ok(());
+                return Ok(None);
             }
+            let before = Before::of(&tracked.head, &tracked.attempts);
             patch.apply(&mut tracked);
-            (true, tracked, false)
+            (Some(before), tracked, false)
         }
     };
     let json = |error: serde_json::Error| format!("job `{}`: {error}", after.head.id);
@@ -258,10 +281,10 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
     };
     let id = &after.head.id;
     let state_bytes = serde_json::to_vec(&state).map_err(json)?;
-    put_part(catalogue, batch, id, Part::State, after.head.revision, &state_bytes, before)?;
+    put_part(catalogue, batch, id, Part::State, after.head.revision, &state_bytes, before.is_some())?;
     if with_spec {
         let spec_bytes = serde_json::to_vec(&*after.spec).map_err(json)?;
-        put_part(catalogue, batch, id, Part::Spec, after.head.revision, &spec_bytes, before)?;
+        put_part(catalogue, batch, id, Part::Spec, after.head.revision, &spec_bytes, before.is_some())?;
     }
     if after.is_final() {
         batch.delete(Table::Jobs, unfinished_key(id));
@@ -271,7 +294,7 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
     let mut summary = vec![VERSION];
     serde_json::to_writer(&mut summary, &Summary::of(&after)).map_err(json)?;
     batch.put(Table::JobsByTime, time_key(after.head.created_at, id), summary);
-    Ok(())
+    Ok(Some(Applied { before, after }))
 }
 
 fn put_part(

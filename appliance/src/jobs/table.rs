@@ -113,6 +113,7 @@ impl Table {
             return;
         }
         self.enter(&tracked);
+        self.herald.loaded(&tracked);
         self.slots.insert(id, Slot { tracked, journalled: None, extended_at_mono_ms: 0 });
     }
 
@@ -223,6 +224,7 @@ impl Table {
         let after = slot.tracked.clone();
         self.leave(before);
         self.enter(&after);
+        self.herald.moved(before, &after);
         self.herald.tell(Some(before.mark()), &after);
     }
 

@@ -20,7 +20,7 @@ use tantivy::store::{Compressor, ZstdCompressor};
 use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer};
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexSortByField, IndexWriter, Order, ReloadPolicy, Searcher, TantivyDocument,
-    TantivyError,
+    TantivyError, Term,
 };
 
 use crate::document::{Document, Value, keyword_key, word_key};
@@ -30,6 +30,9 @@ const WORDS: &str = "backlot_words";
 const SUMMARY_VERSION: u32 = 1;
 /// Blocks of sources that a reader keeps unpacked, 16 KiB each.
 const STORE_CACHE_BLOCKS: usize = 16;
+
+/// A segment with a larger part of deleted documents is written anew.
+const DELETED_RATIO_MAX: f32 = 0.3;
 
 /// What a window holds, as of its last commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,8 +224,15 @@ impl Window {
             .num_merge_threads(1)
             .build();
         let writer: IndexWriter = self.index.writer_with_options(options)?;
-        writer.set_merge_policy(Box::new(LogMergePolicy::default()));
+        let mut policy = LogMergePolicy::default();
+        policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX); // windows have none
+        writer.set_merge_policy(Box::new(policy));
         Ok(Writer { writer, fields: self.fields })
+    }
+
+    /// What was handed to the last commit.
+    pub(crate) fn payload(&self) -> tantivy::Result<Option<String>> {
+        self.index.load_metas().map(|metas| metas.payload)
     }
 
     /// Merges all segments into one, so that the window can rest.
@@ -271,12 +281,21 @@ impl Writer {
         self.writer.add_document(made).map(drop)
     }
 
+    /// Takes away the documents that were added with the keyword `value` under `name`, up to now.
+    pub(crate) fn delete(&self, name: &str, value: &str) {
+        self.writer.delete_term(Term::from_field_text(self.fields.term, &keyword_term(name, value)));
+    }
+
+    pub(crate) fn commit_with(&mut self, payload: &str) -> tantivy::Result<()> {
+        let mut prepared = self.writer.prepare_commit()?;
+        prepared.set_payload(payload);
+        prepared.commit().map(drop)
+    }
+
     pub(crate) fn commit(&mut self, summary: &Summary) -> tantivy::Result<()> {
         let payload = serde_json::to_string(summary)
             .map_err(|error| TantivyError::InternalError(format!("write summary: {error}")))?;
-        let mut prepared = self.writer.prepare_commit()?;
-        prepared.set_payload(&payload);
-        prepared.commit().map(drop)
+        self.commit_with(&payload)
     }
 
     /// Ends the writer after the merges under way.

@@ -13,13 +13,18 @@
 //! - Within a window documents are sorted by moment, newest first: a search stops when it has enough.
 //! - A window that does not read is set aside, by name, and the rest stays searchable.
 //!
+//! [`Current`] is for things that change: one index of the newest document of each, without windows and without a ring.
+//! [`parse`] reads the language in which people ask for either.
+//!
 //! What is absent on purpose: scoring, columns (facets are to be had from the terms), a clock, and tokio, but for the tail's
-//! channel. Calls block; types of tantivy stop in `index.rs` and `walk.rs`.
+//! channel. Calls block; types of tantivy stop in `index.rs`, `walk.rs` and the two handles.
 
 mod chain;
+mod current;
 mod document;
 mod excluded;
 mod index;
+mod language;
 mod query;
 mod top;
 mod walk;
@@ -27,7 +32,9 @@ mod windows;
 
 use std::path::PathBuf;
 
+pub use current::{Current, Opening};
 pub use document::{Document, Value, clip, word_key, words};
+pub use language::{Dialect, QueryError, parse};
 pub use query::Query;
 pub use top::{Order, Position};
 pub use windows::{Batch, Cancel, Found, Hit, Opened, Search, Stats, Windows};

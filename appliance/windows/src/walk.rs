@@ -79,6 +79,69 @@ pub(crate) fn walk<T>(
     Ok(())
 }
 
+/// How many documents within `range` match.
+pub(crate) fn count(
+    searcher: &Searcher,
+    fields: Fields,
+    query: &Query,
+    range: Range,
+    cancel: &Cancel,
+) -> Result<u64, Fault> {
+    let weight = translate(fields, query).weight(EnableScoring::disabled_from_searcher(searcher))?;
+    let mut count = 0_u64;
+    for reader in searcher.segment_readers().iter().filter(|reader| reader.max_doc() > 0) {
+        let everything = range.from_ns == i64::MIN && range.to_ns == i64::MAX;
+        if everything {
+            count += u64::from(weight.count(reader)?);
+        } else {
+            let time = reader.fast_fields().i64(TIME)?.first_or_default_col(0);
+            let begin = first_at_or_before(&*time, reader.max_doc(), range.to_ns);
+            let end = match range.from_ns.checked_sub(1) {
+                Some(before) => first_at_or_before(&*time, reader.max_doc(), before),
+                None => reader.max_doc(),
+            };
+            let mut scorer = weight.scorer(reader, 1.0)?;
+            let mut document = if scorer.doc() < begin { scorer.seek(begin) } else { scorer.doc() };
+            while document < end && document != TERMINATED {
+                count += u64::from(!reader.is_deleted(document));
+                document = scorer.advance();
+            }
+        }
+        if cancel.is_cancelled() {
+            return Err(Fault::Cancelled);
+        }
+    }
+    Ok(count)
+}
+
+/// Values of the keyword `name`, by their text, up to `limit` of each segment; those of deleted documents may be among them.
+pub(crate) fn keywords(
+    searcher: &Searcher,
+    fields: Fields,
+    name: &str,
+    limit: usize,
+) -> Result<std::collections::BTreeSet<String>, Fault> {
+    let mut found = std::collections::BTreeSet::new();
+    let begin = keyword_term(name, "");
+    let mut end = begin.clone().into_bytes();
+    if let Some(last) = end.last_mut() {
+        *last += 1; // `k` is followed by `l`
+    }
+    for reader in searcher.segment_readers() {
+        let inverted = reader.inverted_index(fields.term)?;
+        let range = inverted.terms().range().ge(begin.as_bytes()).lt(&end);
+        let mut terms =
+            range.into_stream().map_err(|error| IndexFault { problem: error.to_string(), is_damage: false })?;
+        let mut taken = 0;
+        while taken < limit && terms.advance() {
+            let value = terms.key().get(begin.len()..).unwrap_or_default();
+            found.insert(String::from_utf8_lossy(value).into_owned());
+            taken += 1;
+        }
+    }
+    Ok(found)
+}
+
 struct Segment<'a> {
     reader: &'a SegmentReader,
     weight: &'a dyn Weight,
@@ -108,8 +171,10 @@ impl Segment<'_> {
             if top.closed_to(top.order.time_rank(time_ns)) {
                 break;
             }
-            let position = Position { time_ns, seq: self.seq.get_val(document) };
-            top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+            if !self.reader.is_deleted(document) {
+                let position = Position { time_ns, seq: self.seq.get_val(document) };
+                top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+            }
             seen += 1;
             if seen.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
                 return Err(Fault::Cancelled);
@@ -138,8 +203,10 @@ impl Segment<'_> {
             let mut scorer = self.weight.scorer(self.reader, 1.0)?;
             let mut document = if scorer.doc() < start { scorer.seek(start) } else { scorer.doc() };
             while document < end && document != TERMINATED {
-                let position = Position { time_ns: self.time.get_val(document), seq: self.seq.get_val(document) };
-                top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+                if !self.reader.is_deleted(document) {
+                    let position = Position { time_ns: self.time.get_val(document), seq: self.seq.get_val(document) };
+                    top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+                }
                 document = scorer.advance();
             }
             if cancel.is_cancelled() {

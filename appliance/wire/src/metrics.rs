@@ -54,6 +54,8 @@ catalogue! {
     JOBS_ENDED = Kind::Counter, "backlot_jobs_ended_total", "{job}", ["type", "status"], "Jobs ended, by type and final status.";
     JOB_ATTEMPTS = Kind::Counter, "backlot_job_attempts_total", "{attempt}", ["type", "outcome"], "Attempts ended, by outcome.";
     JOB_PHASE_DURATION = Kind::Histogram(PHASE_S), "backlot_job_phase_duration_seconds", "s", ["type", "phase"], "Time each phase of an attempt took.";
+    JOB_WEBHOOKS = Kind::Counter, "backlot_job_webhook_deliveries_total", "{event}", ["webhook", "outcome"], "Events of jobs that webhooks were told: delivered, retried, dead, dropped.";
+    JOB_TENANTS_FOLDED = Kind::Gauge, "backlot_job_tenants_folded", "{tenant}", [], "Owners and keys counted with others because there were too many, since the start.";
 
     AGENT_LAST_SEEN = Kind::Gauge, "backlot_agent_last_seen_timestamp_seconds", "s", ["agent"], "When a registered agent was last heard, as Unix time.";
 

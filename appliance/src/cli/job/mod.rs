@@ -1,8 +1,12 @@
-//! `backlot job`: submit, list, show, cancel, retry and watch jobs.
+//! `backlot job`: submit, list, search, show, cancel, retry and watch jobs; their limits, webhooks and bulk actions.
 
+mod bulk;
+mod limits;
+mod search;
 mod submit;
 mod text;
 mod watch;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -29,6 +33,28 @@ pub(super) enum JobCommand {
         id: String,
         #[arg(long)]
         json: bool,
+    },
+    /// Jobs that a query finds, newest first.
+    Search(search::SearchArguments),
+    /// How many jobs there are, by status, type and project.
+    Count(search::CountArguments),
+    /// Why a job waits, the decisive reason first.
+    Why {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shares of projects, limits of running jobs, rates.
+    Limits(limits::LimitsArguments),
+    /// One action on all jobs that a query finds: cancel, retry, redrive.
+    Bulk {
+        #[command(subcommand)]
+        command: bulk::BulkCommand,
+    },
+    /// Who is told what happens to jobs.
+    Webhook {
+        #[command(subcommand)]
+        command: webhook::WebhookCommand,
     },
     /// Ask a job to end. A waiting one ends at once, a running one when its worker hears of it.
     Cancel {
@@ -87,12 +113,20 @@ pub(super) struct ListArguments {
 struct Page {
     jobs: Vec<Job>,
     cursor: Option<String>,
+    #[serde(default)]
+    remaking: Option<Value>,
 }
 
 pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode, CliError> {
     match command {
         JobCommand::Submit(arguments) => return submit::run(arguments, client).await,
         JobCommand::List(arguments) => list(arguments, client).await?,
+        JobCommand::Search(arguments) => search::search(arguments, client).await?,
+        JobCommand::Count(arguments) => search::count(arguments, client).await?,
+        JobCommand::Why { id, json } => search::why(&id, json, client).await?,
+        JobCommand::Limits(arguments) => limits::run(arguments, client).await?,
+        JobCommand::Bulk { command } => bulk::run(command, client).await?,
+        JobCommand::Webhook { command } => webhook::run(command, client).await?,
         JobCommand::Show { id, json } => {
             let job: Job = client.get(&path(&id, "")).await?;
             print(&job, json, text::job)?;

@@ -71,7 +71,7 @@ fn took(from: Timestamp, until: Timestamp) -> String {
 }
 
 /// Text of others without what a terminal would obey.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

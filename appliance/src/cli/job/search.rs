@@ -1,0 +1,101 @@
+//! `backlot job search`, `count` and `why`.
+
+use clap::Args;
+use percent_encoding::utf8_percent_encode;
+use serde_json::Value;
+
+use super::{ESCAPED, Page, path, print, text};
+use crate::cli::{CliError, Client, to_json};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SearchArguments {
+    /// Such as `status:failed user:anna "out of memory" created:>2h`; docs/operating-jobs.md describes the language.
+    query: String,
+    /// Most jobs to list.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CountArguments {
+    /// Only jobs that this finds.
+    #[arg(default_value = "*")]
+    query: String,
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn search(arguments: SearchArguments, client: &Client) -> Result<(), CliError> {
+    let SearchArguments { query, limit, json } = arguments;
+    let encoded = utf8_percent_encode(&query, ESCAPED).to_string();
+    let (mut cursor, mut left) = (None::<String>, limit);
+    if !json {
+        println!("{}", text::HEADING);
+    }
+    while left > 0 {
+        let after = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+        let page: Page = client.get(&format!("/v1/jobs?query={encoded}&limit={}{after}", left.min(500))).await?;
+        for job in page.jobs.iter().take(left) {
+            print(job, json, text::line)?;
+        }
+        left = left.saturating_sub(page.jobs.len());
+        cursor = page.cursor;
+        if cursor.is_none() {
+            if let Some(remaking) = page.remaking {
+                eprintln!(
+                    "backlot: the index is being made again; {} of the newest jobs are in it so far",
+                    remaking["jobs"]
+                );
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn count(arguments: CountArguments, client: &Client) -> Result<(), CliError> {
+    let encoded = utf8_percent_encode(&arguments.query, ESCAPED);
+    let counts: Value = client.get(&format!("/v1/jobs/counts?query={encoded}")).await?;
+    if arguments.json {
+        println!("{}", to_json(&counts)?);
+        return Ok(());
+    }
+    println!("{} jobs", counts["total"]);
+    for name in ["status", "type", "project"] {
+        let mut counted: Vec<(&String, u64)> =
+            counts[name].as_object().into_iter().flatten().map(|(value, n)| (value, n.as_u64().unwrap_or(0))).collect();
+        counted.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        if !counted.is_empty() {
+            println!("\nby {name}");
+        }
+        for (value, n) in counted {
+            println!("{n:>10}  {}", text::plain(value));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn why(id: &str, json: bool, client: &Client) -> Result<(), CliError> {
+    let why: Value = client.get(&path(id, "/why-waiting")).await?;
+    if json {
+        println!("{}", to_json(&why)?);
+        return Ok(());
+    }
+    let reasons = why["reasons"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let status = why["status"].as_str().unwrap_or_default();
+    if reasons.is_empty() {
+        println!("{} is {status}: it does not wait", text::plain(id));
+    } else {
+        println!("{} is {status}", text::plain(id));
+    }
+    for reason in reasons {
+        println!(
+            "  {}  ({})",
+            text::plain(reason["sentence"].as_str().unwrap_or_default()),
+            reason["code"].as_str().unwrap_or_default()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! Why a job waits: reasons that an operator can do something about, the decisive first.
+//!
+//! Each reason has a code for programs, a sentence for people, and the numbers in it. Nothing is guessed: what is said of agents is
+//! what they registered, what is said of limits is what the queue goes by.
+
+use backlot_wire::{AgentInfo, JobStatus, Requirements};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::classes::{carries, meets};
+use super::limits::Scope;
+use super::model::Tracked;
+use super::shares::{BucketName, Hold};
+use super::{Jobs, JobsError};
+use crate::clock::Now;
+
+/// An agent that was not heard for so long takes nothing, as far as anybody knows. They register every half minute.
+const SILENT_AFTER_MS: u64 = 90_000;
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reason {
+    /// A stable word, such as `project_limit`.
+    pub code: &'static str,
+    pub sentence: String,
+    pub numbers: Value,
+}
+
+/// Why a job does not run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Why {
+    pub id: String,
+    pub status: JobStatus,
+    /// The decisive one first; none for a job that runs or has ended.
+    pub reasons: Vec<Reason>,
+}
+
+fn reason(code: &'static str, sentence: impl Into<String>, numbers: Value) -> Reason {
+    Reason { code, sentence: sentence.into(), numbers }
+}
+
+impl Jobs {
+    /// Why job `id` waits.
+    ///
+    /// # Errors
+    /// [`JobsError::NoSuchJob`].
+    pub fn why(&self, id: &str) -> Result<Why, JobsError> {
+        let tracked = self.find(id)?.ok_or_else(|| JobsError::NoSuchJob(id.to_owned()))?;
+        let now = self.book.clock.now();
+        let reasons = match tracked.head.status {
+            JobStatus::Queued => self.in_line(now, &tracked),
+            JobStatus::Scheduled => vec![scheduled(now, &tracked)],
+            JobStatus::Waiting => vec![waits_for_jobs(&tracked)],
+            JobStatus::Running | JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => Vec::new(),
+        };
+        Ok(Why { id: tracked.head.id.clone(), status: tracked.head.status, reasons })
+    }
+
+    fn in_line(&self, now: Now, tracked: &Tracked) -> Vec<Reason> {
+        let turns = &self.book.shares;
+        let agents = self.book.agents.lock().all();
+        let suited: Vec<&AgentInfo> = agents.iter().filter(|agent| suits(agent, tracked)).collect();
+        let mut reasons = Vec::new();
+        let nobody = nobody_fits(now, tracked, &agents);
+        let is_anybody = nobody.is_none();
+        reasons.extend(nobody);
+        reasons.extend(turns.holds(now, tracked).iter().map(|hold| held(now, hold)));
+        let taking: Vec<&AgentInfo> =
+            suited.into_iter().filter(|agent| !agent.registration.draining && is_heard(now, agent)).collect();
+        let running: usize = taking.iter().map(|agent| turns.running_on(&agent.name)).sum();
+        if is_anybody && !taking.is_empty() && taking.iter().all(|agent| turns.running_on(&agent.name) > 0) {
+            let sentence = format!(
+                "every agent that fits is busy: {} with {}",
+                count(taking.len(), "agent"),
+                count(running, "attempt")
+            );
+            reasons.push(reason("agents_busy", sentence, json!({"agents": taking.len(), "running": running})));
+        }
+        reasons.extend(self.behind(tracked, &taking));
+        if reasons.is_empty() {
+            reasons.push(reason("next", "nothing stands before it: the next worker that asks gets it", json!({})));
+        }
+        reasons
+    }
+
+    /// Who stands before it, among those that the same agents could take.
+    fn behind(&self, tracked: &Tracked, taking: &[&AgentInfo]) -> Option<Reason> {
+        let place = self.book.shares.place(tracked);
+        let competing: Vec<_> = {
+            let classes = self.book.classes.read();
+            let any = |class| taking.is_empty() || taking.iter().any(|agent| classes.fits(&agent.registration, class));
+            classes.all().filter(|class| any(*class)).collect()
+        };
+        let ahead = self.book.shares.ahead(&place, |class| competing.binary_search(&class).is_ok());
+        if ahead.of_higher_priority + ahead.of_its_own == 0 {
+            return None;
+        }
+        let higher = (ahead.of_higher_priority > 0)
+            .then(|| format!("{} of higher priority (up to {})", ahead.of_higher_priority, ahead.highest));
+        let own =
+            (ahead.of_its_own > 0).then(|| format!("{} of its own priority ({})", ahead.of_its_own, place.priority));
+        let who: Vec<String> = higher.into_iter().chain(own).collect();
+        let sentence =
+            format!("behind {} on queue `{}`; shares of projects may change the order", who.join(" and "), place.queue);
+        let numbers = json!({
+            "higher_priority": ahead.of_higher_priority,
+            "highest_priority": ahead.highest,
+            "own_priority": ahead.of_its_own,
+            "priority": place.priority,
+        });
+        Some(reason("behind", sentence, numbers))
+    }
+}
+
+fn is_heard(now: Now, agent: &AgentInfo) -> bool {
+    now.wall_ms.saturating_sub(agent.last_seen_at.unix_ms()) <= SILENT_AFTER_MS
+}
+
+fn suits(agent: &AgentInfo, tracked: &Tracked) -> bool {
+    agent.registration.types.contains(&tracked.spec.kind) && meets(&agent.registration, &tracked.spec.requirements)
+}
+
+/// Why no agent would take it, if none would.
+fn nobody_fits(now: Now, tracked: &Tracked, agents: &[AgentInfo]) -> Option<Reason> {
+    let (kind, requirements) = (&tracked.spec.kind, &tracked.spec.requirements);
+    if agents.is_empty() {
+        let sentence = "no agent is registered; a plain SQS consumer of its queue may take it";
+        return Some(reason("no_agents", sentence, json!({"agents": 0})));
+    }
+    let of_type: Vec<&AgentInfo> = agents.iter().filter(|agent| agent.registration.types.contains(kind)).collect();
+    if of_type.is_empty() {
+        let sentence = format!("none of {} runs the type `{kind}`", count(agents.len(), "agent"));
+        return Some(reason("no_agent_of_type", sentence, json!({"agents": agents.len(), "type": kind})));
+    }
+    let suited: Vec<&&AgentInfo> = of_type.iter().filter(|agent| meets(&agent.registration, requirements)).collect();
+    if suited.is_empty() {
+        return Some(lacking(requirements, kind, &of_type));
+    }
+    let drained = suited.iter().filter(|agent| agent.registration.draining).count();
+    let silent = suited.iter().filter(|agent| !agent.registration.draining && !is_heard(now, agent)).count();
+    if drained + silent < suited.len() {
+        return None;
+    }
+    let numbers = json!({"agents": suited.len(), "drained": drained, "silent": silent});
+    let code = if drained >= silent { "agents_drained" } else { "agents_silent" };
+    let sentence = format!(
+        "no agent that fits takes jobs: of {}, {drained} drained and {silent} silent for more than {} s",
+        suited.len(),
+        SILENT_AFTER_MS / 1_000
+    );
+    Some(reason(code, sentence, numbers))
+}
+
+/// What those that run the type lack: the requirement that none of them meets, or the combination.
+fn lacking(requirements: &Requirements, kind: &str, of_type: &[&AgentInfo]) -> Reason {
+    let gpus = || of_type.iter().flat_map(|agent| &agent.registration.gpus);
+    let agents = of_type.len();
+    let none = format!("none of {} that run{} `{kind}`", count(agents, "agent"), if agents == 1 { "s" } else { "" });
+    for (name, value) in &requirements.labels {
+        if !of_type.iter().any(|agent| agent.registration.labels.get(name) == Some(value)) {
+            let numbers = json!({"agents": agents, "label": name, "value": value});
+            return reason("no_agent_with_label", format!("{none} has the label {name}={value}"), numbers);
+        }
+    }
+    let alone = |requirements: &Requirements| gpus().any(|gpu| carries(gpu, requirements));
+    if let Some(wanted_gb) = requirements.vram_gb
+        && !alone(&Requirements { vram_gb: Some(wanted_gb), ..Requirements::default() })
+    {
+        let best_gb = gpus().map(|gpu| gpu.vram_bytes as f64 / 1e9).fold(0.0, f64::max);
+        let best_gb = (best_gb * 10.0).round() / 10.0;
+        let sentence = format!("{none} has a GPU with {wanted_gb} GB; the best has {best_gb}");
+        return reason(
+            "no_agent_with_vram",
+            sentence,
+            json!({"agents": agents, "wanted_gb": wanted_gb, "best_gb": best_gb}),
+        );
+    }
+    if let Some(arch) = &requirements.arch
+        && !alone(&Requirements { arch: Some(arch.clone()), ..Requirements::default() })
+    {
+        let mut there: Vec<u32> = gpus().filter_map(|gpu| gpu.sm).collect();
+        there.sort_unstable();
+        there.dedup();
+        let list: Vec<String> = there.iter().map(|sm| format!("sm_{sm}")).collect();
+        let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+        let sentence = format!("{none} has a GPU of {arch}; there is {list}");
+        return reason("no_agent_with_arch", sentence, json!({"agents": agents, "wanted": arch, "there": there}));
+    }
+    let sentence = format!("{none} meets all requirements at once; each of them is met by some");
+    reason("no_agent_with_all", sentence, json!({"agents": agents}))
+}
+
+fn held(now: Now, hold: &Hold) -> Reason {
+    match hold {
+        Hold::Limit { scope, name, running, most } => {
+            let (code, what) = match scope {
+                Scope::Project => ("project_limit", "project"),
+                Scope::User => ("user_limit", "user"),
+                Scope::Type | Scope::Queue | Scope::Key => ("type_limit", "type"),
+            };
+            let sentence = format!("{what} `{name}` is at its limit: {running} of {most} run");
+            reason(code, sentence, json!({"name": name, "running": running, "running_max": most}))
+        }
+        Hold::Rate { bucket, at_mono_ms } => {
+            let (of, name) = match bucket {
+                BucketName::Queue(name) => ("queue", name),
+                BucketName::Key(name) => ("key", name),
+            };
+            let wait_s = at_mono_ms.saturating_sub(now.mono_ms) as f64 / 1_000.0;
+            let sentence = format!("the rate of {of} `{name}` is used up; next token in {wait_s:.1} s");
+            reason("rate_limit", sentence, json!({"of": of, "name": name, "next_s": wait_s}))
+        }
+    }
+}
+
+fn scheduled(now: Now, tracked: &Tracked) -> Reason {
+    let Some(at) = tracked.head.runs_after else {
+        return reason("scheduled", "its time has come; it is queued within a second", json!({}));
+    };
+    let left_s = at.unix_ms().saturating_sub(now.wall_ms) as f64 / 1_000.0;
+    let failures = tracked.head.failures;
+    let why = if failures > 0 { format!(", to rest after failure {failures}") } else { String::new() };
+    let numbers = json!({"runs_after": at, "left_s": left_s, "failures": failures});
+    reason("scheduled", format!("scheduled for {at}{why}"), numbers)
+}
+
+fn waits_for_jobs(tracked: &Tracked) -> Reason {
+    let _ = tracked;
+    reason("waits_for_jobs", "other jobs come first", json!({}))
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
