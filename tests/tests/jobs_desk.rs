@@ -71,7 +71,7 @@ fn a_search_finds_jobs_by_what_they_say_and_goes_on_after_a_kill_and_without_its
     assert_eq!(counts["status"], json!({"queued": 2, "cancelled": 1}));
     assert_eq!((&counts["total"], &counts["type"]["image.generate"]), (&json!(3), &json!(3)));
     let (status, text) = appliance.http("GET", "/v1/jobs?query=created:%3Eyesterday", None);
-    assert!(status == 400 && text.contains("bad_query") && text.contains("character 9"), "{status} {text}");
+    assert!(status == 400 && text.contains("bad_query") && text.contains("character 10"), "{status} {text}");
 
     appliance.kill();
     appliance.start_again();

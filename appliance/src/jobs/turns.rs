@@ -177,6 +177,7 @@ impl Jobs {
         let permit = self.book.control.reserve(record.payload.len(), space).await?;
         permit.submit(&[record]).acknowledged().await?;
         turns.shares.lock().limits_mut().set(scope, name, setting);
+        self.queues.reconsider(); // somebody may wait for what was held back until now
         Ok(())
     }
 }

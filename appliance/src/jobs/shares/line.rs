@@ -17,9 +17,11 @@ pub(in crate::jobs) struct Place {
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// By queue, then by priority and class: how many began to wait at which moment.
-    queues: BTreeMap<String, BTreeMap<(u8, Class), BTreeMap<u64, u32>>>,
+    queues: BTreeMap<String, Line>,
 }
+
+/// By priority and class: how many began to wait at which moment.
+type Line = BTreeMap<(u8, Class), BTreeMap<u64, u32>>;
 
 /// How many stand before a job on its queue, among those that need the same agents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

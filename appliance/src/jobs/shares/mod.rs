@@ -341,5 +341,5 @@ impl Shares {
 
 fn reckoned(ms: u64, share: f64) -> u64 {
     // Shares are 0.01 to 1,000, times below a day: far from the ends of both types.
-    (ms.min(86_400_000).max(1) as f64 * RECKONED as f64 / share) as u64
+    (ms.clamp(1, 86_400_000) as f64 * RECKONED as f64 / share) as u64
 }

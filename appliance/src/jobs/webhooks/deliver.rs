@@ -1,6 +1,7 @@
 //! Tells the webhooks: one task for each, started and ended as they are defined and taken away.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use backlot_wire::metrics::JOB_WEBHOOKS;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::search::{self, Asked};
 use super::super::{Jobs, settings};
-use super::event::Entry;
+use super::event;
 use super::line::{Line, Next, Outcome};
 use super::{AT_PREFIX, Definition, Deliveries, outbox, sign};
 use crate::clock::Now;
@@ -63,10 +64,10 @@ impl Jobs {
                     stays
                 });
                 for (name, definition) in defined {
-                    if !running.contains_key(&name) {
+                    if let Entry::Vacant(vacant) = running.entry(name) {
                         let ended = stop.child_token();
-                        jobs.start_telling(&stage, &name, &definition, &courier, ended.clone());
-                        running.insert(name, (definition, ended));
+                        jobs.start_telling(&stage, vacant.key(), &definition, &courier, ended.clone());
+                        vacant.insert((definition, ended));
                     }
                 }
                 tokio::select! {
@@ -163,7 +164,7 @@ impl Jobs {
         Ok(())
     }
 
-    async fn tell_some(&self, teller: &Teller, line: &mut Line, some: Vec<(u64, Entry)>) {
+    async fn tell_some(&self, teller: &Teller, line: &mut Line, some: Vec<(u64, event::Entry)>) {
         let age_ms_max = u64::from(self.book.config.webhook_days) * DAY_MS;
         let tell = some.iter().map(|(lsn, entry)| self.tell_one(teller, *lsn, entry));
         let results = join_all(tell).await;
@@ -184,7 +185,7 @@ impl Jobs {
     }
 
     /// One attempt. False: the webhook does not want the event.
-    async fn tell_one(&self, teller: &Teller, lsn: u64, entry: &Entry) -> Result<bool, String> {
+    async fn tell_one(&self, teller: &Teller, lsn: u64, entry: &event::Entry) -> Result<bool, String> {
         if !teller.definition.events.contains(&entry.event) {
             return Ok(false);
         }
@@ -212,7 +213,7 @@ impl Jobs {
         teller.courier.post(&teller.target, &headers, Bytes::from(body)).await.map(|()| true)
     }
 
-    fn count(&self, teller: &Teller, now: Now, entry: &Entry, outcome: Outcome, problem: Option<String>) {
+    fn count(&self, teller: &Teller, now: Now, entry: &event::Entry, outcome: Outcome, problem: Option<String>) {
         let word = match outcome {
             Outcome::Told => "delivered",
             Outcome::Again => "retried",
@@ -268,7 +269,7 @@ impl Jobs {
 }
 
 /// The body: what happened, and the job as it is.
-fn body(entry: &Entry, job: &Value) -> Vec<u8> {
+fn body(entry: &event::Entry, job: &Value) -> Vec<u8> {
     let make = |job: &Value, cut: bool| {
         let mut body = json!({
             "type": format!("job.{}", entry.event.as_str()),
@@ -308,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_body_of_a_large_job_is_bounded_and_says_so() {
-        let entry = Entry { job: "j".into(), event: Event::Failed, at: Timestamp(0), attempt: Some(2) };
+        let entry = event::Entry { job: "j".into(), event: Event::Failed, at: Timestamp(0), attempt: Some(2) };
         let read = |job: &Value| serde_json::from_slice::<Value>(&body(&entry, job)).unwrap();
         let small = json!({"id": "j", "spec": {"type": "x", "parameters": {"a": 1}}});
         let told = read(&small);

@@ -152,3 +152,100 @@ pub(super) fn after(catalogue: &Catalogue, at: u64, limit: usize) -> Result<Vec<
     };
     Ok(page.into_iter().filter_map(entry).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use backlot_journal::Lsn;
+    use backlot_wire::JobSpec;
+
+    use super::super::super::model::Tracked;
+    use super::*;
+    use crate::clock::Now;
+
+    struct Desk {
+        _dir: tempfile::TempDir,
+        catalogue: Catalogue,
+        outbox: Outbox,
+        lsn: u64,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let catalogue = Catalogue::open(&dir.path().join("catalogue")).unwrap();
+            Self { _dir: dir, catalogue, outbox: Outbox::default(), lsn: 0 }
+        }
+
+        fn apply(&mut self, act: impl FnOnce(&Outbox, u64, &Catalogue, &mut Batch)) {
+            self.lsn += 10;
+            let mut batch = Batch::default();
+            act(&self.outbox, self.lsn, &self.catalogue, &mut batch);
+            self.catalogue.apply(batch, Lsn(self.lsn + 1)).unwrap();
+        }
+
+        fn set<T: serde::Serialize>(&mut self, key: &str, value: Option<&T>) {
+            let record = settings::record(key, value).unwrap();
+            self.apply(|outbox, _, catalogue, batch| {
+                settings::project(&record.payload, batch).unwrap();
+                outbox.set(key, &record.payload, catalogue, batch).unwrap();
+            });
+        }
+
+        fn define(&mut self, name: &str, events: &[Event]) {
+            let definition = serde_json::json!({
+                "sealed": "", "target": "http://x/…", "events": events, "query": "", "created_at": 0, "updated_at": 0,
+            });
+            let at = self.lsn;
+            self.set(&format!("{AT_PREFIX}{name}"), Some(&at));
+            self.set(&format!("{PREFIX}{name}"), Some(&definition));
+        }
+
+        fn queued(&mut self, job: &str) -> u64 {
+            let now = Now { mono_ms: 0, wall_ms: 1_000 };
+            let after = Tracked::sent(now, "jobs", "m", job.into(), JobSpec::new("x"), 0);
+            let applied = Applied { before: None, after };
+            self.apply(|outbox, lsn, catalogue, batch| {
+                outbox.applied(lsn, &applied, catalogue, batch).unwrap();
+            });
+            self.lsn
+        }
+
+        fn waiting(&self) -> Vec<String> {
+            after(&self.catalogue, 0, 1_000).unwrap().into_iter().map(|(_, entry)| entry.job).collect()
+        }
+    }
+
+    #[test]
+    fn events_wait_until_all_webhooks_have_been_told_and_a_restart_knows_them() {
+        let mut desk = Desk::new();
+        desk.queued("before");
+        desk.define("a", &[Event::Queued]);
+        let first = desk.queued("j1");
+        desk.define("b", &[Event::Queued]);
+        let second = desk.queued("j2");
+        desk.set(&format!("{AT_PREFIX}b"), Some(&second));
+        assert_eq!(desk.waiting(), ["j1", "j2"], "a was told nothing yet; what was before it is nobody's");
+        desk.outbox = Outbox::default(); // the process began again
+        desk.set(&format!("{AT_PREFIX}a"), Some(&first));
+        assert_eq!((desk.waiting(), desk.outbox.counts()), (vec!["j2".to_owned()], (1, 0)));
+        desk.set(&format!("{AT_PREFIX}a"), None::<&u64>);
+        desk.set(&format!("{PREFIX}a"), None::<&u64>);
+        assert_eq!((desk.waiting(), desk.outbox.counts().0), (Vec::<String>::new(), 0), "b has been told all");
+        desk.define("c", &[Event::Failed]);
+        desk.set(&format!("{PREFIX}b"), None::<&u64>);
+        desk.queued("j3");
+        assert_eq!(desk.waiting(), Vec::<String>::new(), "nobody wants it");
+    }
+
+    #[test]
+    fn too_many_events_push_the_oldest_out() {
+        let mut desk = Desk::new();
+        desk.define("a", &[Event::Queued]);
+        for n in 0..3 {
+            desk.queued(&format!("j{n}"));
+        }
+        desk.outbox.with(&desk.catalogue, |mirror| mirror.entries = ENTRIES_MAX).unwrap();
+        desk.queued("newest");
+        assert_eq!((desk.waiting(), desk.outbox.counts().1), (vec!["newest".to_owned()], 3));
+    }
+}
