@@ -1,6 +1,7 @@
 //! The handle over a real control journal in a temporary folder.
 
 mod fifo;
+mod turns;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -36,7 +36,11 @@ impl Engine {
             duplicate(kept, ctx, &seen);
             return Ok(Accepted { message: seen.message, sequence: Some(seen.sequence) });
         }
-        if kept.shelf.is_full() || kept.deduplication.is_full() {
+        if incoming.deduplication.is_some() && kept.deduplication.is_full() {
+            let reason = "remembers as many sends of the last five minutes as it can";
+            return Err(QueueError::Full(format!("queue `{}` {reason}", queue.name)));
+        }
+        if kept.shelf.is_full() {
             return Err(QueueError::Full(format!("queue `{}` holds {} messages", queue.name, kept.shelf.len())));
         }
         let delay_ms = u64::from(incoming.delay_s) * 1000;

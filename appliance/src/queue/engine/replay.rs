@@ -90,7 +90,7 @@ impl Engine {
                 let Some(place) = kept.shelf.find(message) else { return Ok(()) };
                 let Removed { mut slot, lane, .. } = kept.shelf.remove(place, 0);
                 moved(&mut slot, back);
-                slot.state = State::Ready;
+                (slot.state, slot.due_ms) = (State::Ready, 0);
                 let target = self.kept_or_new(to);
                 lay(&mut target.shelf, slot, &lane, sequence);
                 if !back {

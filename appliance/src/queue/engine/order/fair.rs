@@ -14,6 +14,8 @@ pub(super) struct Fair {
     lanes: Vec<Lane>,
     /// Non-empty lanes by step, then by their first message.
     turns: BTreeSet<(u64, u64, LaneNo)>,
+    /// The first messages of all lanes, by arrival.
+    firsts: BTreeSet<u64>,
     /// The step of the lane that was served last.
     step: u64,
 }
@@ -44,10 +46,12 @@ impl Fair {
             }
             Some(first) => {
                 self.turns.remove(&(lane.step, *first, spot.lane));
+                self.firsts.remove(first);
             }
         }
         lane.ready.insert(spot.key);
         self.turns.insert((lane.step, spot.key, spot.lane));
+        self.firsts.insert(spot.key);
     }
 
     pub(super) fn unready(&mut self, spot: Spot, taken: bool) {
@@ -59,6 +63,7 @@ impl Fair {
         }
         if let Some(first) = first {
             self.turns.remove(&(lane.step, first, spot.lane));
+            self.firsts.remove(&first);
         }
         if taken {
             self.step = self.step.max(lane.step);
@@ -66,6 +71,7 @@ impl Fair {
         }
         if let Some(next) = lane.ready.first() {
             self.turns.insert((lane.step, *next, spot.lane));
+            self.firsts.insert(*next);
         }
     }
 
@@ -77,9 +83,8 @@ impl Fair {
         self.turns.iter().flat_map(|(.., number)| &self.lanes[*number as usize].ready).map(|key| place_of(*key))
     }
 
-    /// Looks at every lane with a ready message.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.turns.iter().map(|(_, key, _)| *key).min()
+        self.firsts.first().copied()
     }
 }
 
@@ -126,6 +131,6 @@ mod tests {
         assert_eq!(take(&mut fair, |_| 0), Some(0));
         assert_eq!(take(&mut fair, |_| 0), Some(2));
         assert_eq!(take(&mut fair, |_| 0), None);
-        assert!(fair.turns.is_empty());
+        assert!(fair.turns.is_empty() && fair.firsts.is_empty());
     }
 }

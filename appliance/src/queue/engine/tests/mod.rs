@@ -52,8 +52,10 @@ enum Step {
         ms: u64,
     },
     Sync,
-    /// Everything since the last sync is lost; the process starts again.
-    Crash,
+    /// All but some of the steps since the last sync is lost; the process starts again.
+    Crash {
+        kept: usize,
+    },
     /// The older half of the journal is written again where it lives, and goes.
     Compact,
 }
@@ -90,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(|on| Step::Purge { on }),
         6 => time_ms.prop_map(|ms| Step::Advance { ms }),
         5 => Just(Step::Sync),
-        2 => Just(Step::Crash),
+        2 => prop_oneof![2 => Just(0usize), 1 => 0..20usize].prop_map(|kept| Step::Crash { kept }),
         1 => Just(Step::Compact),
     ]
 }
@@ -106,7 +108,7 @@ proptest! {
         for step in &steps {
             world.run(step);
         }
-        world.crash();
+        world.crash(usize::MAX);
         world.compare();
     }
 }

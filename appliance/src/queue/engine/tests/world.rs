@@ -16,8 +16,8 @@ pub(super) struct World {
     end: u64,
     durable: u64,
     model: Model,
-    /// The model when the journal was durable for the last time.
-    durable_model: Model,
+    /// The model after each step since the journal was durable for the last time, and where the journal ended then.
+    history: Vec<(u64, Model)>,
     /// Receipts answered, and those of receives that are not durable yet.
     receipts: Vec<Receipt>,
     unanswered: Vec<Receipt>,
@@ -36,7 +36,7 @@ impl World {
             end: 1,
             durable: 1,
             model: Model::default(),
-            durable_model: Model::default(),
+            history: Vec::new(),
             receipts: Vec::new(),
             unanswered: Vec::new(),
             now_ms: 1,
@@ -103,7 +103,7 @@ impl World {
             message.published = true;
         }
         self.receipts.append(&mut self.unanswered);
-        self.durable_model = self.model.clone();
+        self.history = vec![(self.end, self.model.clone())];
     }
 
     fn tick(&mut self) {
@@ -112,9 +112,12 @@ impl World {
         self.model.advance(self.now_ms);
     }
 
-    pub(super) fn crash(&mut self) {
-        self.journal.retain(|lsn, _| lsn.0 < self.durable);
-        self.end = self.durable;
+    /// The process ends and starts again. Of what was decided since the last sync, the first `kept` steps have reached the
+    /// disk, or as many as there were.
+    pub(super) fn crash(&mut self, kept: usize) {
+        let (end, model) = self.history[kept.min(self.history.len() - 1)].clone();
+        self.journal.retain(|lsn, _| lsn.0 < end);
+        self.end = end;
         self.began_ms = self.now_ms;
         self.engine = Engine::default();
         for (lsn, payload) in &self.journal {
@@ -122,8 +125,9 @@ impl World {
         }
         self.engine.replayed(self.now());
         self.unanswered.clear();
-        self.model = self.durable_model.clone();
+        self.model = model;
         self.model.attempts.clear();
+        self.model.messages.iter_mut().for_each(|message| message.published = true);
         self.tick();
         self.sync();
     }
@@ -339,9 +343,10 @@ impl World {
                 self.tick();
             }
             Step::Sync => self.sync(),
-            Step::Crash => self.crash(),
+            Step::Crash { kept } => self.crash(*kept),
             Step::Compact => self.compact(),
         }
+        self.history.push((self.end, self.model.clone()));
         self.compare();
     }
 
