@@ -29,7 +29,7 @@ enum Step {
         visibility_s: u32,
         attempt: Option<u8>,
     },
-    /// By one of the receipts handed out so far.
+    /// By one of the receipts handed out so far, counted from the newest.
     Delete {
         receipt: usize,
     },
@@ -64,6 +64,11 @@ fn which() -> impl Strategy<Value = Which> {
     prop_oneof![4 => Just(Which::Main), 1 => Just(Which::Dlq), 5 => Just(Which::Fifo), 1 => Just(Which::FifoDlq)]
 }
 
+/// Most often one of the newest.
+fn receipt() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 0..6usize, 1 => 0..200usize]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let action = prop_oneof![
         Just(Action::Delete),
@@ -85,8 +90,8 @@ fn step() -> impl Strategy<Value = Step> {
         9 => (which(), 1..=4usize, 0..30u32, prop::option::of(0..2u8)).prop_map(
             |(on, messages, visibility_s, attempt)| Step::Receive { on, messages, visibility_s, attempt }
         ),
-        5 => (0..64usize).prop_map(|receipt| Step::Delete { receipt }),
-        3 => (0..64usize, 0..30u32).prop_map(|(receipt, visibility_s)| Step::ChangeVisibility { receipt, visibility_s }),
+        5 => receipt().prop_map(|receipt| Step::Delete { receipt }),
+        3 => (receipt(), prop_oneof![1 => Just(0u32), 2 => 0..30u32]).prop_map(|(receipt, visibility_s)| Step::ChangeVisibility { receipt, visibility_s }),
         1 => (0..64usize, 1..30u32).prop_map(|(message, visibility_s)| Step::Extend { message, visibility_s }),
         2 => (0..64usize, action).prop_map(|(message, action)| Step::Act { message, action }),
         1 => which().prop_map(|on| Step::Purge { on }),

@@ -244,6 +244,11 @@ impl World {
         self.tick(); // a visibility of 0 ends at once
     }
 
+    fn receipt(&self, from_newest: usize) -> Option<Receipt> {
+        let at = (self.receipts.len().checked_sub(1)?).checked_sub(from_newest % self.receipts.len())?;
+        self.receipts.get(at).copied()
+    }
+
     fn delete(&mut self, receipt: Receipt) {
         let on = self.which(receipt.queue);
         let queue = self.queue(on);
@@ -284,6 +289,7 @@ impl World {
     }
 
     fn act(&mut self, message: usize, action: Action) {
+        let message = message % self.model.messages.len().max(1);
         let Some(before) = self.model.messages.get(message).cloned() else { return };
         let queue = self.queue(before.on).id;
         self.decide(|engine, ctx| engine.act(ctx, queue, before.id, action));
@@ -314,22 +320,26 @@ impl World {
                 self.receive(*on, *messages, *visibility_s, *attempt);
             }
             Step::Delete { receipt } => {
-                if let Some(receipt) = self.receipts.get(*receipt).copied() {
+                if let Some(receipt) = self.receipt(*receipt) {
                     self.delete(receipt);
                 }
             }
             Step::ChangeVisibility { receipt, visibility_s } => {
-                if let Some(receipt) = self.receipts.get(*receipt).copied() {
+                if let Some(receipt) = self.receipt(*receipt) {
                     self.change_visibility(receipt, *visibility_s);
                 }
             }
             Step::Extend { message, visibility_s } => {
-                let Some(expected) = self.model.messages.get(*message).cloned() else { return };
+                let Some(expected) = self.model.messages.get(*message % self.model.messages.len().max(1)).cloned()
+                else {
+                    return;
+                };
+                let message = message % self.model.messages.len();
                 let queue = self.queue(expected.on).id;
                 let extended = self.decide(|engine, ctx| engine.extend(ctx, queue, expected.id, *visibility_s));
                 assert_eq!(extended, expected.in_flight);
                 if extended {
-                    self.model.messages[*message].due_ms = self.now_ms + u64::from(*visibility_s) * 1000;
+                    self.model.messages[message].due_ms = self.now_ms + u64::from(*visibility_s) * 1000;
                 }
             }
             Step::Act { message, action } => self.act(*message, *action),
