@@ -14,10 +14,10 @@ fn boto3_finds_every_operation_as_in_sqs() {
 }
 
 #[test]
-fn errors_have_the_codes_that_boto3_knows() {
+fn a_whole_mebibyte_is_taken_and_a_job_queue_takes_jobs_alone() {
     let appliance = Appliance::start();
-    let said = appliance.python("sqs.py", &["errors"]);
-    assert!(said.contains("all errors are as they should be"), "{said}");
+    let said = appliance.python("sqs.py", &["bodies"]);
+    assert!(said.contains("bodies are taken as they should be"), "{said}");
 }
 
 #[test]
@@ -72,7 +72,112 @@ fn kill_9_loses_nothing_that_was_acknowledged_and_brings_nothing_back() {
 }
 
 #[test]
-fn the_aws_command_line_sends_and_receives() {
+fn every_operation_and_every_documented_error_is_the_same_in_both_protocols() {
+    let appliance = Appliance::start();
+    let said = appliance.python("sqs_both.py", &["operations"]);
+    assert!(said.contains("every operation is as it should be in both protocols"), "{said}");
+    let said = appliance.python("sqs_both.py", &["errors"]);
+    assert!(said.contains("every error is as it should be in both protocols"), "{said}");
+}
+
+#[test]
+fn a_queue_is_found_by_every_form_of_its_address_and_listed_page_by_page() {
+    let appliance = Appliance::start();
+    let said = appliance.python("sqs_moves.py", &["addresses"]);
+    assert!(said.contains("queues are found by every form of their address"), "{said}");
+    let said = appliance.python("sqs_moves.py", &["paging"]);
+    assert!(said.contains("listings go on where they ended"), "{said}");
+}
+
+#[test]
+fn a_queue_is_paused_resumed_and_drained() {
+    let appliance = Appliance::start();
+    let said = appliance.python("sqs_moves.py", &["flow"]);
+    assert!(said.contains("queues flow as they are told"), "{said}");
+    let (status, body) = appliance.http("POST", "/v1/queues/none/pause", None);
+    assert_eq!(status, 404, "{body}");
+    for (word, flow) in [("pause", "paused"), ("drain", "draining"), ("resume", "open")] {
+        let shown = appliance.json("POST", &format!("/v1/queues/jobs/{word}"), None);
+        assert_eq!(shown["flow"], flow, "{shown}");
+        if word == "drain" {
+            let (status, body) = appliance.http("POST", "/v1/jobs", Some(r#"{"type": "image.upscale"}"#));
+            assert!(status == 409 && body.contains("draining"), "{status} {body}");
+        }
+    }
+}
+
+#[test]
+fn dead_letters_move_back_at_their_rate_and_over_a_restart() {
+    let mut appliance = Appliance::start();
+    let said = appliance.python("sqs_moves.py", &["moves"]);
+    assert!(said.contains("messages moved as they should"), "{said}");
+    appliance.python("sqs_moves.py", &["halfway"]);
+    appliance.kill();
+    appliance.start_again();
+    let said = appliance.python("sqs_moves.py", &["rest"]);
+    assert!(said.contains("the rest was moved"), "{said}");
+}
+
+#[test]
+fn the_command_line_keeps_queues() {
+    let appliance = Appliance::start();
+    let run = |arguments: &[&str]| {
+        let output = appliance.cli(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let json =
+        |arguments: &[&str]| -> serde_json::Value { serde_json::from_str(&run(arguments)).expect("one JSON line") };
+    run(&["queue", "create", "graves"]);
+    let policy =
+        r#"RedrivePolicy={"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:graves","maxReceiveCount":3}"#;
+    let made = json(&["queue", "create", "shots", "--attribute", policy, "--tag", "studio=north", "--json"]);
+    assert_eq!((&made["name"], &made["dlq"], &made["flow"]), (&"shots".into(), &"graves".into(), &"open".into()));
+    assert_eq!(json(&["queue", "pause", "shots", "--json"])["flow"], "paused");
+    assert!(run(&["queue", "list"]).lines().any(|line| line.starts_with("shots ") && line.contains("paused")));
+    assert_eq!(json(&["queue", "drain", "shots", "--json"])["flow"], "draining");
+    assert_eq!(json(&["queue", "resume", "shots", "--json"])["flow"], "open");
+    assert_eq!(json(&["queue", "purge", "shots", "--json"])["ready"], 0);
+    let again = appliance.cli(&["queue", "purge", "shots"]);
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("once a minute"));
+    let task = json(&["queue", "redrive", "graves", "--to", "shots", "--rate", "50", "--wait", "--json"]);
+    assert_eq!((&task["status"], &task["moved"]), (&"COMPLETED".into(), &0.into()), "{task}");
+    assert!(run(&["queue", "redrives", "graves"]).contains("completed"));
+    let failed = appliance.cli(&["queue", "redrive", "shots"]);
+    assert!(!failed.status.success(), "nobody's dead-letter queue");
+}
+
+#[test]
+fn a_redrive_of_the_jobs_dead_letters_queues_the_jobs_again() {
+    let appliance = Appliance::start();
+    let submitted = appliance.json("POST", "/v1/jobs", Some(r#"{"type": "studio.test", "retry": {"failures": 1}}"#));
+    let id = submitted["id"].as_str().expect("an id").to_owned();
+    appliance.python("sqs_moves.py", &["lose"]);
+    let job = || appliance.json("GET", &format!("/v1/jobs/{id}"), None);
+    eventually("the job has failed", || (job()["status"] == "failed").then_some(()));
+    let cli = appliance.cli(&["queue", "redrive", "jobs-dlq", "--wait", "--json"]);
+    let task: serde_json::Value = serde_json::from_slice(&cli.stdout).expect("a task");
+    assert_eq!((&task["status"], &task["moved"]), (&"COMPLETED".into(), &1.into()), "{task}");
+    assert_eq!(job()["status"], "queued");
+    appliance.python("sqs_moves.py", &["finish"]);
+    assert_eq!(job()["status"], "succeeded");
+}
+
+#[test]
+fn celery_runs_its_tasks_over_the_queue() {
+    let appliance = Appliance::start();
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new(python());
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/sqs_celery.py")).envs(appliance.environment());
+    command.env("SQS_CELERY_RESULTS", results.path());
+    let output = command.output().expect("run the script");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("celery ran its tasks"), "{said}\n{}", appliance.log());
+}
+
+#[test]
+fn the_aws_command_line_sends_receives_deletes_and_redrives() {
     let appliance = Appliance::start();
     let aws = python().with_file_name("aws");
     let run = |arguments: &[&str]| {
@@ -90,6 +195,26 @@ fn the_aws_command_line_sends_and_receives() {
     assert_eq!(got["Messages"][0]["Body"], "hello from the command line");
     let receipt = got["Messages"][0]["ReceiptHandle"].as_str().expect("a receipt").to_owned();
     run(&["delete-message", "--queue-url", &url, "--receipt-handle", &receipt]);
+    let attributes = |name: &str, wanted: &str| {
+        run(&["get-queue-attributes", "--queue-url", name, "--attribute-names", wanted])["Attributes"][wanted].clone()
+    };
+    let dead = run(&["create-queue", "--queue-name", "cli-dead", "--tags", "studio=north"]);
+    let dead = dead["QueueUrl"].as_str().expect("a URL").to_owned();
+    assert_eq!(run(&["list-queue-tags", "--queue-url", &dead])["Tags"]["studio"], "north");
+    let arn = attributes(&dead, "QueueArn").as_str().expect("an ARN").to_owned();
+    let policy = serde_json::json!({"deadLetterTargetArn": arn, "maxReceiveCount": "1"}).to_string();
+    let policy = serde_json::json!({"RedrivePolicy": policy}).to_string();
+    run(&["set-queue-attributes", "--queue-url", &url, "--attributes", &policy]);
+    run(&["send-message", "--queue-url", &url, "--message-body", "poison"]);
+    let got = run(&["receive-message", "--queue-url", &url, "--wait-time-seconds", "5"]);
+    let receipt = got["Messages"][0]["ReceiptHandle"].as_str().expect("a receipt").to_owned();
+    let hide =
+        ["change-message-visibility", "--queue-url", &url, "--receipt-handle", &receipt, "--visibility-timeout", "0"];
+    run(&hide);
+    assert_eq!(attributes(&dead, "ApproximateNumberOfMessages"), "1");
+    run(&["start-message-move-task", "--source-arn", &arn]);
+    eventually("the message is back", || (attributes(&url, "ApproximateNumberOfMessages") == "1").then_some(()));
+    assert_eq!(run(&["list-message-move-tasks", "--source-arn", &arn])["Results"][0]["Status"], "COMPLETED");
     run(&["delete-queue", "--queue-url", &url]);
     let listed = run(&["list-queues"])["QueueUrls"].to_string();
     assert!(listed.contains("jobs-dlq") && !listed.contains("/cli\""), "{listed}");

@@ -7,6 +7,7 @@ mod doctor;
 mod job;
 mod key;
 mod logs;
+mod queue;
 mod serve;
 
 use std::path::PathBuf;
@@ -69,6 +70,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: logs::LogsCommand,
+    },
+    /// Queues: list, create, pause, resume, drain, purge, redrive.
+    Queue {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: queue::QueueCommand,
     },
     /// Look at a data folder and say what is wrong with it, without changing it. The appliance must not be running.
     Doctor(doctor::DoctorArguments),
@@ -206,6 +214,9 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Job { connection, command } => return block_on(job::run(command, &Client::connect(&connection)?)),
         Command::Logs { connection, command } => return block_on(logs::run(command, &Client::connect(&connection)?)),
+        Command::Queue { connection, command } => {
+            return block_on(queue::run(command, &Client::connect(&connection)?));
+        }
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Rebuild(arguments) => return doctor::rebuild(&arguments),
         Command::Version { json } => {

@@ -233,12 +233,12 @@ impl From<JobsError> for ApiError {
             JobsError::NotRetryable { .. } => Self::conflict("not_retryable", sentence),
             JobsError::Busy(_) => Self::conflict("busy", sentence),
             JobsError::Full(_) => Self::unavailable("full", sentence, 30),
-            JobsError::Queue(QueueError::NoSuchQueue(_)) => Self::not_found("no_such_queue", sentence),
             JobsError::Queue(QueueError::NotAdmitted(_)) => Self::new(StatusCode::BAD_REQUEST, "invalid", sentence),
+            JobsError::Queue(error) => error.into(),
             JobsError::Query { text, at, .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", sentence)
                 .hint(format!("{text}\n{}^ docs/operating-jobs.md describes the language", " ".repeat(at))),
             JobsError::Search(SearchError::TooMany) => Self::unavailable("too_many_searches", sentence, 2),
-            JobsError::Queue(_) | JobsError::Search(_) | JobsError::Control(_) | JobsError::Store(_) => {
+            JobsError::Search(_) | JobsError::Control(_) | JobsError::Store(_) => {
                 Self::internal(&sentence)
             }
         }

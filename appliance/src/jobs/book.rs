@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use backlot_journal::Lsn;
 use backlot_windows::WindowsError;
-use backlot_wire::{ATTEMPT_ATTRIBUTE, JobSpec, metrics};
+use backlot_wire::{ATTEMPT_ATTRIBUTE, JobSpec, JobStatus, metrics};
 use opentelemetry::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use rand::SeedableRng;
@@ -177,6 +177,41 @@ impl Book {
         };
         records.extend(entry.map(|entry| entry.encode()));
     }
+
+    /// A dead letter comes back to its queue: its job is queued again. A message whose job lives on in another one, or did not
+    /// end by failing, is not wanted back.
+    fn returned(
+        &self,
+        now: Now,
+        queue: &str,
+        message_id: &str,
+        body: &str,
+        records: &mut Vec<Record>,
+    ) -> Option<Action> {
+        let (id, spec) = parse_admitted(body, message_id)?;
+        let mut table = self.table.lock();
+        if table.get(&id).is_none() {
+            match store::read(self.catalogue(), &id) {
+                Ok(Some(known)) => table.load(known),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(job = id, %error, "history is not readable; its message goes back without it");
+                    return None;
+                }
+            }
+        }
+        let entry = match table.get(&id) {
+            // The history has forgotten it.
+            None => Some(add(&mut table, now, queue, message_id, id, spec, 0, None)),
+            Some(job) if job.head.message_id != message_id || job.head.status != JobStatus::Failed => {
+                tracing::info!(job = id, message_id, "a dead letter of a job that has gone on without it is dropped");
+                return Some(Action::Delete);
+            }
+            Some(_) => table.change(&id, |job, _| job.sent_again(now, message_id, 0)).and_then(|changed| changed.entry),
+        };
+        records.extend(entry.map(|entry| entry.encode()));
+        None
+    }
 }
 
 #[allow(clippy::too_many_arguments, reason = "the facts of one message, used in two places above")]
@@ -258,6 +293,7 @@ impl Overseer for Book {
                 self.sent(now, queue, message_id, body, *delay_s, records);
                 return None;
             }
+            Change::Returned { message_id, body } => return self.returned(now, queue, message_id, body, records),
             Change::Received { message_id, agent, .. } => {
                 if let Some(name) = agent {
                     self.agents.lock().seen(now, name);
@@ -273,7 +309,7 @@ impl Overseer for Book {
         let mut table = self.table.lock();
         let id = table.of_message(message_id).map(|tracked| tracked.head.id.clone())?;
         let changed = table.change(&id, |job, _| match change {
-            Change::Sent { .. } => None,
+            Change::Sent { .. } | Change::Returned { .. } => None,
             Change::Received { agent, .. } => {
                 job.received(now, agent);
                 None

@@ -1,13 +1,20 @@
 //! Queues themselves: made, described, changed, emptied, deleted.
+//!
+//! A queue's settings are changed by reading them, making new ones, and putting those in their place where nobody else was
+//! faster: how much room their record needs is known before the lock is taken, and no change is lost.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use backlot_journal::Class as RecordClass;
 
 use super::engine::{Counts, Queue};
 use super::model::{ACCOUNT, QueueError, QueueName, QueueOverview};
+use super::policy::{Permission, Policy};
 use super::record::DEFINITION_BYTES_MAX;
-use super::settings::{self, JOB_QUEUE, Settings};
+use super::redrive::Redrive;
+use super::settings::{self, Flow, JOB_QUEUE, SETTABLE, Settings};
+use super::tags::Tags;
 use super::{Queues, acknowledged, store_error};
 
 /// Messages that an overseen queue loses in one journal group.
@@ -47,19 +54,42 @@ impl Queues {
     /// Makes the queue `name`; one that exists with the same attributes is answered like a new one.
     ///
     /// # Errors
-    /// [`QueueError::InvalidAttribute`], [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::Store`].
+    /// As [`Queues::create_tagged`].
     pub async fn create(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
+        self.create_tagged(name, attributes, &BTreeMap::new()).await
+    }
+
+    /// Makes the queue `name` with `tags`; one that exists with the same attributes is answered like a new one and keeps its tags.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidAttribute`], [`QueueError::InvalidParameter`], [`QueueError::Differs`],
+    /// [`QueueError::DeletedRecently`], [`QueueError::Full`], [`QueueError::Store`].
+    pub async fn create_tagged(
+        &self,
+        name: &str,
+        attributes: &BTreeMap<String, String>,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<(), QueueError> {
         let parsed = parse_name(name)?;
-        let settings = Settings::default().with(&parsed, attributes, true)?;
-        let permit = self.shared.control.reserve(DEFINITION_BYTES_MAX, RecordClass::Growing);
+        let mut settings = Settings::default().with(&parsed, attributes, true)?;
+        settings.tags = Tags::default().with(tags)?;
+        warn_of_encryption(name, attributes);
+        let permit = self.shared.control.reserve(room_for(&settings), RecordClass::Growing);
         let permit = permit.await.map_err(store_error(name))?;
         let (made, commit) = self.shared.decide(permit, |state, ctx| {
             // Attributes that were not given may differ from those of a queue that exists: so does SQS.
             match state.engine.queue(name) {
                 Some(queue) => {
                     let asked = (*queue.settings).clone().with(&parsed, attributes, true)?;
-                    if asked == *queue.settings { Ok(()) } else { Err(QueueError::Exists(name.to_owned())) }
+                    let differs = attributes.keys().find(|name| asked.get(name) != queue.settings.get(name));
+                    match differs {
+                        Some(attribute) => {
+                            Err(QueueError::Differs { name: name.to_owned(), attribute: attribute.clone() })
+                        }
+                        None => Ok(()),
+                    }
                 }
+                None if state.recent.deleted.has(ctx.now, &parsed) => Err(QueueError::DeletedRecently(name.to_owned())),
                 None => state.engine.create(ctx, &parsed, settings).map(|_| ()),
             }
         });
@@ -72,16 +102,101 @@ impl Queues {
     /// # Errors
     /// [`QueueError::InvalidAttribute`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
     pub async fn set_attributes(&self, name: &str, attributes: &BTreeMap<String, String>) -> Result<(), QueueError> {
-        let permit = self.shared.control.reserve(DEFINITION_BYTES_MAX, RecordClass::Shrinking);
-        let permit = permit.await.map_err(store_error(name))?;
-        let (set, commit) = self.shared.decide(permit, |state, ctx| {
-            let queue = state.engine.queue(name).cloned();
-            let queue = queue.ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
-            let settings = (*queue.settings).clone().with(&queue.name, attributes, false)?;
-            state.engine.set(ctx, &queue, settings)
-        });
-        acknowledged(name, commit).await?;
-        set
+        warn_of_encryption(name, attributes);
+        self.revise(name, |queue| (*queue.settings).clone().with(&queue.name, attributes, false)).await
+    }
+
+    /// Lets messages in and out of the queue, or stops one of them.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub(super) async fn set_flow(&self, name: &str, flow: Flow) -> Result<(), QueueError> {
+        self.revise(name, |queue| Ok(Settings { flow, ..(*queue.settings).clone() })).await
+    }
+
+    /// Lays `tags` over those of the queue.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidParameter`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub async fn tag(&self, name: &str, tags: &BTreeMap<String, String>) -> Result<(), QueueError> {
+        self.revise(name, |queue| {
+            let tags = queue.settings.tags.clone().with(tags)?;
+            Ok(Settings { tags, ..(*queue.settings).clone() })
+        })
+        .await
+    }
+
+    /// Takes the tags called `keys` away, as far as they are there.
+    ///
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub async fn untag(&self, name: &str, keys: &[String]) -> Result<(), QueueError> {
+        self.revise(name, |queue| {
+            let tags = queue.settings.tags.clone().without(keys);
+            Ok(Settings { tags, ..(*queue.settings).clone() })
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`QueueError::NoSuchQueue`].
+    pub fn tags(&self, name: &str) -> Result<BTreeMap<String, String>, QueueError> {
+        self.shared.find(name).map(|queue| queue.settings.tags.all().clone())
+    }
+
+    /// Adds a permission to the queue's policy. `arn` is the queue's own.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidParameter`], [`QueueError::Full`], [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub(super) async fn grant(&self, name: &str, arn: &str, permission: &Permission) -> Result<(), QueueError> {
+        self.revise(name, |queue| {
+            let policy = Policy::grant(queue.settings.policy.as_ref(), arn, permission)?;
+            Ok(Settings { policy: Some(policy), ..(*queue.settings).clone() })
+        })
+        .await
+    }
+
+    /// Takes a permission out of the queue's policy.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidParameter`] where there is no such label, [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    pub(super) async fn revoke(&self, name: &str, label: &str) -> Result<(), QueueError> {
+        self.revise(name, |queue| {
+            let policy = Policy::revoke(queue.settings.policy.as_ref(), label)?;
+            Ok(Settings { policy, ..(*queue.settings).clone() })
+        })
+        .await
+    }
+
+    /// Puts what `revise` makes of the queue's settings in their place.
+    async fn revise(
+        &self,
+        name: &str,
+        revise: impl Fn(&Queue) -> Result<Settings, QueueError>,
+    ) -> Result<(), QueueError> {
+        loop {
+            let found = self.shared.find(name)?;
+            let settings = revise(&found)?;
+            let permit = self.shared.control.reserve(room_for(&settings), RecordClass::Shrinking);
+            let permit = permit.await.map_err(store_error(name))?;
+            let (set, commit) = self.shared.decide(permit, |state, ctx| {
+                let queue = state.engine.queue(name).cloned();
+                let queue = queue.ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
+                if !Arc::ptr_eq(&queue.settings, &found.settings) {
+                    return Ok(false); // somebody was faster
+                }
+                let flows = settings.flow != queue.settings.flow;
+                state.engine.set(ctx, &queue, settings)?;
+                if flows {
+                    state.waiting.wake_all(queue.id); // who finds nothing keeps the place in the line
+                }
+                Ok(true)
+            });
+            acknowledged(name, commit).await?;
+            if set? {
+                return Ok(());
+            }
+        }
     }
 
     /// The attributes of a queue that have a value, as SQS names and writes them.
@@ -125,12 +240,22 @@ impl Queues {
         self.shared.find(name).map(|queue| queue.settings.job_queue)
     }
 
-    /// Takes every message off the queue that is on it when the call is made.
+    /// Takes every message off the queue that is on it when the call is made, once a minute.
     ///
     /// # Errors
-    /// [`QueueError::NoSuchQueue`], [`QueueError::Store`].
+    /// [`QueueError::NoSuchQueue`], [`QueueError::PurgeInProgress`], [`QueueError::Store`].
     pub async fn purge(&self, name: &str) -> Result<(), QueueError> {
-        let queue = self.shared.find(name)?;
+        let queue = {
+            let mut state = self.shared.state.lock();
+            let found = state.engine.queue(name).cloned();
+            let queue = found.ok_or_else(|| QueueError::NoSuchQueue(name.to_owned()))?;
+            let now = self.shared.clock.now();
+            if state.recent.purged.has(now, &queue.id) {
+                return Err(QueueError::PurgeInProgress(name.to_owned()));
+            }
+            state.recent.purged.mark(now, queue.id);
+            queue
+        };
         let permit = self.shared.control.reserve(self.shared.room(1), RecordClass::Shrinking);
         let permit = permit.await.map_err(store_error(name))?;
         let (emptied, commit) = self.shared.decide(permit, |state, ctx| state.engine.purge(ctx, queue.id));
@@ -163,6 +288,7 @@ impl Queues {
         let permit = permit.await.map_err(store_error(name))?;
         let (emptied, commit) = self.shared.decide(permit, |state, ctx| {
             state.waiting.wake_all(queue.id);
+            state.recent.deleted.mark(ctx.now, queue.name.clone());
             state.engine.undefine(ctx, queue.id)
         });
         drop(emptied);
@@ -201,28 +327,13 @@ impl Queues {
             delayed: (counts.delayed + counts.pending) as u64,
             oldest_age_s: state.engine.oldest_age_ms(now, queue.id) as f64 / 1000.0,
             is_job_queue: queue.settings.job_queue,
+            flow: queue.settings.flow.as_str(),
             dlq: dlq_of(queue).map(str::to_owned),
             is_dlq: targets.contains(queue.name.as_str()),
         };
         queues.iter().map(overview).collect()
     }
 }
-
-/// Attributes that [`Settings`] holds.
-const SETTABLE: &[&str] = &[
-    "ContentBasedDeduplication",
-    "DeduplicationScope",
-    "DelaySeconds",
-    "FifoQueue",
-    "FifoThroughputLimit",
-    "MaximumMessageSize",
-    "MessageRetentionPeriod",
-    "ReceiveMessageWaitTimeSeconds",
-    "RedrivePolicy",
-    "SqsManagedSseEnabled",
-    "VisibilityTimeout",
-    JOB_QUEUE,
-];
 
 /// The URL of a queue, as SQS writes it.
 #[must_use]
@@ -231,7 +342,21 @@ pub(super) fn url(base_url: &str, name: &str) -> String {
 }
 
 pub(super) fn dlq_of(queue: &Queue) -> Option<&str> {
-    queue.settings.redrive.as_ref().map(settings::Redrive::target)
+    queue.settings.redrive.as_ref().map(Redrive::target)
+}
+
+/// Room for the record of a queue with `settings`: beside them it has a name and a few numbers.
+fn room_for(settings: &Settings) -> usize {
+    let json = serde_json::to_vec(settings).map_or(0, |json| json.len()); // plain data: cannot fail
+    DEFINITION_BYTES_MAX + json
+}
+
+/// Who asks for encryption is told in the log that there is none.
+fn warn_of_encryption(name: &str, attributes: &BTreeMap<String, String>) {
+    let asked = |name: &str| attributes.get(name).is_some_and(|value| !value.is_empty() && value != "false");
+    if asked("SqsManagedSseEnabled") || asked("KmsMasterKeyId") {
+        tracing::warn!(queue = name, "encryption was asked for; the setting is kept, and messages are not encrypted");
+    }
 }
 
 fn parse_name(name: &str) -> Result<QueueName, QueueError> {

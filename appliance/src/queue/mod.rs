@@ -7,20 +7,26 @@
 //! Invariants: a message is received only after its send is durable, and a receive is durable before it is answered; only the newest
 //! receipt deletes, an older one is answered 200, as SQS documents for `DeleteMessage`, and counted.
 //!
-//! What is absent on purpose: tags, policies and move tasks are refused, and nothing here knows what a job is: [`Overseer`] is
-//! asked.
+//! What is absent on purpose: nothing here knows what a job is, [`Overseer`] is asked; and no policy decides who may do what.
 
 mod admin;
 mod api_http;
 mod api_sqs;
+mod encryption;
 mod engine;
 mod keeper;
 mod model;
+mod move_task;
+mod mover;
 mod overseer;
+mod policy;
+mod recent;
 mod record;
+mod redrive;
 mod sending;
 mod settings;
 mod store;
+mod tags;
 mod traffic;
 mod waiting;
 
@@ -35,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::engine::{Context, Engine, Group, Queue};
 use self::model::QueueId;
+use self::recent::Recent;
 use self::waiting::{Ticket, Waiting};
 use crate::clock::{Clock, Now};
 use crate::control::{Commit, Control, ControlError, Permit};
@@ -63,6 +70,8 @@ struct Shared {
     ids: Mutex<ChaCha8Rng>,
     /// Wakes the keeper before its time.
     keeper: Notify,
+    /// Wakes the mover: a task has begun.
+    mover: Notify,
     /// Receives stop waiting when it is cancelled.
     closing: OnceLock<CancellationToken>,
 }
@@ -70,6 +79,7 @@ struct Shared {
 struct State {
     engine: Engine,
     waiting: Waiting,
+    recent: Recent,
     /// When the keeper wakes next, on the monotonic clock.
     keeper_wakes_ms: u64,
 }
@@ -82,7 +92,12 @@ impl Queues {
     /// [`crate::control::Follower`]. `seed` is where message ids come from.
     #[must_use]
     pub fn build(control: Control, clock: Arc<dyn Clock>, seed: u64, overseer: Option<Arc<dyn Overseer>>) -> Self {
-        let state = State { engine: Engine::default(), waiting: Waiting::default(), keeper_wakes_ms: 0 };
+        let state = State {
+            engine: Engine::default(),
+            waiting: Waiting::default(),
+            recent: Recent::default(),
+            keeper_wakes_ms: 0,
+        };
         Self {
             shared: Arc::new(Shared {
                 control,
@@ -91,6 +106,7 @@ impl Queues {
                 state: Mutex::new(state),
                 ids: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
                 keeper: Notify::new(),
+                mover: Notify::new(),
                 closing: OnceLock::new(),
             }),
         }
@@ -105,11 +121,12 @@ impl Queues {
         self.shared.settle(&mut state, now, &group);
     }
 
-    /// Starts the timers (visibility, delay, retention) and the gauges in `stage`. Receives end empty when `closing` is
+    /// Starts the timers (visibility, delay, retention), the move tasks and the gauges in `stage`. Receives end empty when `closing` is
     /// cancelled: hand in the doors' token, so that they need not wait for long polls.
     pub fn start(&self, stage: &Stage, closing: CancellationToken) {
         let _ = self.shared.closing.set(closing);
         stage.spawn("queue keeper", keeper::run(Arc::clone(&self.shared), stage.stopping()));
+        stage.spawn("queue mover", mover::run(Arc::clone(&self.shared), stage.stopping()));
         stage.spawn("queue gauges", keeper::gauge(Arc::clone(&self.shared), stage.stopping()));
     }
 }

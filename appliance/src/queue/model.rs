@@ -272,6 +272,8 @@ pub struct QueueOverview {
     /// Age of the oldest message that is ready, in seconds; 0 where none is.
     pub oldest_age_s: f64,
     pub is_job_queue: bool,
+    /// `open`, `paused` (nothing is received) or `draining` (nothing is sent).
+    pub flow: &'static str,
     pub dlq: Option<String>,
     /// Another queue redrives to it.
     pub is_dlq: bool,
@@ -288,8 +290,18 @@ pub enum QueueError {
     Exists(String),
     #[error("{0}")]
     NotAdmitted(String),
+    #[error("a queue `{name}` exists with another {attribute}")]
+    Differs { name: String, attribute: String },
+    #[error("queue `{0}` was deleted less than a minute ago")]
+    DeletedRecently(String),
+    #[error("queue `{0}` was purged less than a minute ago")]
+    PurgeInProgress(String),
     #[error("unknown attribute {0}")]
     UnknownAttribute(String),
+    #[error("{0}")]
+    MisplacedAttribute(String),
+    #[error("{0}")]
+    NotFound(String),
     #[error("{problem}")]
     InvalidAttribute { name: String, problem: String },
     #[error("{problem}")]

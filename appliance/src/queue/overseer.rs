@@ -69,6 +69,12 @@ pub enum Change<'a> {
         message_id: &'a str,
         dlq: &'a str,
     },
+    /// A dead letter that comes back to `queue`, its receives forgotten. Told before it is moved; with the answer
+    /// [`Action::Delete`] it goes away instead.
+    Returned {
+        message_id: &'a str,
+        body: &'a str,
+    },
     /// Gone by retention, purge or deletion of the queue.
     Dropped {
         message_id: &'a str,
@@ -124,7 +130,7 @@ pub trait Overseer: Send + Sync + 'static {
     ///
     /// The answer to [`Change::TimedOut`] and [`Change::Released`] is done to the message in the same group: a job that
     /// failed for the last time must not be received once more in between. `None` leaves the message to the
-    /// queue's own rules; to the other changes nothing is answered.
+    /// queue's own rules; to the other changes but [`Change::Returned`] nothing is answered.
     #[must_use = "a message whose job has ended must not be delivered again"]
     fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action>;
 

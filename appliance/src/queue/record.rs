@@ -11,6 +11,7 @@ mod reader;
 pub(super) use self::content::Content;
 use self::reader::Reader;
 use super::model::{DeduplicationKey, MessageId, QueueId, QueueName};
+use super::move_task::MoveTask;
 use super::settings::Settings;
 use crate::control::{Kind, Record};
 
@@ -75,6 +76,11 @@ pub(super) enum Entry {
     Purged {
         queue: QueueId,
     },
+    /// How the tasks stand that move messages away from the queue.
+    Tasks {
+        queue: QueueId,
+        tasks: Vec<MoveTask>,
+    },
     Sent(Head),
     /// `receives` and `first_received` over all queues.
     Received {
@@ -130,6 +136,7 @@ const HIDDEN: u8 = 7;
 const RELEASED: u8 = 8;
 const MOVED: u8 = 9;
 const SEEN: u8 = 10;
+const TASKS: u8 = 20;
 
 /// Bytes of the largest record that is neither a definition nor sent.
 pub(super) const SMALL_BYTES_MAX: usize = 64;
@@ -164,6 +171,11 @@ impl Entry {
             }
             Self::Undefined { queue } => small(UNDEFINED, *queue, None),
             Self::Purged { queue } => small(PURGED, *queue, None),
+            Self::Tasks { queue, tasks } => {
+                let mut out = small(TASKS, *queue, None);
+                out.extend(serde_json::to_vec(tasks).unwrap_or_default()); // plain data: cannot fail
+                out
+            }
             Self::Sent(head) => head.encode(&[]).payload,
             Self::Received { queue, message, receives, first_received, due_at_ms } => {
                 let mut out = small(RECEIVED, *queue, Some(*message));
@@ -223,6 +235,11 @@ impl Entry {
             }
             UNDEFINED => Self::Undefined { queue },
             PURGED => Self::Purged { queue },
+            TASKS => Self::Tasks {
+                queue,
+                tasks: serde_json::from_slice(from.0)
+                    .map_err(|error| format!("tasks of queue {}: {error}", queue.0))?,
+            },
             SENT => Self::Sent(Head::decode(version, queue, &mut from)?),
             RECEIVED => Self::Received {
                 queue,
@@ -330,6 +347,20 @@ mod tests {
 
     use super::*;
 
+    fn task() -> MoveTask {
+        MoveTask {
+            id: "id".into(),
+            source_arn: "arn".into(),
+            destination: None,
+            per_second: Some(5),
+            started_at_ms: 1,
+            to_move: 2,
+            moved: 1,
+            status: super::super::move_task::Status::Running,
+            failure: None,
+        }
+    }
+
     fn entries() -> Vec<Entry> {
         let (queue, to) = (QueueId(3), QueueId(4));
         let message = MessageId::from_random([5; 16]);
@@ -344,6 +375,7 @@ mod tests {
             Entry::Defined { queue, definition },
             Entry::Undefined { queue },
             Entry::Purged { queue },
+            Entry::Tasks { queue, tasks: vec![task()] },
             Entry::Sent(Head {
                 queue,
                 message,
@@ -378,7 +410,7 @@ mod tests {
             for end in 0..payload.len() {
                 assert!(Entry::decode(&payload[..end]).is_err(), "{entry:?} cut at {end}");
             }
-            if !matches!(entry, Entry::Defined { .. } | Entry::Sent(_)) {
+            if !matches!(entry, Entry::Defined { .. } | Entry::Tasks { .. } | Entry::Sent(_)) {
                 assert!(payload.len() <= SMALL_BYTES_MAX);
             }
         }

@@ -15,7 +15,7 @@ use super::settings::Flow;
 use super::{Queues, Shared, acknowledged, store_error};
 
 impl Shared {
-    fn next_id(&self) -> MessageId {
+    pub(super) fn next_id(&self) -> MessageId {
         let mut bytes = [0; 16];
         self.ids.lock().fill_bytes(&mut bytes);
         MessageId::from_random(bytes)

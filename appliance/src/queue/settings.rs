@@ -1,18 +1,46 @@
 //! A queue's attributes: read from what a caller wrote, checked, and written back as SQS does.
 //!
-//! Attributes that SQS knows and this appliance does not serve (KMS, policies) are refused, never
-//! taken in silence. `backlot.JobQueue` is our own and is decided when the queue is made.
+//! What is kept without effect (policies, encryption) is listed in `docs/sqs.md`. `backlot.JobQueue` and `backlot.Flow` are
+//! our own; the first is decided when the queue is made.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::encryption::Encryption;
 use super::model::{ACCOUNT, DELAY_S_MAX, MESSAGE_BYTES_MAX, QueueError, QueueName, VISIBILITY_S_MAX, WAIT_S_MAX};
+use super::policy::Policy;
+use super::redrive::{Redrive, RedriveAllow};
+use super::tags::Tags;
 
 /// Attribute that marks a job queue.
 pub(super) const JOB_QUEUE: &str = "backlot.JobQueue";
+/// Attribute that says whether messages come in and go out.
+pub(super) const FLOW: &str = "backlot.Flow";
+
+/// Attributes that [`Settings`] holds.
+pub(super) const SETTABLE: &[&str] = &[
+    "ContentBasedDeduplication",
+    "DeduplicationScope",
+    "DelaySeconds",
+    "FifoQueue",
+    "FifoThroughputLimit",
+    "KmsDataKeyReusePeriodSeconds",
+    "KmsMasterKeyId",
+    "MaximumMessageSize",
+    "MessageRetentionPeriod",
+    "Policy",
+    "ReceiveMessageWaitTimeSeconds",
+    "RedriveAllowPolicy",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+    "VisibilityTimeout",
+    FLOW,
+    JOB_QUEUE,
+];
 
 const RETENTION_S: (u32, u32) = (60, 1_209_600);
+const KEY_REUSE_S: (u32, u32) = (60, 86_400);
 
 /// How a queue treats its messages. Stands in the journal as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +56,14 @@ pub(super) struct Settings {
     pub job_queue: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fifo: Option<Fifo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_allow: Option<RedriveAllow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    #[serde(default, skip_serializing_if = "Encryption::is_off")]
+    pub encryption: Encryption,
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
     #[serde(default)]
     pub flow: Flow,
 }
@@ -55,17 +91,17 @@ pub(super) enum Flow {
     Draining,
 }
 
-/// Where a message goes that was received too often.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Redrive {
-    /// As the caller wrote it.
-    pub target_arn: String,
-    pub receives_max: u32,
-}
+impl Flow {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Paused, Self::Draining].into_iter().find(|flow| flow.as_str() == text)
+    }
 
-impl Redrive {
-    pub(super) fn target(&self) -> &str {
-        self.target_arn.rsplit(':').next().unwrap_or_default()
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+        }
     }
 }
 
@@ -80,6 +116,10 @@ impl Default for Settings {
             redrive: None,
             job_queue: false,
             fifo: None,
+            redrive_allow: None,
+            policy: None,
+            encryption: Encryption::default(),
+            tags: Tags::default(),
             flow: Flow::Open,
         }
     }
@@ -94,7 +134,7 @@ impl Settings {
     /// These settings with `attributes` laid over them. `creating`: attributes that can't change later may be given.
     ///
     /// # Errors
-    /// [`QueueError::InvalidAttribute`], [`QueueError::UnknownAttribute`].
+    /// [`QueueError::InvalidAttribute`], [`QueueError::UnknownAttribute`], [`QueueError::MisplacedAttribute`].
     pub(super) fn with(
         mut self,
         own: &QueueName,
@@ -102,6 +142,11 @@ impl Settings {
         creating: bool,
     ) -> Result<Self, QueueError> {
         let mut fifo = self.fifo.unwrap_or_default();
+        let given = |name: &str| attributes.get(name).is_some_and(|value| !value.is_empty() && value != "false");
+        if given("KmsMasterKeyId") && given("SqsManagedSseEnabled") {
+            let problem = "You can use one type of server-side encryption (SSE) at one time: KMS SSE or SQS SSE.";
+            return Err(QueueError::MisplacedAttribute(problem.to_owned()));
+        }
         for (name, value) in attributes {
             match name.as_str() {
                 "DelaySeconds" => self.delay_s = number(name, value, 0, DELAY_S_MAX)?,
@@ -111,7 +156,19 @@ impl Settings {
                 "MessageRetentionPeriod" => self.retention_s = number(name, value, RETENTION_S.0, RETENTION_S.1)?,
                 "ReceiveMessageWaitTimeSeconds" => self.wait_s = number(name, value, 0, WAIT_S_MAX)?,
                 "VisibilityTimeout" => self.visibility_s = number(name, value, 0, VISIBILITY_S_MAX)?,
-                "RedrivePolicy" => self.redrive = redrive(own, value)?,
+                "RedrivePolicy" => self.redrive = unless_empty(name, value, |text| Redrive::parse(own, text))?,
+                "RedriveAllowPolicy" => self.redrive_allow = unless_empty(name, value, RedriveAllow::parse)?,
+                "Policy" => self.policy = unless_empty(name, value, Policy::parse)?,
+                "SqsManagedSseEnabled" => self.encryption.set_managed(flag(name, value)?),
+                "KmsMasterKeyId" => self.encryption.set_key(value).map_err(|reason| invalid(name, value, reason))?,
+                "KmsDataKeyReusePeriodSeconds" => {
+                    let reuse_s = (!value.is_empty()).then(|| number(name, value, KEY_REUSE_S.0, KEY_REUSE_S.1));
+                    self.encryption.key_reuse_s = reuse_s.transpose()?;
+                }
+                FLOW => {
+                    let flow = Flow::parse(value);
+                    self.flow = flow.ok_or_else(|| invalid(name, value, "it is open, paused or draining"))?;
+                }
                 JOB_QUEUE => {
                     let wanted = flag(name, value)?;
                     if !creating && wanted != self.job_queue {
@@ -139,16 +196,9 @@ impl Settings {
                     fifo.throughput_per_group = choice(name, value, ["perQueue", "perMessageGroupId"])?;
                 }
                 "ContentBasedDeduplication" if value == "false" => {}
-                "ContentBasedDeduplication" | "DeduplicationScope" | "FifoThroughputLimit" => {
-                    return Err(invalid(name, value, "it is for FIFO queues"));
-                }
-                "SqsManagedSseEnabled" if value == "false" => {}
-                "SqsManagedSseEnabled" | "KmsMasterKeyId" | "KmsDataKeyReusePeriodSeconds" => {
-                    return Err(invalid(name, value, "messages are not encrypted by the queue"));
-                }
-                "Policy" | "RedriveAllowPolicy" if value.is_empty() => {}
-                "Policy" | "RedriveAllowPolicy" => {
-                    return Err(invalid(name, value, "queue policies are not served yet; keys have roles"));
+                "DeduplicationScope" | "FifoThroughputLimit" => {
+                    let problem = format!("You can specify the {name} only when FifoQueue is set to true.");
+                    return Err(QueueError::MisplacedAttribute(problem));
                 }
                 _ => {
                     return Err(QueueError::UnknownAttribute(name.clone()));
@@ -179,21 +229,19 @@ impl Settings {
             "MessageRetentionPeriod" => self.retention_s.to_string(),
             "ReceiveMessageWaitTimeSeconds" => self.wait_s.to_string(),
             "VisibilityTimeout" => self.visibility_s.to_string(),
-            "SqsManagedSseEnabled" => "false".to_owned(),
-            "RedrivePolicy" => {
-                let redrive = self.redrive.as_ref()?;
-                serde_json::json!({
-                    "deadLetterTargetArn": redrive.target_arn,
-                    "maxReceiveCount": redrive.receives_max,
-                })
-                .to_string()
-            }
+            "SqsManagedSseEnabled" => self.encryption.managed.to_string(),
+            "KmsMasterKeyId" => self.encryption.key.clone()?,
+            "KmsDataKeyReusePeriodSeconds" => self.encryption.key_reuse_s()?.to_string(),
+            "Policy" => self.policy.as_ref()?.text().to_owned(),
+            "RedriveAllowPolicy" => self.redrive_allow.as_ref()?.text(),
+            "RedrivePolicy" => self.redrive.as_ref()?.text(),
             "FifoQueue" => self.fifo.map(|_| "true".to_owned())?,
             "ContentBasedDeduplication" => self.fifo?.content_based.to_string(),
             "DeduplicationScope" => if self.fifo?.per_group { "messageGroup" } else { "queue" }.to_owned(),
             "FifoThroughputLimit" => {
                 if self.fifo?.throughput_per_group { "perMessageGroupId" } else { "perQueue" }.to_owned()
             }
+            FLOW => self.flow.as_str().to_owned(),
             JOB_QUEUE if self.job_queue => "true".to_owned(),
             _ => return None,
         })
@@ -237,42 +285,16 @@ fn number(name: &str, value: &str, least: u32, most: u32) -> Result<u32, QueueEr
     parsed.ok_or_else(|| invalid(name, value, &format!("it is a whole number from {least} to {most}")))
 }
 
-fn redrive(own: &QueueName, value: &str) -> Result<Option<Redrive>, QueueError> {
-    /// AWS takes the count as a number or as a text.
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    struct Policy {
-        dead_letter_target_arn: String,
-        max_receive_count: serde_json::Value,
+/// An empty text is how SQS takes a policy away.
+fn unless_empty<T>(
+    name: &str,
+    value: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, QueueError> {
+    match value {
+        "" => Ok(None),
+        text => parse(text).map(Some).map_err(|reason| invalid(name, text, &reason)),
     }
-    if value.is_empty() {
-        return Ok(None); // this is how SQS takes a redrive policy away
-    }
-    let wrong = |reason: &str| invalid("RedrivePolicy", value, reason);
-    let policy: Policy = serde_json::from_str(value)
-        .map_err(|error| wrong(&format!("it is JSON with deadLetterTargetArn and maxReceiveCount ({error})")))?;
-    let receives_max = match &policy.max_receive_count {
-        serde_json::Value::Number(number) => number.as_u64(),
-        serde_json::Value::String(text) => text.parse().ok(),
-        _ => None,
-    };
-    let receives_max = receives_max
-        .filter(|count| (1..=1000).contains(count))
-        .and_then(|count| u32::try_from(count).ok())
-        .ok_or_else(|| wrong("maxReceiveCount is a whole number from 1 to 1000"))?;
-    let parts: Vec<&str> = policy.dead_letter_target_arn.split(':').collect();
-    let ["arn", _, "sqs", _, ACCOUNT, target] = parts[..] else {
-        return Err(wrong(&format!("deadLetterTargetArn is arn:aws:sqs:<region>:{ACCOUNT}:<queue>")));
-    };
-    let Some(named) = QueueName::parse(target).filter(|target| target != own) else {
-        return Err(wrong("deadLetterTargetArn names another queue"));
-    };
-    if named.is_fifo() != own.is_fifo() {
-        return Err(wrong(
-            "the dead-letter queue of a FIFO queue is a FIFO queue, and that of a standard queue a standard queue",
-        ));
-    }
-    Ok(Some(Redrive { target_arn: policy.dead_letter_target_arn, receives_max }))
 }
 
 #[cfg(test)]
@@ -293,6 +315,11 @@ mod tests {
             ("ReceiveMessageWaitTimeSeconds", "20"),
             ("VisibilityTimeout", "43200"),
             ("backlot.JobQueue", "true"),
+            ("backlot.Flow", "draining"),
+            ("SqsManagedSseEnabled", "true"),
+            ("KmsMasterKeyId", "alias/x"),
+            ("RedriveAllowPolicy", r#"{"redrivePermission":"denyAll"}"#),
+            ("Policy", r#"{"Statement":[{"Effect":"Deny","Principal":"*","Action":"*"}]}"#),
         ] {
             assert_eq!(with(name, value).unwrap().get(name).as_deref(), Some(value), "{name}");
         }
@@ -312,12 +339,13 @@ mod tests {
             ("MaximumMessageSize", "1023"),
             ("MessageRetentionPeriod", "59"),
             ("VisibilityTimeout", "43201"),
-            ("ContentBasedDeduplication", "true"),
-            ("DeduplicationScope", "queue"),
             ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:d.fifo","maxReceiveCount":3}"#),
-            ("KmsMasterKeyId", "alias/x"),
-            ("SqsManagedSseEnabled", "true"),
+            ("KmsMasterKeyId", "a\nb"),
+            ("KmsDataKeyReusePeriodSeconds", "59"),
+            ("SqsManagedSseEnabled", "yes"),
             ("Policy", "{}"),
+            ("RedriveAllowPolicy", "{}"),
+            ("backlot.Flow", "sideways"),
             ("backlot.JobQueue", "yes"),
             ("RedrivePolicy", "{"),
             ("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:aws:sqs:r:000000000000:own","maxReceiveCount":3}"#),
@@ -331,6 +359,8 @@ mod tests {
             assert!(problem.contains(name), "{problem}");
         }
         assert!(matches!(with("Colour", "red"), Err(QueueError::UnknownAttribute(name)) if name == "Colour"));
+        assert!(matches!(with("ContentBasedDeduplication", "true"), Err(QueueError::UnknownAttribute(_))));
+        assert!(matches!(with("DeduplicationScope", "queue"), Err(QueueError::MisplacedAttribute(_))));
     }
 
     #[test]
@@ -359,5 +389,26 @@ mod tests {
         assert!(made(&[("FifoQueue", "true"), ("FifoThroughputLimit", "perMessageGroupId")]).is_err());
         assert!(made(&[("FifoQueue", "true"), (JOB_QUEUE, "true")]).is_err());
         assert!(settings.with(&own, &given(&[("FifoQueue", "false")]), false).is_err());
+    }
+
+    #[test]
+    fn one_kind_of_encryption_is_named_at_a_time() {
+        let own = QueueName::parse("own").unwrap();
+        let laid = |settings: Settings, pairs: &[(&str, &str)]| {
+            let given = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            settings.with(&own, &given, false)
+        };
+        let keyed =
+            laid(Settings::default(), &[("KmsMasterKeyId", "k"), ("KmsDataKeyReusePeriodSeconds", "6000")]).unwrap();
+        assert_eq!(keyed.get("KmsDataKeyReusePeriodSeconds").as_deref(), Some("6000"));
+        let managed = laid(keyed.clone(), &[("SqsManagedSseEnabled", "true")]).unwrap();
+        assert_eq!((managed.get("KmsMasterKeyId"), managed.get("KmsDataKeyReusePeriodSeconds")), (None, None));
+        let back = laid(managed, &[("KmsMasterKeyId", "k")]).unwrap();
+        assert_eq!(back.get("SqsManagedSseEnabled").as_deref(), Some("false"));
+        assert_eq!(back.get("KmsDataKeyReusePeriodSeconds").as_deref(), Some("300"));
+        let plain = laid(keyed, &[("KmsMasterKeyId", ""), ("KmsDataKeyReusePeriodSeconds", "")]).unwrap();
+        assert_eq!(plain, Settings::default());
+        let both = laid(Settings::default(), &[("KmsMasterKeyId", "k"), ("SqsManagedSseEnabled", "true")]);
+        assert!(matches!(both, Err(QueueError::MisplacedAttribute(_))));
     }
 }

@@ -9,6 +9,8 @@ use http::Response;
 use serde_json::{Map, Value, json};
 
 use super::super::model::{AttributeValue, MessageAttribute};
+use super::super::move_task::MoveTask;
+use super::request::TaskHandle;
 use crate::edge::aws::{AwsError, Protocol};
 
 /// What a call is answered, errors of the whole call aside.
@@ -16,11 +18,23 @@ use crate::edge::aws::{AwsError, Protocol};
 pub(super) enum Answer {
     Nothing,
     QueueUrl(String),
-    QueueUrls { urls: Vec<String>, next: Option<String>, sources: bool },
+    QueueUrls {
+        urls: Vec<String>,
+        next: Option<String>,
+        sources: bool,
+    },
     Attributes(BTreeMap<&'static str, String>),
+    Tags(BTreeMap<String, String>),
+    TaskHandle(String),
+    Tasks(Vec<MoveTask>),
+    /// How many messages a cancelled task has moved.
+    Moved(u64),
     Sent(Receipted),
     Messages(Vec<Message>),
-    Batch { done: Vec<(String, Option<Receipted>)>, failed: Vec<(String, AwsError)> },
+    Batch {
+        done: Vec<(String, Option<Receipted>)>,
+        failed: Vec<(String, AwsError)>,
+    },
 }
 
 /// What the sender of a message gets.
@@ -80,6 +94,16 @@ impl Answer {
             }
             Self::Attributes(attributes) if attributes.is_empty() => json!({}),
             Self::Attributes(attributes) => json!({"Attributes": attributes}),
+            Self::Tags(tags) if tags.is_empty() => json!({}),
+            Self::Tags(tags) => json!({"Tags": tags}),
+            Self::TaskHandle(handle) => json!({"TaskHandle": handle}),
+            Self::Tasks(tasks) => {
+                let fields = |task: &MoveTask| -> Map<String, Value> {
+                    task_fields(task).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+                };
+                json!({"Results": tasks.iter().map(fields).collect::<Vec<_>>()})
+            }
+            Self::Moved(count) => json!({"ApproximateNumberOfMessagesMoved": count}),
             Self::Sent(receipted) => receipted.json(None),
             Self::Messages(messages) if messages.is_empty() => json!({}),
             Self::Messages(messages) => json!({"Messages": messages.iter().map(Message::json).collect::<Vec<_>>()}),
@@ -130,6 +154,26 @@ impl Answer {
                 xml.leaf_if("NextToken", next.as_ref());
             }
             Self::Attributes(attributes) => xml.pairs(attributes),
+            Self::Tags(tags) => {
+                for (key, value) in tags {
+                    xml.element("Tag", |xml| {
+                        xml.leaf("Key", key);
+                        xml.leaf("Value", value);
+                    });
+                }
+            }
+            Self::TaskHandle(handle) => xml.leaf("TaskHandle", handle),
+            Self::Tasks(tasks) => {
+                for task in tasks {
+                    xml.element("ListMessageMoveTasksResultEntry", |xml| {
+                        for (name, value) in task_fields(task) {
+                            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                            xml.leaf(name, &text);
+                        }
+                    });
+                }
+            }
+            Self::Moved(count) => xml.leaf("ApproximateNumberOfMessagesMoved", &count.to_string()),
             Self::Sent(receipted) => receipted.xml(xml),
             Self::Messages(messages) => messages.iter().for_each(|message| message.xml(xml)),
             Self::Batch { done, failed } => {
@@ -216,6 +260,23 @@ impl Message {
             }
         });
     }
+}
+
+/// A move task as it is listed. Only one that runs has a handle: there is nothing else to do with it.
+fn task_fields(task: &MoveTask) -> Vec<(&'static str, Value)> {
+    let handle = TaskHandle { task_id: task.id.clone(), source_arn: task.source_arn.clone() };
+    let fields = [
+        ("TaskHandle", task.is_running().then(|| json!(handle.encode()))),
+        ("Status", Some(json!(task.status.as_str()))),
+        ("SourceArn", Some(json!(task.source_arn))),
+        ("DestinationArn", task.destination.as_ref().map(|destination| json!(destination.arn))),
+        ("MaxNumberOfMessagesPerSecond", task.per_second.map(|rate| json!(rate))),
+        ("ApproximateNumberOfMessagesMoved", Some(json!(task.moved))),
+        ("ApproximateNumberOfMessagesToMove", Some(json!(task.to_move))),
+        ("FailureReason", task.failure.as_ref().map(|reason| json!(reason))),
+        ("StartedTimestamp", Some(json!(task.started_at_ms))),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 fn value_of(attribute: &MessageAttribute) -> (&'static str, String) {

@@ -49,7 +49,7 @@ pub(super) fn check(attributes: &[MessageAttribute]) -> Result<(), AwsError> {
             _ => return wrong("has an invalid type, must use one of String, Number, Binary"),
         }
         if attribute.value.bytes().is_empty() {
-            return wrong("must contain a non-empty value");
+            return wrong(&format!("must contain a non-empty value of type '{base}'"));
         }
     }
     Ok(())
@@ -92,12 +92,13 @@ pub(super) fn md5_of_trace_header(trace_header: &str) -> Option<String> {
     md5_of_attributes(std::iter::once(&attribute))
 }
 
-/// Whether an attribute called `name` was asked for: by its name, by `prefix.*`, or by `All` or `.*`.
+/// Whether an attribute called `name` was asked for: by its name, by `prefix.*`, or by `All` or `.*`. The dot before the
+/// asterisk is no part of the prefix: AWS answers `Hello` to `Hel.*`.
 pub(super) fn is_asked_for(name: &str, asked: &[String]) -> bool {
     asked.iter().any(|pattern| match pattern.as_str() {
         "All" | ".*" => true,
         pattern => match pattern.strip_suffix(".*") {
-            Some(prefix) => name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
+            Some(prefix) => name.starts_with(prefix),
             None => pattern == name,
         },
     })
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn names_are_asked_for_by_themselves_by_prefix_or_all() {
         let asked = |pattern: &str| is_asked_for("shot.take", &[pattern.to_owned()]);
-        assert!(asked("All") && asked(".*") && asked("shot.*") && asked("shot.take"));
-        assert!(!asked("sho.*") && !asked("take") && !asked("shot"));
+        assert!(asked("All") && asked(".*") && asked("shot.*") && asked("sho.*") && asked("shot.take"));
+        assert!(!asked("hot.*") && !asked("take") && !asked("shot"));
     }
 }

@@ -26,6 +26,17 @@ pub(super) fn no_such_queue() -> AwsError {
         .with_query_code("AWS.SimpleQueueService.NonExistentQueue")
 }
 
+/// A URL that names no queue.
+pub(super) fn invalid_address(url: &str) -> AwsError {
+    let shown: String = url.chars().take(200).collect();
+    plain!("InvalidAddress", format!("The address {shown} is not valid for this endpoint."))
+        .with_status(StatusCode::NOT_FOUND)
+}
+
+pub(super) fn not_found(message: impl Into<String>) -> AwsError {
+    plain!("ResourceNotFoundException", message).with_status(StatusCode::NOT_FOUND)
+}
+
 pub(super) fn missing(parameter: &str) -> AwsError {
     AwsError::client(
         "sqs#MissingRequiredParameterException",
@@ -97,6 +108,11 @@ pub(super) fn visibility_out_of_range(value: i64) -> AwsError {
     invalid_value(&value.to_string(), "VisibilityTimeout", &reason)
 }
 
+fn name_exists(differing: &str) -> AwsError {
+    let message = format!("A queue already exists with the same name and a different value for {differing}");
+    AwsError::client("sqs#QueueNameExists", message).with_query_code("QueueAlreadyExists")
+}
+
 /// What the queues said, in the words of SQS.
 pub(super) fn of(error: QueueError) -> AwsError {
     match error {
@@ -105,11 +121,19 @@ pub(super) fn of(error: QueueError) -> AwsError {
             "Value for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for \
              visibility timeout change.",
         ),
-        QueueError::Exists(_) => AwsError::client(
-            "sqs#QueueNameExists",
-            "A queue already exists with the same name and a different value for attribute(s)",
+        QueueError::Exists(_) => name_exists("attribute(s)"),
+        QueueError::Differs { attribute, .. } => name_exists(&format!("attribute {attribute}")),
+        QueueError::DeletedRecently(_) => legacy!(
+            "QueueDeletedRecently",
+            "You must wait 60 seconds after deleting a queue before you can create another with the same name."
+        ),
+        QueueError::PurgeInProgress(name) => legacy!(
+            "PurgeQueueInProgress",
+            format!("Only one PurgeQueue operation on {name} is allowed every 60 seconds.")
         )
-        .with_query_code("QueueAlreadyExists"),
+        .with_status(StatusCode::FORBIDDEN),
+        QueueError::NotFound(problem) => not_found(problem),
+        QueueError::MisplacedAttribute(problem) => plain!("InvalidAttributeName", problem),
         QueueError::NotAdmitted(sentence) => plain!("InvalidMessageContents", sentence),
         QueueError::UnknownAttribute(name) => unknown_attribute(&name),
         QueueError::InvalidAttribute { problem, .. } => plain!("InvalidAttributeValue", problem),
@@ -121,7 +145,9 @@ pub(super) fn of(error: QueueError) -> AwsError {
         QueueError::Missing(parameter) => missing(parameter),
         error @ QueueError::Draining(_) => legacy!("UnsupportedOperation", error.to_string()),
         QueueError::NotInFlight => legacy!("MessageNotInflight", "The message referred to isn't in flight."),
-        error @ (QueueError::OverLimit(_) | QueueError::Full(_)) => plain!("OverLimit", error.to_string()),
+        error @ (QueueError::OverLimit(_) | QueueError::Full(_)) => {
+            plain!("OverLimit", error.to_string()).with_status(StatusCode::FORBIDDEN)
+        }
         QueueError::Store { source: ControlError::Journal(JournalError::Full), queue } => {
             tracing::warn!(queue, "refused a call: the disk is full");
             AwsError::client("sqs#ServiceUnavailable", "The disk of the appliance is full; deletes are still taken.")

@@ -71,6 +71,9 @@ fn insert(root: &mut BTreeMap<String, Node>, name: &str, value: String) -> Resul
 fn named(tree: BTreeMap<String, Node>) -> Value {
     let mut object = Map::new();
     for (name, node) in tree {
+        if matches!(&node, Node::Text(text) if text.is_empty() && is_list(&name)) {
+            continue; // so botocore writes an empty list
+        }
         let (name, value) = match (name.as_str(), node) {
             (_, Node::Text(text)) => (name, Value::String(text)),
             ("Attribute", Node::Tree(list)) => ("Attributes".to_owned(), map(list, "Name")),
@@ -78,8 +81,12 @@ fn named(tree: BTreeMap<String, Node>) -> Value {
             ("MessageAttribute" | "MessageSystemAttribute", Node::Tree(list)) => {
                 (format!("{name}s"), map(list, "Name"))
             }
-            ("AttributeName" | "MessageAttributeName" | "MessageSystemAttributeName", Node::Tree(list)) => {
-                (format!("{name}s"), Value::Array(in_order(list).map(value).collect()))
+            (
+                "AttributeName" | "MessageAttributeName" | "MessageSystemAttributeName" | "TagKey" | "AWSAccountId",
+                Node::Tree(list),
+            ) => (format!("{name}s"), Value::Array(in_order(list).map(value).collect())),
+            ("ActionName", Node::Tree(list)) => {
+                ("Actions".to_owned(), Value::Array(in_order(list).map(value).collect()))
             }
             (entry, Node::Tree(list)) if entry.ends_with("BatchRequestEntry") => {
                 ("Entries".to_owned(), Value::Array(in_order(list).map(value).collect()))
@@ -89,6 +96,24 @@ fn named(tree: BTreeMap<String, Node>) -> Value {
         object.insert(name, value);
     }
     Value::Object(object)
+}
+
+/// A list, as a form calls it or as the newer protocol does.
+fn is_list(name: &str) -> bool {
+    const LISTS: &[&str] = &[
+        "AWSAccountId",
+        "ActionName",
+        "Attribute",
+        "AttributeName",
+        "MessageAttribute",
+        "MessageAttributeName",
+        "MessageSystemAttribute",
+        "MessageSystemAttributeName",
+        "Tag",
+        "TagKey",
+    ];
+    let singular = name.strip_suffix('s').unwrap_or(name);
+    LISTS.contains(&singular) || matches!(name, "Actions" | "Entries") || name.ends_with("BatchRequestEntry")
 }
 
 fn value(node: Node) -> Value {
@@ -129,7 +154,8 @@ mod tests {
             &SendMessageBatchRequestEntry.2.MessageAttribute.1.Name=n\
             &SendMessageBatchRequestEntry.2.MessageAttribute.1.Value.DataType=Number\
             &SendMessageBatchRequestEntry.2.MessageAttribute.1.Value.StringValue=7\
-            &AttributeName.1=All&Attribute.1.Name=DelaySeconds&Attribute.1.Value=5";
+            &AttributeName.1=All&Attribute.1.Name=DelaySeconds&Attribute.1.Value=5\
+            &Tag.1.Key=k&Tag.1.Value=v&TagKey.1=k&AWSAccountId.2=b&AWSAccountId.1=a&ActionName.1=SendMessage";
         let expected = json!({
             "Action": "SendMessageBatch", "QueueUrl": "http://h/0/q",
             "Entries": [
@@ -138,7 +164,15 @@ mod tests {
                 {"Id": "b", "MessageBody": "two"},
             ],
             "AttributeNames": ["All"], "Attributes": {"DelaySeconds": "5"},
+            "tags": {"k": "v"}, "TagKeys": ["k"], "AWSAccountIds": ["a", "b"], "Actions": ["SendMessage"],
         });
+        assert_eq!(parse(form).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_list_without_a_value_is_none() {
+        let form = b"AttributeName=&Tag=&DeleteMessageBatchRequestEntry=&Entries=&Actions=&Label=";
+        let expected = json!({"Label": ""});
         assert_eq!(parse(form).unwrap(), expected);
     }
 

@@ -3,9 +3,11 @@
 //! A call becomes one [`Request`] before anybody thinks, is answered with one [`Answer`], and each of them
 //! is written in the caller's protocol at the end. `docs/sqs.md` lists what is served and where it differs from Amazon's.
 
+mod address;
 mod answer;
 mod attributes;
 mod fault;
+mod fields;
 mod form;
 mod request;
 
@@ -18,9 +20,11 @@ use http::Response;
 
 use self::answer::{Answer, Message, Receipted};
 use self::attributes::{is_asked_for, md5_of, md5_of_attributes, md5_of_trace_header};
-use self::request::{Entry, Receive, Request};
+use self::fields::Addressed;
+use self::request::{Entry, Receive, Request, TaskHandle};
 use super::admin::url;
 use super::model::{Delivery, QueueError, ReceiveRequest, SendRequest, Sent};
+use super::redrive::name_in;
 use super::{Queues, settings};
 use crate::edge::aws::{AwsError, Call, Dialect, Protocol};
 use crate::identity::Role;
@@ -45,7 +49,9 @@ impl Sqs {
             return Err(fault::unsupported("SQS speaks AWS JSON 1.0 and Query."));
         }
         let body = std::mem::take(&mut call.body); // the connection's buffer, which a long poll need not keep
-        let request = Request::parse(&call.operation, call.protocol, &call.path, &body, &call.principal.key_id)?;
+        let host = call.base_url.split_once("://").map_or("", |(_, host)| host);
+        let at = Addressed { protocol: call.protocol, host, path: &call.path };
+        let request = Request::parse(&call.operation, &at, &body, &call.principal.key_id)?;
         drop(body);
         if !may(call.principal.role, &request) {
             return Err(fault::access_denied(&call.operation));
@@ -56,8 +62,8 @@ impl Sqs {
     async fn serve(&self, call: &Call, request: Request) -> Result<Answer, AwsError> {
         let queues = &self.queues;
         match request {
-            Request::CreateQueue { name, attributes } => {
-                queues.create(&name, &attributes).await.map_err(fault::of)?;
+            Request::CreateQueue { name, attributes, tags } => {
+                queues.create_tagged(&name, &attributes, &tags).await.map_err(fault::of)?;
                 Ok(Answer::QueueUrl(url(&call.base_url, &name)))
             }
             Request::GetQueueUrl { name } => match queues.exists(&name) {
@@ -106,6 +112,26 @@ impl Sqs {
             Request::ChangeMessageVisibilityBatch { queue, entries } => {
                 let (ids, changes, failed) = split(entries);
                 batch(ids, failed, queues.change_visibility(&queue, &changes).await)
+            }
+            Request::TagQueue { queue, tags } => done(queues.tag(&queue, &tags).await),
+            Request::UntagQueue { queue, keys } => done(queues.untag(&queue, &keys).await),
+            Request::ListQueueTags { queue } => queues.tags(&queue).map(Answer::Tags).map_err(fault::of),
+            Request::AddPermission { queue, permission } => {
+                done(queues.grant(&queue, &settings::arn(&call.region, &queue), &permission).await)
+            }
+            Request::RemovePermission { queue, label } => done(queues.revoke(&queue, &label).await),
+            Request::StartMessageMoveTask { source_arn, destination_arn, per_second } => {
+                let begun = queues.begin_move(&source_arn, destination_arn.as_deref(), per_second).await;
+                let task_id = begun.map_err(fault::of)?;
+                Ok(Answer::TaskHandle(TaskHandle { task_id, source_arn }.encode()))
+            }
+            Request::ListMessageMoveTasks { source_arn, results_max } => {
+                let tasks = queues.moves(source_name(&source_arn)?, results_max).map_err(of_source)?;
+                Ok(Answer::Tasks(tasks))
+            }
+            Request::CancelMessageMoveTask { task } => {
+                let name = source_name(&task.source_arn)?;
+                queues.cancel_move(name, &task.task_id).await.map(Answer::Moved).map_err(of_source)
             }
         }
     }
@@ -219,6 +245,22 @@ fn listing(call: &Call, mut names: Vec<String>, limit: usize, paged: bool, sourc
     Answer::QueueUrls { urls: names.iter().map(|name| url(&call.base_url, name)).collect(), next, sources }
 }
 
+fn source_name(arn: &str) -> Result<&str, AwsError> {
+    name_in(arn).ok_or_else(no_source)
+}
+
+fn no_source() -> AwsError {
+    fault::not_found("The resource that you specified for the SourceArn parameter doesn't exist.")
+}
+
+/// Move tasks name their queues by ARN, and have a word of their own for one that does not exist.
+fn of_source(error: QueueError) -> AwsError {
+    match error {
+        QueueError::NoSuchQueue(_) => no_source(),
+        error => fault::of(error),
+    }
+}
+
 fn done(result: Result<(), QueueError>) -> Result<Answer, AwsError> {
     result.map(|()| Answer::Nothing).map_err(fault::of)
 }
@@ -270,11 +312,17 @@ pub fn fuzz_parse(bytes: &[u8]) {
         "ReceiveMessage",
         "DeleteMessageBatch",
         "ChangeMessageVisibilityBatch",
+        "TagQueue",
+        "UntagQueue",
+        "AddPermission",
+        "StartMessageMoveTask",
+        "CancelMessageMoveTask",
     ];
     let body = Bytes::copy_from_slice(bytes);
     for operation in OPERATIONS {
         for protocol in [Protocol::Json10, Protocol::Query] {
-            let _ = Request::parse(operation, protocol, "/000000000000/q", &body, "key");
+            let at = Addressed { protocol, host: "q.queue.localhost", path: "/000000000000/q" };
+            let _ = Request::parse(operation, &at, &body, "key");
         }
     }
 }

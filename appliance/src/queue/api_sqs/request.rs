@@ -1,29 +1,24 @@
 //! A call as one typed value, whichever protocol it came in.
-//!
-//! What SQS has and this appliance does not serve (tags, policies, move tasks) is refused here by name, so
-//! that no caller believes it was done.
 
 use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use super::super::model::{
-    ACCOUNT, AttributeValue, BATCH_MAX, DELAY_S_MAX, MESSAGE_BYTES_MAX, MessageAttribute, QueueName, SendRequest,
-    VISIBILITY_S_MAX, WAIT_S_MAX,
-};
-use super::attributes::{self, TRACE_HEADER};
-use super::{fault, form};
-use crate::edge::aws::{AwsError, Protocol};
+use super::super::model::{BATCH_MAX, MESSAGE_BYTES_MAX, QueueName, SendRequest, VISIBILITY_S_MAX, WAIT_S_MAX};
+use super::super::move_task::REMEMBERED_MAX;
+use super::super::policy::Permission;
+use super::super::redrive::is_account;
+use super::fields::{Addressed, EntryFields, Fields, read};
+use super::{address, fault};
+use crate::edge::aws::AwsError;
 
 /// What a caller wants.
 #[derive(Debug)]
 pub(super) enum Request {
-    CreateQueue { name: String, attributes: BTreeMap<String, String> },
+    CreateQueue { name: String, attributes: BTreeMap<String, String>, tags: BTreeMap<String, String> },
     GetQueueUrl { name: String },
     ListQueues { prefix: String, after: String, results_max: Option<usize> },
     ListDeadLetterSourceQueues { queue: String, after: String, results_max: Option<usize> },
@@ -38,7 +33,40 @@ pub(super) enum Request {
     DeleteMessageBatch { queue: String, entries: Vec<Entry<String>> },
     ChangeMessageVisibility { queue: String, receipt: String, visibility_s: u32 },
     ChangeMessageVisibilityBatch { queue: String, entries: Vec<Entry<(String, u32)>> },
+    TagQueue { queue: String, tags: BTreeMap<String, String> },
+    UntagQueue { queue: String, keys: Vec<String> },
+    ListQueueTags { queue: String },
+    AddPermission { queue: String, permission: Permission },
+    RemovePermission { queue: String, label: String },
+    StartMessageMoveTask { source_arn: String, destination_arn: Option<String>, per_second: Option<u32> },
+    ListMessageMoveTasks { source_arn: String, results_max: usize },
+    CancelMessageMoveTask { task: TaskHandle },
 }
+
+/// What names a move task: its id and the queue that it empties.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TaskHandle {
+    pub task_id: String,
+    pub source_arn: String,
+}
+
+impl TaskHandle {
+    pub(super) fn encode(&self) -> String {
+        STANDARD.encode(serde_json::to_vec(self).unwrap_or_default()) // plain data: cannot fail
+    }
+
+    /// `None` for what is no handle.
+    fn decode(text: &str) -> Option<Self> {
+        if text.len() > HANDLE_BYTES_MAX {
+            return None;
+        }
+        serde_json::from_slice(&STANDARD.decode(text).ok()?).ok()
+    }
+}
+
+/// Longest task handle that is looked at.
+const HANDLE_BYTES_MAX: usize = 2_048;
 
 #[derive(Debug)]
 pub(super) struct Receive {
@@ -85,6 +113,7 @@ const QUEUE_ATTRIBUTES: &[&str] = &[
     "FifoThroughputLimit",
     "RedriveAllowPolicy",
     "SqsManagedSseEnabled",
+    super::super::settings::FLOW,
     super::super::settings::JOB_QUEUE,
 ];
 
@@ -102,101 +131,6 @@ const SYSTEM_ATTRIBUTES: &[&str] = &[
     "DeadLetterQueueSourceArn",
 ];
 
-/// Operations of SQS that come later.
-const NOT_YET: &[&str] = &[
-    "AddPermission",
-    "RemovePermission",
-    "TagQueue",
-    "UntagQueue",
-    "ListQueueTags",
-    "StartMessageMoveTask",
-    "CancelMessageMoveTask",
-    "ListMessageMoveTasks",
-];
-
-/// Fields of every operation but the batches' entries: each operation takes what is its own.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Fields {
-    queue_url: Option<String>,
-    queue_name: Option<String>,
-    queue_name_prefix: Option<String>,
-    #[serde(rename = "QueueOwnerAWSAccountId")]
-    queue_owner: Option<String>,
-    #[serde(deserialize_with = "number")]
-    max_results: Option<i64>,
-    next_token: Option<String>,
-    attributes: Option<BTreeMap<String, Option<String>>>,
-    #[serde(rename = "tags")]
-    tags: Option<BTreeMap<String, Value>>,
-    attribute_names: Option<Vec<String>>,
-    message_system_attribute_names: Option<Vec<String>>,
-    message_attribute_names: Option<Vec<String>>,
-    #[serde(deserialize_with = "number")]
-    max_number_of_messages: Option<i64>,
-    #[serde(deserialize_with = "number")]
-    wait_time_seconds: Option<i64>,
-    receive_request_attempt_id: Option<String>,
-    entries: Option<Vec<EntryFields>>,
-    #[serde(flatten)]
-    entry: EntryFields,
-}
-
-/// Fields of a single message, on their own or as one entry of a batch.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct EntryFields {
-    id: Option<String>,
-    message_body: Option<String>,
-    #[serde(deserialize_with = "number")]
-    delay_seconds: Option<i64>,
-    message_attributes: Option<BTreeMap<String, AttributeFields>>,
-    message_system_attributes: Option<BTreeMap<String, AttributeFields>>,
-    message_deduplication_id: Option<String>,
-    message_group_id: Option<String>,
-    receipt_handle: Option<String>,
-    #[serde(deserialize_with = "number")]
-    visibility_timeout: Option<i64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct AttributeFields {
-    data_type: Option<String>,
-    string_value: Option<String>,
-    binary_value: Option<String>,
-}
-
-/// A number, or, as a form writes it, a text that is one.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::Number(number) if number.is_i64() => Ok(number.as_i64()),
-        Value::String(text) if text.len() <= 20 => {
-            text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("`{text}` is not an integer")))
-        }
-        _ => Err(serde::de::Error::custom("expected an integer")),
-    }
-}
-
-fn read<T: DeserializeOwned>(protocol: Protocol, path: &str, body: &Bytes) -> Result<T, AwsError> {
-    let malformed = |error: serde_json::Error| fault::malformed(format!("The request cannot be read: {error}."));
-    if protocol != Protocol::Query {
-        return match body.is_empty() {
-            true => serde_json::from_str("{}").map_err(malformed),
-            false => serde_json::from_slice(body).map_err(malformed),
-        };
-    }
-    let mut tree = form::parse(body)?;
-    if let Some(fields) = tree.as_object_mut()
-        && !fields.contains_key("QueueUrl")
-        && path.len() > 1
-    {
-        fields.insert("QueueUrl".to_owned(), Value::String(path.to_owned()));
-    }
-    serde_json::from_value(tree).map_err(malformed)
-}
-
 /// Makes a request of an operation's fields and the sender's id.
 type Parser = fn(Fields, &str) -> Result<Request, AwsError>;
 
@@ -205,32 +139,21 @@ impl Request {
     ///
     /// # Errors
     /// The SQS error that the caller is answered.
-    pub(super) fn parse(
-        operation: &str,
-        protocol: Protocol,
-        path: &str,
-        body: &Bytes,
-        sender_id: &str,
-    ) -> Result<Self, AwsError> {
-        if NOT_YET.contains(&operation) {
-            return Err(fault::unsupported(format!("{operation} is not served yet.")));
-        }
+    pub(super) fn parse(operation: &str, at: &Addressed<'_>, body: &Bytes, sender_id: &str) -> Result<Self, AwsError> {
         let parse = Self::parser(operation).ok_or_else(|| fault::unknown_operation(operation))?;
-        parse(read(protocol, path, body)?, sender_id)
+        parse(read(at, body)?, sender_id)
     }
 
     fn parser(operation: &str) -> Option<Parser> {
         Some(match operation {
             "CreateQueue" => |fields, _| {
-                if fields.tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
-                    return Err(fault::unsupported("Tags are not served yet."));
-                }
-                let attributes = attributes_of(fields.attributes);
-                Ok(Self::CreateQueue { name: required(fields.queue_name, "QueueName")?, attributes })
+                let (attributes, tags) = (texts(fields.attributes), texts(fields.tags));
+                Ok(Self::CreateQueue { name: required(fields.queue_name, "QueueName")?, attributes, tags })
             },
             "GetQueueUrl" => |fields, _| {
-                if fields.queue_owner.is_some_and(|owner| owner != ACCOUNT) {
-                    return Err(fault::no_such_queue());
+                if let Some(owner) = fields.queue_owner.filter(|owner| !is_account(owner)) {
+                    let reason = "It is an account of twelve digits.";
+                    return Err(fault::invalid_value(&owner, "QueueOwnerAWSAccountId", reason));
                 }
                 Ok(Self::GetQueueUrl { name: required(fields.queue_name, "QueueName")? })
             },
@@ -249,7 +172,7 @@ impl Request {
                 Ok(Self::GetQueueAttributes { queue: queue(fields.queue_url)?, names })
             },
             "SetQueueAttributes" => |fields, _| {
-                let attributes = attributes_of(fields.attributes);
+                let attributes = texts(fields.attributes);
                 if attributes.is_empty() {
                     return Err(fault::missing("Attributes"));
                 }
@@ -287,6 +210,48 @@ impl Request {
                 let entries = batch(fields.entries, EntryFields::visibility)?;
                 Ok(Self::ChangeMessageVisibilityBatch { queue, entries })
             },
+            "TagQueue" => |fields, _| {
+                let (queue, tags) = (queue(fields.queue_url)?, texts(fields.tags));
+                match tags.is_empty() {
+                    true => Err(fault::missing("Tags")),
+                    false => Ok(Self::TagQueue { queue, tags }),
+                }
+            },
+            "UntagQueue" => |fields, _| {
+                let queue = queue(fields.queue_url)?;
+                Ok(Self::UntagQueue { queue, keys: some(fields.tag_keys, "TagKeys")? })
+            },
+            "ListQueueTags" => |fields, _| Ok(Self::ListQueueTags { queue: queue(fields.queue_url)? }),
+            "AddPermission" => |fields, _| {
+                let queue = queue(fields.queue_url)?;
+                let label = required(fields.label, "Label")?;
+                let accounts = some(fields.account_ids, "AWSAccountIds")?;
+                let actions = some(fields.actions, "Actions")?;
+                Ok(Self::AddPermission { queue, permission: Permission { label, accounts, actions } })
+            },
+            "RemovePermission" => |fields, _| {
+                let queue = queue(fields.queue_url)?;
+                Ok(Self::RemovePermission { queue, label: required(fields.label, "Label")? })
+            },
+            "StartMessageMoveTask" => |fields, _| {
+                let most = super::super::move_task::PER_SECOND_MAX;
+                let rate = fields.max_number_of_messages_per_second;
+                let per_second = bounded(rate, "MaxNumberOfMessagesPerSecond", 1, most)?;
+                let source_arn = required(fields.source_arn, "SourceArn")?;
+                Ok(Self::StartMessageMoveTask { source_arn, destination_arn: fields.destination_arn, per_second })
+            },
+            "ListMessageMoveTasks" => |fields, _| {
+                let most = u32::try_from(REMEMBERED_MAX).unwrap_or(u32::MAX); // ten
+                let results_max = bounded(fields.max_results, "MaxResults", 1, most)?.unwrap_or(1) as usize;
+                Ok(Self::ListMessageMoveTasks { source_arn: required(fields.source_arn, "SourceArn")?, results_max })
+            },
+            "CancelMessageMoveTask" => |fields, _| {
+                let handle = required(fields.task_handle, "TaskHandle")?;
+                let task = TaskHandle::decode(&handle);
+                let task =
+                    task.ok_or_else(|| fault::invalid_parameter("Value for parameter TaskHandle is invalid."))?;
+                Ok(Self::CancelMessageMoveTask { task })
+            },
             _ => return None,
         })
     }
@@ -299,6 +264,8 @@ impl Request {
                 | Self::ListQueues { .. }
                 | Self::ListDeadLetterSourceQueues { .. }
                 | Self::GetQueueAttributes { .. }
+                | Self::ListQueueTags { .. }
+                | Self::ListMessageMoveTasks { .. }
         )
     }
 
@@ -312,73 +279,6 @@ impl Request {
                 | Self::ChangeMessageVisibility { .. }
                 | Self::ChangeMessageVisibilityBatch { .. }
         )
-    }
-}
-
-impl EntryFields {
-    fn message(self, sender_id: &str) -> Result<SendRequest, AwsError> {
-        let delay_s = bounded(self.delay_seconds, "DelaySeconds", 0, DELAY_S_MAX)?;
-        let mut attributes = Vec::new();
-        for (name, fields) in self.message_attributes.unwrap_or_default() {
-            attributes.push(fields.attribute(name)?);
-        }
-        attributes::check(&attributes)?;
-        let mut trace_header = None;
-        for (name, fields) in self.message_system_attributes.unwrap_or_default() {
-            let attribute = fields.attribute(name)?;
-            match (attribute.name.as_str(), attribute.data_type.as_str(), attribute.value) {
-                (TRACE_HEADER, "String", AttributeValue::Text(text)) if !text.is_empty() => trace_header = Some(text),
-                _ => {
-                    return Err(fault::invalid_value(
-                        &attribute.name,
-                        "MessageSystemAttributes",
-                        "AWSTraceHeader of type String is the only one.",
-                    ));
-                }
-            }
-        }
-        let body = required(self.message_body.filter(|body| !body.is_empty()), "MessageBody")?;
-        Ok(SendRequest {
-            body,
-            delay_s,
-            attributes,
-            trace_header,
-            sender_id: sender_id.to_owned(),
-            group_id: self.message_group_id,
-            deduplication_id: self.message_deduplication_id,
-        })
-    }
-
-    fn receipt(self) -> Result<String, AwsError> {
-        required(self.receipt_handle, "ReceiptHandle")
-    }
-
-    fn visibility(self) -> Result<(String, u32), AwsError> {
-        let value = required(self.visibility_timeout, "VisibilityTimeout")?;
-        let in_range = u32::try_from(value).ok().filter(|value| *value <= VISIBILITY_S_MAX);
-        let visibility_s = in_range.ok_or_else(|| fault::visibility_out_of_range(value))?;
-        Ok((self.receipt()?, visibility_s))
-    }
-}
-
-impl AttributeFields {
-    fn attribute(self, name: String) -> Result<MessageAttribute, AwsError> {
-        let data_type = required(self.data_type, "MessageAttribute.Value.DataType")?;
-        let value = match (self.string_value, self.binary_value) {
-            (Some(text), None) => AttributeValue::Text(text),
-            (None, Some(base64)) => {
-                let decoded = STANDARD.decode(base64.as_bytes());
-                AttributeValue::Binary(decoded.map_err(|_| {
-                    fault::invalid_parameter(format!("The message attribute '{name}' has a value that is no base64."))
-                })?)
-            }
-            _ => {
-                return Err(fault::invalid_parameter(format!(
-                    "The message attribute '{name}' must contain one value, a StringValue or a BinaryValue."
-                )));
-            }
-        };
-        Ok(MessageAttribute { name, data_type, value })
     }
 }
 
@@ -400,26 +300,38 @@ fn receive(fields: Fields) -> Result<Receive, AwsError> {
         queue: queue(fields.queue_url)?,
         messages_max: messages_max.map_or(1, |count| count as usize),
         visibility_s,
-        wait_s: bounded(fields.wait_time_seconds, "WaitTimeSeconds", 0, WAIT_S_MAX)?,
+        wait_s: wait_s(fields.wait_time_seconds)?,
         system,
         message: fields.message_attribute_names.unwrap_or_default(),
         attempt_id: fields.receive_request_attempt_id,
     })
 }
 
-fn required<T>(value: Option<T>, name: &str) -> Result<T, AwsError> {
+pub(super) fn required<T>(value: Option<T>, name: &str) -> Result<T, AwsError> {
     value.ok_or_else(|| fault::missing(name))
 }
 
-fn bounded(value: Option<i64>, name: &str, least: u32, most: u32) -> Result<Option<u32>, AwsError> {
+pub(super) fn bounded(value: Option<i64>, name: &str, least: u32, most: u32) -> Result<Option<u32>, AwsError> {
     let Some(value) = value else { return Ok(None) };
     let in_range = u32::try_from(value).ok().filter(|value| (least..=most).contains(value));
     let reason = format!("Must be between {least} and {most}, if provided.");
     in_range.map(Some).ok_or_else(|| fault::invalid_value(&value.to_string(), name, &reason))
 }
 
-fn attributes_of(attributes: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, String> {
-    attributes.unwrap_or_default().into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+fn wait_s(value: Option<i64>) -> Result<Option<u32>, AwsError> {
+    let Some(value) = value else { return Ok(None) };
+    let in_range = u32::try_from(value).ok().filter(|value| *value <= WAIT_S_MAX);
+    let reason = format!("Must be >= 0 and <= {WAIT_S_MAX}, if provided.");
+    in_range.map(Some).ok_or_else(|| fault::invalid_value(&value.to_string(), "WaitTimeSeconds", &reason))
+}
+
+fn texts(pairs: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, String> {
+    pairs.unwrap_or_default().into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+}
+
+/// A list that must not be empty.
+fn some(list: Option<Vec<String>>, name: &str) -> Result<Vec<String>, AwsError> {
+    required(list.filter(|list| !list.is_empty()), name)
 }
 
 fn known(names: Option<Vec<String>>, all: &[&str]) -> Result<Vec<String>, AwsError> {
@@ -430,16 +342,8 @@ fn known(names: Option<Vec<String>>, all: &[&str]) -> Result<Vec<String>, AwsErr
     }
 }
 
-/// The name in a queue's URL, or in its path alone: the last part, after the account.
 fn queue(url: Option<String>) -> Result<String, AwsError> {
-    let url = required(url, "QueueUrl")?;
-    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-    let mut parts = rest.trim_end_matches('/').rsplit('/');
-    let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    if account != ACCOUNT || QueueName::parse(name).is_none() {
-        return Err(fault::no_such_queue());
-    }
-    Ok(name.to_owned())
+    address::queue_of(&required(url, "QueueUrl")?)
 }
 
 /// Where a listing goes on, and how much of it is wanted.

@@ -48,6 +48,7 @@ async fn form_call(sqs: &Sqs, operation: &str, form: &str) -> (u16, String) {
     (response.status().as_u16(), String::from_utf8(response.body().to_vec()).unwrap())
 }
 
+const ARN: &str = "arn:aws:sqs:eu-west-1:000000000000:shots";
 const URL: &str = "http://localhost:4566/000000000000/shots";
 
 #[tokio::test]
@@ -144,11 +145,6 @@ async fn errors_have_the_codes_that_sdks_know() {
             json!({"QueueUrl": "http://h/000000000000/none", "MessageBody": "x"}),
             "AWS.SimpleQueueService.NonExistentQueue",
         ),
-        (
-            "SendMessage",
-            json!({"QueueUrl": "http://h/123456789012/shots", "MessageBody": "x"}),
-            "AWS.SimpleQueueService.NonExistentQueue",
-        ),
         ("SendMessage", json!({"MessageBody": "x"}), "MissingParameter"),
         ("SendMessage", json!({"QueueUrl": URL}), "MissingParameter"),
         ("SendMessage", json!({"QueueUrl": URL, "MessageBody": "\u{1}"}), "InvalidMessageContents"),
@@ -192,15 +188,30 @@ async fn errors_have_the_codes_that_sdks_know() {
         ("CreateQueue", json!({"QueueName": "a.fifo"}), "InvalidParameterValue"),
         ("CreateQueue", json!({"QueueName": "f", "Attributes": {"FifoQueue": "true"}}), "InvalidParameterValue"),
         ("CreateQueue", json!({"QueueName": "f", "Attributes": {"Colour": "red"}}), "InvalidAttributeName"),
-        ("CreateQueue", json!({"QueueName": "f", "tags": {"a": "b"}}), "AWS.SimpleQueueService.UnsupportedOperation"),
+        ("CreateQueue", json!({"QueueName": "f", "tags": {"a\n": "b"}}), "InvalidParameterValue"),
         ("CreateQueue", json!({"QueueName": "shots", "Attributes": {"DelaySeconds": "7"}}), "QueueAlreadyExists"),
         (
             "SetQueueAttributes",
             json!({"QueueUrl": URL, "Attributes": {"RedrivePolicy": "{\"deadLetterTargetArn\":\"arn:aws:sqs:r:000000000000:none\",\"maxReceiveCount\":1}"}}),
             "InvalidParameterValue",
         ),
-        ("TagQueue", json!({"QueueUrl": URL}), "AWS.SimpleQueueService.UnsupportedOperation"),
-        ("StartMessageMoveTask", json!({}), "AWS.SimpleQueueService.UnsupportedOperation"),
+        ("TagQueue", json!({"QueueUrl": URL}), "MissingParameter"),
+        ("UntagQueue", json!({"QueueUrl": URL, "TagKeys": []}), "MissingParameter"),
+        (
+            "AddPermission",
+            json!({"QueueUrl": URL, "Label": "a", "AWSAccountIds": ["1"], "Actions": ["*"]}),
+            "InvalidParameterValue",
+        ),
+        ("RemovePermission", json!({"QueueUrl": URL, "Label": "none"}), "InvalidParameterValue"),
+        ("StartMessageMoveTask", json!({}), "MissingParameter"),
+        ("StartMessageMoveTask", json!({"SourceArn": ARN}), "InvalidParameterValue"),
+        (
+            "StartMessageMoveTask",
+            json!({"SourceArn": ARN, "MaxNumberOfMessagesPerSecond": 501}),
+            "InvalidParameterValue",
+        ),
+        ("ListMessageMoveTasks", json!({"SourceArn": ARN, "MaxResults": 11}), "InvalidParameterValue"),
+        ("CancelMessageMoveTask", json!({"TaskHandle": "foo"}), "InvalidParameterValue"),
         ("MakeCoffee", json!({}), "InvalidAction"),
     ] {
         let (status, found, answer) = json_call(&sqs, operation, body).await;
@@ -247,6 +258,38 @@ async fn listings_go_on_where_they_ended() {
     let asked = json!({"QueueUrl": "http://h/000000000000/jobs-dlq"});
     let (_, _, sources) = json_call(&sqs, "ListDeadLetterSourceQueues", asked).await;
     assert_eq!(sources, json!({"queueUrls": ["http://localhost:4566/000000000000/jobs"]}));
+}
+
+#[tokio::test]
+async fn a_queue_is_emptied_and_its_name_given_again_after_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let sqs = sqs(dir.path()).await;
+    json_call(&sqs, "CreateQueue", json!({"QueueName": "shots"})).await;
+    let purge = async || json_call(&sqs, "PurgeQueue", json!({"QueueUrl": URL})).await;
+    assert_eq!(purge().await.0, 200);
+    let (status, code, _) = purge().await;
+    assert_eq!((status, code.as_deref()), (403, Some("AWS.SimpleQueueService.PurgeQueueInProgress;Sender")));
+    json_call(&sqs, "DeleteQueue", json!({"QueueUrl": URL})).await;
+    let (status, code, _) = json_call(&sqs, "CreateQueue", json!({"QueueName": "shots"})).await;
+    assert_eq!((status, code.as_deref()), (400, Some("AWS.SimpleQueueService.QueueDeletedRecently;Sender")));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_answered_with_its_own_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let sqs = sqs(dir.path()).await;
+    let none = "arn:aws:sqs:eu-west-1:000000000000:none";
+    let handle = TaskHandle { task_id: "t".into(), source_arn: none.into() }.encode();
+    for (operation, body, code) in [
+        ("SendMessage", json!({"QueueUrl": "http://h/", "MessageBody": "x"}), "InvalidAddress"),
+        ("StartMessageMoveTask", json!({"SourceArn": none}), "ResourceNotFoundException"),
+        ("StartMessageMoveTask", json!({"SourceArn": "x"}), "ResourceNotFoundException"),
+        ("ListMessageMoveTasks", json!({"SourceArn": none}), "ResourceNotFoundException"),
+        ("CancelMessageMoveTask", json!({"TaskHandle": handle}), "ResourceNotFoundException"),
+    ] {
+        let (status, found, answer) = json_call(&sqs, operation, body).await;
+        assert_eq!((status, found.as_deref()), (404, Some(&*format!("{code};Sender"))), "{operation}: {answer}");
+    }
 }
 
 proptest! {

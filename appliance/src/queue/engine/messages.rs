@@ -128,6 +128,9 @@ impl Engine {
         let ageing_ms = ctx.overseer.map_or(0, |overseer| overseer.ageing_ms());
         while taken.len() < asked.messages_max && ctx.group.changes < asked.changes_max {
             let kept = self.kept.get_mut(&queue.id).ok_or_else(|| no_queue(queue))?;
+            if kept.queue.settings.flow == Flow::Paused {
+                break;
+            }
             let overseer = overseer_of(kept, ctx.overseer);
             let (now, name) = (ctx.now, kept.queue.name.as_str());
             let chooser = Chooser {

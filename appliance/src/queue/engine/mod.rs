@@ -17,6 +17,7 @@ mod order;
 mod queues;
 mod replay;
 mod shelf;
+mod tasks;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -30,9 +31,11 @@ use self::order::Discipline;
 pub(super) use self::order::Offer;
 pub(super) use self::shelf::{Counts, Place};
 use self::shelf::{Removed, Shelf, Slot, State};
+pub(super) use self::tasks::{Bodies, Running};
 use super::model::{
     DeduplicationKey, FIFO_IN_FLIGHT_MAX, IN_FLIGHT_MAX, MessageId, QueueError, QueueId, QueueName, Receipt,
 };
+use super::move_task::Tasks;
 use super::overseer::{Action, Change, Class, Overseer, Tenant, Turn};
 use super::record::Entry;
 use super::settings::{Flow, Settings};
@@ -63,6 +66,8 @@ struct Kept {
     attempts: Attempts,
     /// When somebody who waits may receive what nobody may now, by time alone.
     not_before_ms: Option<u64>,
+    /// Tasks that move messages away from it.
+    tasks: Tasks,
 }
 
 impl Kept {
@@ -77,6 +82,7 @@ impl Kept {
             deduplication: Deduplication::default(),
             attempts: Attempts::default(),
             not_before_ms: None,
+            tasks: Tasks::default(),
         }
     }
 
@@ -126,6 +132,7 @@ pub(super) struct Group {
 enum Placed {
     Message(QueueId, MessageId),
     Queue(QueueId),
+    Tasks(QueueId),
 }
 
 impl Group {
@@ -313,6 +320,11 @@ impl Engine {
                 Placed::Queue(queue) => {
                     if let Some(kept) = self.kept.get_mut(queue) {
                         kept.lsn = lsn;
+                    }
+                }
+                Placed::Tasks(queue) => {
+                    if let Some(kept) = self.kept.get_mut(queue) {
+                        kept.tasks.lsn = lsn;
                     }
                 }
                 Placed::Message(queue, message) => {

@@ -22,7 +22,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`QueueError::Exists`], [`QueueError::Full`], [`QueueError::InvalidParameter`] where the
-    /// dead-letter queue does not exist.
+    /// dead-letter queue does not exist or does not admit the queue.
     pub(in crate::queue) fn create(
         &mut self,
         ctx: &mut Context<'_>,
@@ -35,7 +35,7 @@ impl Engine {
         if self.names.len() >= QUEUES_MAX {
             return Err(QueueError::Full(format!("there are {QUEUES_MAX} queues")));
         }
-        self.check_target(&settings)?;
+        self.check_target(name, None, &settings)?;
         self.last_id += 1;
         let at_s = ctx.now.wall_ms / 1000;
         let id = QueueId(self.last_id);
@@ -49,18 +49,21 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`QueueError::InvalidParameter`] where the dead-letter queue does not exist.
+    /// [`QueueError::InvalidParameter`] where the dead-letter queue does not exist or does not admit the queue.
     pub(in crate::queue) fn set(
         &mut self,
         ctx: &mut Context<'_>,
         queue: &Queue,
         settings: Settings,
     ) -> Result<(), QueueError> {
-        self.check_target(&settings)?;
+        self.check_target(&queue.name, Some(&queue.settings), &settings)?;
         let kept = self.kept.get_mut(&queue.id).ok_or_else(|| no_queue(queue))?;
         let opens = kept.queue.settings.flow == Flow::Paused && settings.flow != Flow::Paused;
+        let is_tagging = settings.tags != kept.queue.settings.tags;
         kept.queue.settings = Arc::new(settings);
-        kept.queue.modified_at_s = ctx.now.wall_ms / 1000;
+        if !is_tagging {
+            kept.queue.modified_at_s = ctx.now.wall_ms / 1000;
+        }
         define(kept, ctx.group);
         if opens {
             ctx.group.freed |= kept.queue.settings.job_queue;
@@ -69,15 +72,22 @@ impl Engine {
         Ok(())
     }
 
-    fn check_target(&self, settings: &Settings) -> Result<(), QueueError> {
-        match &settings.redrive {
-            Some(redrive) if !self.names.contains_key(redrive.target()) => Err(QueueError::InvalidParameter {
-                name: "RedrivePolicy",
-                problem: format!(
-                    "Value {} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist.",
-                    redrive.target_arn
-                ),
-            }),
+    /// Asks the dead-letter queue that `settings` name, where they did not name it `before`.
+    fn check_target(&self, own: &QueueName, before: Option<&Settings>, settings: &Settings) -> Result<(), QueueError> {
+        let Some(redrive) = &settings.redrive else { return Ok(()) };
+        if before.is_some_and(|before| before.redrive.as_ref() == Some(redrive)) {
+            return Ok(());
+        }
+        let refused = |reason: &str| {
+            let problem = format!("Value {} for parameter RedrivePolicy is invalid. Reason: {reason}.", redrive.text());
+            Err(QueueError::InvalidParameter { name: "RedrivePolicy", problem })
+        };
+        let target = self.names.get(redrive.target()).and_then(|id| self.kept.get(id));
+        let Some(target) = target else { return refused("Dead letter target does not exist") };
+        match &target.queue.settings.redrive_allow {
+            Some(allow) if !allow.admits(own.as_str()) => {
+                refused("The dead letter target's RedriveAllowPolicy does not allow this queue")
+            }
             _ => Ok(()),
         }
     }

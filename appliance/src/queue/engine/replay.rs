@@ -17,6 +17,7 @@ use super::moves::moved;
 use super::order::{Discipline, Lane};
 use super::queues::define;
 use super::shelf::{Removed, Shelf, Slot, State};
+use super::tasks::note_tasks;
 use super::{Engine, Group, Kept, Placed, Queue, age_ms};
 use crate::clock::Now;
 
@@ -55,6 +56,7 @@ impl Engine {
                     self.names.remove(&kept.queue.name);
                 }
             }
+            Entry::Tasks { queue, tasks } => self.kept_or_new(queue).put_tasks(lsn, tasks),
             Entry::Purged { queue } => {
                 self.kept_or_new(queue).shelf.take();
             }
@@ -205,6 +207,7 @@ impl Engine {
                 let kept = self.kept.get(queue).filter(|kept| kept.lsn == lsn)?;
                 define(kept, &mut group);
             }
+            Entry::Tasks { queue, .. } => note_tasks(self.kept.get(queue).filter(|kept| kept.tasks.lsn == lsn)?, &mut group),
             Entry::Sent(head) => {
                 self.keep_seen(now, head, content, lsn, &mut group);
                 // It may have been moved to another queue since.

@@ -303,6 +303,11 @@ impl Shelf {
         self.put(place, state, due_ms, now_ms)
     }
 
+    /// See [`Order::ready_places`].
+    pub(in crate::queue) fn ready_places(&self) -> impl Iterator<Item = Place> {
+        self.order.ready_places()
+    }
+
     /// Which message is next; see [`Order::next`].
     pub(in crate::queue) fn next(&self, chooser: &Chooser<'_>, last: Option<Place>) -> Choice {
         self.order.next(chooser, last)
