@@ -105,7 +105,9 @@ impl Queues {
                 tracing::error!(queue = queue.name.as_str(), message_id, ?lsn, problem, "read a message's body");
             })
             .ok()?;
-        let aged_from_ms = head.sent_at_ms + u64::from(head.held_s) * 1000;
+        // What was let go before the end of a long delay was received before it ages.
+        let first_received_ms =
+            head.sent_at_ms + u64::from(head.held_s) * 1000 + u64::from(taken.first_received_after_ms);
         let mut attributes = content.attributes;
         if let Some(overseer) = self.shared.overseer().filter(|_| taken.admitted) {
             let added = overseer.attributes(queue.name.as_str(), &message_id);
@@ -126,7 +128,7 @@ impl Queues {
             sender_id: content.sender_id,
             sent_at: Timestamp(head.sent_at_ms),
             receive_count: taken.receive_count,
-            first_received_at: Timestamp(aged_from_ms + u64::from(taken.first_received_after_ms)),
+            first_received_at: Timestamp(first_received_ms.min(self.shared.clock.now().wall_ms)),
             source: taken.source.map(|source| source.to_string()),
             group_id: content.group_id,
             deduplication_id: content.deduplication_id,

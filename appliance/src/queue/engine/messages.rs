@@ -49,6 +49,7 @@ impl Engine {
         let aged_from_ms = now_ms.saturating_add(i64::from(held_s) * 1000);
         let mut slot = Slot::new(incoming.id, aged_from_ms, HEAD_BYTES + incoming.content.len());
         slot.due_ms = ctx.now.mono_ms + delay_ms;
+        slot.held = held_s > 0;
         slot.admitted = incoming.admitted.is_some();
         let lane = match (incoming.admitted, incoming.group_id) {
             (Some((priority, class, tenant)), _) => Lane::Job { priority, class, tenant },

@@ -124,6 +124,7 @@ impl Engine {
             Stance::Delayed => State::Delayed,
         };
         slot.guest = head.moved;
+        slot.held = head.held_s > 0;
         let content = content_of(payload);
         let marks = Content::marks(content);
         let mut lane = marks.group_id.map_or(Lane::Plain, |group| Lane::Group(group.into()));
@@ -180,10 +181,9 @@ impl Engine {
                 let longest_s = if slot.state == State::InFlight { VISIBILITY_S_MAX } else { HELD_S_MAX };
                 let left_ms = slot.due_ms.saturating_sub(now.wall_ms).min(u64::from(longest_s) * 1000);
                 slot.due_ms = now.mono_ms + left_ms;
-                let [wall_ms, mono_ms, left_ms] =
-                    [now.wall_ms, now.mono_ms, left_ms].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+                let [wall_ms, mono_ms] = [now.wall_ms, now.mono_ms].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
                 // A clock that went back makes a message young, never older than it can be.
-                let young_ms = if slot.state == State::Delayed { left_ms } else { 0 };
+                let young_ms = if slot.held { i64::from(HELD_S_MAX) * 1000 } else { 0 };
                 let age_ms = wall_ms.saturating_sub(slot.aged_from_ms).max(-young_ms);
                 slot.aged_from_ms = mono_ms.saturating_sub(age_ms);
                 let (id, arrival) = (slot.id, slot.arrival());

@@ -58,6 +58,8 @@ pub(in crate::queue) struct Slot {
     /// Size of its send record in blocks of 64 bytes.
     blocks: u16,
     pub state: State,
+    /// It was sent with a delay longer than SQS knows, and ages from the end of that.
+    pub held: bool,
     /// The overseer admitted it.
     pub admitted: bool,
     /// It was taken from the consumer that holds the newest receipt.
@@ -80,6 +82,7 @@ impl Slot {
             lane: 0,
             blocks: u16::try_from(record_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(u16::MAX),
             state: State::Pending,
+            held: false,
             admitted: false,
             receipt_void: false,
             guest: false,
