@@ -4,10 +4,12 @@
 mod artifact;
 mod client;
 mod doctor;
+mod flow;
 mod job;
 mod key;
 mod logs;
 mod queue;
+mod schedule;
 mod serve;
 
 use std::path::PathBuf;
@@ -63,6 +65,20 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: job::JobCommand,
+    },
+    /// Flows: jobs that wait for each other.
+    Flow {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: flow::FlowCommand,
+    },
+    /// Schedules: jobs that are queued again and again.
+    Schedule {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: schedule::ScheduleCommand,
     },
     /// Search and follow the logs.
     Logs {
@@ -213,6 +229,10 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Job { connection, command } => return block_on(job::run(command, &Client::connect(&connection)?)),
+        Command::Flow { connection, command } => return block_on(flow::run(command, &Client::connect(&connection)?)),
+        Command::Schedule { connection, command } => {
+            return block_on(schedule::run(command, &Client::connect(&connection)?));
+        }
         Command::Logs { connection, command } => return block_on(logs::run(command, &Client::connect(&connection)?)),
         Command::Queue { connection, command } => {
             return block_on(queue::run(command, &Client::connect(&connection)?));

@@ -1,12 +1,15 @@
-//! What the appliance fills in before a job is queued: its id, the time, its place in a trace.
+//! What the appliance fills in before a job is queued: its id, the time, its place in a trace, and what an SQS client said
+//! by message attributes.
 //!
 //! A submitter's `traceparent` is replaced by that of the job's own span in the same trace, so that whatever the
 //! workers do hangs under the job, and the job under its submitter.
 
-use backlot_wire::JobSpec;
+use backlot_wire::{After, JobSpec, On, Timestamp, Unique, attribute};
 use rand::RngCore;
+use sha2::{Digest, Sha256};
 
 use crate::clock::Now;
+use crate::queue::{AttributeValue, MessageAttribute};
 
 /// A `traceparent` in its parts, each in lower-case hex.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,9 @@ pub(super) fn fill_in(mut spec: JobSpec, now: Now, chance: &mut dyn RngCore) -> 
         spec.job_id = Some(uuid::Builder::from_unix_timestamp_millis(now.wall_ms, &random).into_uuid().to_string());
     }
     spec.created_at.get_or_insert(now.timestamp());
+    if let Some(delay_s) = spec.delay_s {
+        spec.run_at.get_or_insert(Timestamp(now.wall_ms.saturating_add(delay_s.saturating_mul(1_000))));
+    }
     let submitter = spec.traceparent.as_deref().and_then(TraceParent::parse);
     let own = TraceParent {
         trace: submitter.as_ref().map_or_else(|| random_hex::<16>(chance), |parent| parent.trace.clone()),
@@ -63,14 +69,68 @@ pub(super) fn fill_in(mut spec: JobSpec, now: Now, chance: &mut dyn RngCore) -> 
     (spec, submitter.map(|parent| parent.span))
 }
 
-/// Whether a client asks for what `stored` already is. What the appliance fills in does not count.
-pub(super) fn same_order(asked: &JobSpec, stored: &JobSpec) -> bool {
-    let bare = |spec: &JobSpec| JobSpec {
-        traceparent: None,
-        created_at: asked.created_at.and(spec.created_at),
-        ..spec.clone()
-    };
-    bare(asked) == bare(stored)
+/// Takes over what the attributes of a message say and the body does not.
+///
+/// # Errors
+/// A sentence that names the attribute.
+pub(super) fn take_attributes(spec: &mut JobSpec, attributes: &[MessageAttribute]) -> Result<(), String> {
+    let mut period_s = None;
+    for MessageAttribute { name, value, .. } in attributes {
+        let name = name.as_str();
+        let known = [
+            attribute::PRIORITY,
+            attribute::RUN_AT,
+            attribute::UNIQUE_KEY,
+            attribute::UNIQUE_PERIOD_S,
+            attribute::AFTER,
+            attribute::TRACEPARENT,
+        ];
+        let AttributeValue::Text(text) = value else {
+            if known.contains(&name) {
+                return Err(format!("the message attribute `{name}` is binary; it is a String or a Number"));
+            }
+            continue;
+        };
+        let wrong = |should: &str| format!("the message attribute `{name}` is `{text}` and should be {should}");
+        match name {
+            attribute::PRIORITY => {
+                spec.priority = text.parse().ok().filter(|n| *n <= 9).ok_or_else(|| wrong("0 to 9"))?;
+            }
+            attribute::RUN_AT if spec.run_at.is_none() => spec.run_at = Some(Timestamp::parse_rfc3339(text)?),
+            attribute::UNIQUE_KEY if spec.unique.is_none() => {
+                spec.unique = Some(Unique { key: text.clone(), period_s: None });
+            }
+            attribute::UNIQUE_PERIOD_S => {
+                period_s = Some(text.parse::<u64>().map_err(|_| wrong("a number of seconds"))?);
+            }
+            attribute::AFTER if spec.after.is_empty() => {
+                let ids = text.split(',').map(|id| After { job: id.trim().to_owned(), on: On::Success });
+                spec.after = ids.collect();
+            }
+            // A trace that is none is no reason to refuse a job.
+            attribute::TRACEPARENT if spec.traceparent.is_none() => {
+                spec.traceparent = TraceParent::parse(text).map(|_| text.clone());
+            }
+            _ => {}
+        }
+    }
+    match (&mut spec.unique, period_s) {
+        (Some(unique), Some(period_s)) => unique.period_s = unique.period_s.or(Some(period_s)),
+        (None, Some(_)) => {
+            let (period, key) = (attribute::UNIQUE_PERIOD_S, attribute::UNIQUE_KEY);
+            return Err(format!("the message attribute `{period}` needs `{key}`"));
+        }
+        _ => {}
+    }
+    spec.check().map_err(|error| error.to_string())
+}
+
+/// The id of what client `key_id` asked for with `Idempotency-Key: key`: the same each time, and nobody else's.
+pub(super) fn id_of_key(key_id: &str, key: &str) -> String {
+    let digest = Sha256::new().chain_update(key_id).chain_update([0]).chain_update(key).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
 fn random_hex<const BYTES: usize>(chance: &mut dyn RngCore) -> String {
@@ -101,8 +161,6 @@ mod tests {
         assert!(first.job_id.as_deref().unwrap().len() == 36 && first.check().is_ok());
         let trace = |spec: &JobSpec| TraceParent::parse(spec.traceparent.as_deref().unwrap()).unwrap().trace;
         assert_ne!(trace(&first), trace(&second));
-        assert!(same_order(&JobSpec { job_id: first.job_id.clone(), ..JobSpec::new("x") }, &first));
-        assert!(!same_order(&JobSpec { job_id: first.job_id.clone(), ..JobSpec::new("y") }, &first));
     }
 
     #[test]
@@ -126,5 +184,43 @@ mod tests {
         ] {
             assert_eq!(TraceParent::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn attributes_say_what_the_body_does_not() {
+        let text = |name: &str, value: &str| MessageAttribute {
+            name: name.into(),
+            data_type: "String".into(),
+            value: AttributeValue::Text(value.into()),
+        };
+        let mut spec = JobSpec::new("x");
+        let all = [
+            text("backlot.priority", "8"),
+            text("backlot.run_at", "2026-11-23T03:00:00+01:00"),
+            text("backlot.unique_period_s", "60"),
+            text("backlot.unique_key", "shot-42"),
+            text("backlot.after", "a, b"),
+            text("someone.elses", "1"),
+        ];
+        take_attributes(&mut spec, &all).unwrap();
+        assert_eq!((spec.priority, spec.run_at), (8, Some(Timestamp::parse_rfc3339("2026-11-23T02:00:00Z").unwrap())));
+        assert_eq!(spec.unique, Some(Unique { key: "shot-42".into(), period_s: Some(60) }));
+        assert_eq!(spec.after.iter().map(|after| after.job.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        for bad in [
+            text("backlot.priority", "10"),
+            text("backlot.run_at", "tomorrow"),
+            text("backlot.unique_period_s", "60"),
+            text("backlot.after", "a,,b"),
+            MessageAttribute { value: AttributeValue::Binary(vec![1]), ..text("backlot.run_at", "") },
+        ] {
+            assert!(take_attributes(&mut JobSpec::new("x"), std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_one_id_for_its_client_alone() {
+        assert_eq!(id_of_key("AK", "k"), id_of_key("AK", "k"));
+        assert_ne!(id_of_key("AK", "k"), id_of_key("AL", "k"));
+        assert_ne!(id_of_key("AK", "k"), id_of_key("A", "Kk"));
     }
 }

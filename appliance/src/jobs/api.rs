@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use backlot_wire::attempt::EVENTS_PER_POST_MAX;
 use backlot_wire::{AgentRegistration, AttemptEvents, EventsAnswer, Job, JobSpec, RegistrationAnswer};
 
-use super::admission::TraceParent;
+use super::admission::{TraceParent, id_of_key};
 use super::list::{Filter, Page};
 use super::why::Why;
 use super::{Counts, Jobs, JobsError, SearchError, api_bulk, api_limits, api_webhooks};
@@ -27,7 +27,10 @@ const DEFAULT_QUEUE: &str = "jobs";
 const SPEC_BYTES_MAX: usize = 1024 * 1024;
 /// Largest batch of events and largest registration.
 const REPORT_BYTES_MAX: usize = 2 * 1024 * 1024;
-const DELAY_S_MAX: u32 = 900;
+/// Longest delay.
+const DELAY_S_MAX: u32 = 366 * 86_400;
+/// Longest `Idempotency-Key`.
+const KEY_BYTES_MAX: usize = 256;
 
 pub(super) type Body = Result<Bytes, BytesRejection>;
 
@@ -51,6 +54,8 @@ pub fn routes(jobs: Jobs) -> Router {
         .merge(api_webhooks::routes())
         .layer(DefaultBodyLimit::max(REPORT_BYTES_MAX))
         .merge(specs)
+        .merge(super::flows::api::routes())
+        .merge(super::schedules::api::routes())
         .with_state(jobs)
 }
 
@@ -78,6 +83,9 @@ async fn submit(
     if spec.traceparent.is_none() {
         let header = headers.get("traceparent").and_then(|value| value.to_str().ok());
         spec.traceparent = header.filter(|text| TraceParent::parse(text).is_some()).map(str::to_owned);
+    }
+    if let Some(key) = idempotency_key(&headers)?.filter(|_| spec.job_id.is_none()) {
+        spec.job_id = Some(id_of_key(&caller.key_id, key));
     }
     let queue = query.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
     let (job, created) = jobs.submit(queue, spec, query.delay_s, &caller.key_id).await?;
@@ -125,8 +133,16 @@ async fn cancel(State(jobs): State<Jobs>, _: Operator, Path(id): Path<String>) -
     Ok(Json(jobs.cancel(&id).await?))
 }
 
-async fn retry(State(jobs): State<Jobs>, _: Operator, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    Ok(Json(jobs.retry(&id).await?))
+/// A body, if there is one, says what is to be different.
+async fn retry(
+    State(jobs): State<Jobs>,
+    _: Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Job>, ApiError> {
+    let bytes = body.map_err(refused_body)?;
+    let changes = if bytes.is_empty() { None } else { Some(parse::<Map<String, Value>>(&bytes)?) };
+    Ok(Json(jobs.retry(&id, changes.as_ref()).await?))
 }
 
 async fn all_news(State(jobs): State<Jobs>, _: Viewer) -> Result<Response, ApiError> {
@@ -202,6 +218,14 @@ async fn drain(
     Ok(Json(jobs.drain(&name, body.drain).await?).into_response())
 }
 
+/// The header by which a client says that two requests are one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
+    let bounds = || ApiError::bad_request(format!("`Idempotency-Key` is 1 to {KEY_BYTES_MAX} visible characters"));
+    Ok(Some(key.ok_or_else(bounds)?))
+}
+
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("the body is not understood: {error}")))
 }
@@ -227,8 +251,11 @@ impl From<JobsError> for ApiError {
             JobsError::NoSuchTask(_) => Self::not_found("no_such_task", sentence),
             JobsError::NoSuchWebhook(_) => Self::not_found("no_such_webhook", sentence),
             JobsError::NoSuchLimit { .. } => Self::not_found("no_such_limit", sentence),
+            JobsError::NoSuchFlow(_) => Self::not_found("no_such_flow", sentence),
+            JobsError::FlowEnded { .. } => Self::conflict("flow_ended", sentence),
+            JobsError::NoSuchSchedule(_) => Self::not_found("no_such_schedule", sentence),
             JobsError::NoSuchAgent(_) => Self::not_found("no_such_agent", sentence),
-            JobsError::Exists(_) => Self::conflict("job_exists", sentence).hint("leave job_id out to get a new id"),
+            JobsError::Exists(_) => Self::conflict("job_exists", sentence).hint("leave the id out to get a new one"),
             JobsError::Ended { .. } => Self::conflict("job_ended", sentence),
             JobsError::NotRetryable { .. } => Self::conflict("not_retryable", sentence),
             JobsError::Busy(_) => Self::conflict("busy", sentence),
@@ -238,9 +265,7 @@ impl From<JobsError> for ApiError {
             JobsError::Query { text, at, .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", sentence)
                 .hint(format!("{text}\n{}^ docs/operating-jobs.md describes the language", " ".repeat(at))),
             JobsError::Search(SearchError::TooMany) => Self::unavailable("too_many_searches", sentence, 2),
-            JobsError::Search(_) | JobsError::Control(_) | JobsError::Store(_) => {
-                Self::internal(&sentence)
-            }
+            JobsError::Search(_) | JobsError::Control(_) | JobsError::Store(_) => Self::internal(&sentence),
         }
     }
 }

@@ -12,23 +12,30 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::fill_in;
+use super::admission::{fill_in, take_attributes};
 use super::agents::{self, Agents};
+use super::amend::same_order;
 use super::bulk::Bulk;
 use super::classes::{CLASSES_MAX, Classes};
+use super::engine::until_s;
 use super::herald::{Herald, label};
 use super::model::Tracked;
+use super::record::Entry;
 use super::search::Index;
-use super::table::{Reserved, Table};
+use super::table::{Reserved, Table, unique_key};
 use super::turns::Turns;
 use super::webhooks::{Seal, Webhooks};
-use super::{settings, spans, store, turns};
+use super::{flows, schedules, settings, spans, store, turns};
 use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
 use crate::config;
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
-use crate::queue::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
+use crate::queue::{
+    Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, SendRequest, Tenant, Turn,
+};
 
+/// Longest that a message is put off, by its time or by other jobs; the queue's own bound.
+const DELAY_S_MAX: u32 = 366 * 86_400;
 /// Jobs share so many turns.
 const TURNS: usize = 64;
 
@@ -47,6 +54,9 @@ pub struct Book {
     pub(super) index: OnceLock<Index>,
     pub(super) bulk: Bulk,
     pub(super) webhooks: Webhooks,
+    /// Taken under neither of those.
+    pub(super) flows: Mutex<flows::Open>,
+    pub(super) schedules: Mutex<schedules::Schedules>,
     /// One report of a job at a time.
     pub(super) turns: [tokio::sync::Mutex<()>; TURNS],
     /// Cancelled when streams are to end.
@@ -71,6 +81,8 @@ impl Book {
             index: OnceLock::new(),
             bulk: Bulk::default(),
             webhooks: Webhooks::default(),
+            flows: Mutex::default(),
+            schedules: Mutex::default(),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             stopping: OnceLock::new(),
         });
@@ -145,6 +157,31 @@ impl Book {
         Ok(table.get(id).is_some() || store::revision(self.catalogue(), id)?.is_some())
     }
 
+    /// Job `id` in memory or in the history.
+    fn find(&self, table: &Table, id: &str) -> Result<Option<Tracked>, String> {
+        match table.get(id) {
+            Some(tracked) => Ok(Some(tracked.clone())),
+            None => store::read(self.catalogue(), id).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The job that a further one with `key` would repeat.
+    fn holder(&self, table: &Table, now: Now, key: &str) -> Result<Option<Tracked>, String> {
+        if let Some(tracked) = table.of_key(key).filter(|tracked| tracked.holds_key(now)) {
+            return Ok(Some(tracked.clone()));
+        }
+        let stored = store::of_key(self.catalogue(), key).map_err(|error| error.to_string())?;
+        let tracked = stored.map_or(Ok(None), |id| self.find(table, &id))?;
+        Ok(tracked.filter(|tracked| tracked.holds_key(now)))
+    }
+
+    fn admitted(&self, spec: &JobSpec, body: String, delay_s: u32) -> Result<Admitted, String> {
+        let class = self.class(spec).ok_or_else(|| {
+            format!("{CLASSES_MAX} different combinations of type and requirements are in use; a further one needs a restart")
+        })?;
+        Ok(Admitted { body, priority: spec.priority, class, tenant: self.shares.tenant(spec), delay_s })
+    }
+
     fn class(&self, spec: &JobSpec) -> Option<Class> {
         self.classes.write().of(spec)
     }
@@ -157,6 +194,7 @@ impl Book {
         };
         let mut table = self.table.lock();
         let reserved = table.take_reservation(&id);
+        table.give_up_key(unique_key(queue, &spec).as_deref());
         if table.get(&id).is_none() && reserved.as_ref().is_none_or(|reserved| reserved.again) {
             // A redrive, or a send that took very long. The history may know the job.
             match store::read(self.catalogue(), &id) {
@@ -166,7 +204,14 @@ impl Book {
             }
         }
         let entry = match table.get(&id).map(Tracked::is_final) {
-            Some(true) => table.change(&id, |job, _| job.sent_again(now, message_id, delay_s)).and_then(|c| c.entry),
+            Some(true) => {
+                let spec = reserved.is_some_and(|reserved| reserved.again).then_some(spec);
+                let changed = table.change(&id, |job, _| {
+                    spec.into_iter().for_each(|spec| job.amend(spec));
+                    job.sent_again(now, message_id, delay_s);
+                });
+                changed.and_then(|changed| changed.entry)
+            }
             None => Some(add(&mut table, now, queue, message_id, id, spec, delay_s, reserved)),
             Some(false) => {
                 // Two sends of one id at once, one of which took longer than its reservation.
@@ -224,10 +269,19 @@ fn add(
     spec: JobSpec,
     delay_s: u32,
     reserved: Option<Reserved>,
-) -> super::record::Entry {
+) -> Entry {
     let mut tracked = Tracked::sent(now, queue, message_id, id, spec, delay_s);
     tracked.head.parent_span = reserved.and_then(|reserved| reserved.parent_span);
     table.add(tracked)
+}
+
+/// The answer to a send of what is there already.
+fn repeated(known: &Tracked) -> Admission {
+    Admission::Duplicate {
+        message_id: known.head.message_id.clone(),
+        body: serde_json::to_string(&*known.spec).unwrap_or_default(),
+        record: Entry::patch(known, known).encode(),
+    }
 }
 
 fn parse_admitted(body: &str, message_id: &str) -> Option<(String, JobSpec)> {
@@ -237,35 +291,56 @@ fn parse_admitted(body: &str, message_id: &str) -> Option<(String, JobSpec)> {
 }
 
 impl Overseer for Book {
-    fn admit(&self, now: Now, _queue: &str, body: &str) -> Result<Admitted, String> {
-        let spec = JobSpec::parse(body).map_err(|error| error.to_string())?;
-        turns::check(&spec)?;
-        let class = self.class(&spec).ok_or_else(|| {
-            format!("{CLASSES_MAX} different combinations of type and requirements are in use; a further one needs a restart")
-        })?;
+    fn admit(&self, now: Now, queue: &str, request: &SendRequest) -> Result<Admission, String> {
+        let mut spec = JobSpec::parse(&request.body).map_err(|error| error.to_string())?;
         let mut table = self.table.lock();
-        if let Some(id) = &spec.job_id {
-            if table.reservation(now, id).is_some_and(|reserved| reserved.again) {
-                let tenant = self.shares.tenant(&spec);
-                return Ok(Admitted { body: body.to_owned(), priority: spec.priority, class, tenant });
+        if let Some(id) = &spec.job_id
+            && table.reservation(now, id).is_some_and(|reserved| reserved.again)
+        {
+            let delay_s = if table.get(id).is_some_and(Tracked::must_wait) { DELAY_S_MAX } else { 0 };
+            return Ok(Admission::Send(self.admitted(&spec, request.body.clone(), delay_s)?));
+        }
+        take_attributes(&mut spec, &request.attributes)?;
+        turns::check(&spec)?;
+        if let Some(id) = &spec.job_id
+            && let Some(known) = self.find(&table, id)?
+        {
+            if same_order(&spec, &known) {
+                return Ok(repeated(&known));
             }
-            if self.exists(&table, id).map_err(|error| error.to_string())? {
-                return Err(format!(
-                    "job `{id}` exists already; leave job_id out, or queue the job again with a retry"
-                ));
+            return Err(format!("job `{id}` exists already and is another one; leave job_id out to get a new id"));
+        }
+        let key = unique_key(queue, &spec);
+        if let Some(key) = &key
+            && let Some(holder) = self.holder(&table, now, key)?
+        {
+            return Ok(repeated(&holder));
+        }
+        for (job, _) in spec.waits_for() {
+            if !self.exists(&table, job).map_err(|error| error.to_string())? {
+                return Err(format!("job `{job}`, which this one is to wait for, does not exist"));
             }
         }
         if table.unfinished() >= self.config.unfinished_max {
             return Err(format!("{} jobs wait already, which is jobs.unfinished_max", table.unfinished()));
         }
         let (spec, parent_span) = fill_in(spec, now, &mut table.chance);
-        let id = spec.job_id.clone().unwrap_or_default();
-        if !table.reserve(now, &id, parent_span, false) {
-            return Err(format!("job `{id}` is being sent by another call"));
+        let delay_s = spec.run_at.map_or(0, |at| until_s(now, at));
+        if delay_s > DELAY_S_MAX {
+            return Err("`run_at` is more than 366 days from now".to_owned());
         }
+        let waits = spec.waits_for().next().is_some();
         let body = serde_json::to_string(&spec).map_err(|error| error.to_string())?;
-        let tenant = self.shares.tenant(&spec);
-        Ok(Admitted { body, priority: spec.priority, class, tenant })
+        let admitted = self.admitted(&spec, body, if waits { DELAY_S_MAX } else { delay_s })?;
+        let id = spec.job_id.clone().unwrap_or_default();
+        if key.as_ref().is_some_and(|key| !table.reserve_key(now, key)) {
+            return Ok(Admission::Busy);
+        }
+        if !table.reserve(now, &id, parent_span, false) {
+            table.give_up_key(key.as_deref());
+            return Ok(Admission::Busy);
+        }
+        Ok(Admission::Send(admitted))
     }
 
     fn classify(&self, body: &str) -> (u8, Class, Tenant) {
@@ -285,6 +360,25 @@ impl Overseer for Book {
 
     fn turn(&self, now: Now, queue: &str, tenant: Tenant) -> Turn {
         self.shares.turn(now, queue, tenant)
+    }
+
+    fn amended(&self, message_id: &str) -> Option<(u8, Class, Tenant)> {
+        let spec = {
+            let table = self.table.lock();
+            let tracked = table.of_message(message_id).filter(|tracked| tracked.head.amended.is_some())?;
+            Arc::clone(&tracked.spec)
+        };
+        let Some(class) = self.class(&spec) else {
+            tracing::warn!(message_id, "there are too many classes of jobs: this one stays in that of its first order");
+            return None;
+        };
+        Some((spec.priority, class, self.shares.tenant(&spec)))
+    }
+
+    fn body(&self, message_id: &str) -> Option<String> {
+        let table = self.table.lock();
+        let tracked = table.of_message(message_id).filter(|tracked| tracked.head.amended.is_some())?;
+        serde_json::to_string(&*tracked.spec).ok()
     }
 
     fn observe(&self, now: Now, queue: &str, change: Change<'_>, records: &mut Vec<Record>) -> Option<Action> {
@@ -329,6 +423,7 @@ impl Overseer for Book {
                 None
             }
         })?;
+        table.watch_limit(now, &id);
         if let Some(entry) = changed.entry {
             let record = entry.encode();
             debug_assert!(record.payload.len() <= CHANGE_RECORDS_BYTES_MAX, "{} bytes", record.payload.len());
@@ -382,6 +477,15 @@ impl Follower for Book {
             tracing::error!(%error, "jobs that have not ended are not readable");
         }
         table.queue_due(now);
+        table.watch_limits(now);
+        match flows::Open::load(self.catalogue()) {
+            Ok(open) => *self.flows.lock() = open,
+            Err(error) => tracing::error!(%error, "flows that have not ended are not readable"),
+        }
+        match schedules::Schedules::load(now, self.catalogue()) {
+            Ok(loaded) => *self.schedules.lock() = loaded,
+            Err(error) => tracing::error!(%error, "schedules are not readable"),
+        }
         match Agents::load(self.catalogue()) {
             Ok(agents) => *self.agents.lock() = agents,
             Err(error) => tracing::error!(%error, "registered agents are not readable"),

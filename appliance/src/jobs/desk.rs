@@ -1,4 +1,4 @@
-//! What is asked of jobs by hand or by their workers: submit, cancel, retry, report, look up.
+//! What is asked of jobs by hand or by their workers: submit, cancel, report, look up.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use backlot_journal::Class as Space;
 use backlot_wire::{
-    AgentInfo, AgentRegistration, AttemptEvent, Directive, EventsAnswer, Job, JobSpec, JobStatus, RegistrationAnswer,
+    AgentInfo, AgentRegistration, AttemptEvent, Directive, EventsAnswer, Job, JobSpec, RegistrationAnswer,
 };
 use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::same_order;
 use super::agents::AgentError;
+use super::amend::same_order;
 use super::book::Book;
 use super::model::{Tracked, split_attempt_id};
 use super::record::Entry;
 use super::report::{Reported, Weight};
 use super::stream::Streams;
-use super::table::Changed;
+use super::table::{Changed, unique_key};
 use super::{Jobs, JobsError, store};
 use crate::clock::Now;
 use crate::control::Record;
@@ -26,10 +26,12 @@ use crate::queue::{Action, Decision, QueueError, Queues, SendRequest, Standing};
 use crate::tasks::Stage;
 
 /// Room for the record of a change beside what a caller brings along.
-const CHANGE_BYTES: usize = 64 * 1024;
+pub(super) const CHANGE_BYTES: usize = 64 * 1024;
 /// How often numbers that were not journalled at once are.
 const WRITE_BEHIND: Duration = Duration::from_secs(3);
 const WRITE_BEHIND_AT_ONCE: usize = 256;
+/// Attempts over their limit that are ended at once.
+const OVER_LIMIT_AT_ONCE: usize = 64;
 /// How often scheduled jobs come due and ended ones are let go of.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -57,8 +59,11 @@ impl Jobs {
         stage.spawn("jobs tick", async move {
             while !stopped_within(&stopping, TICK).await {
                 jobs.tick();
+                jobs.end_over_limit().await;
+                jobs.run_schedules().await;
             }
         });
+        stage.spawn("jobs waits", self.clone().run_waits(stage.stopping()));
         let (jobs, stopping) = (self.clone(), stage.stopping());
         stage.spawn("jobs write behind", async move {
             while !stopped_within(&stopping, WRITE_BEHIND).await {
@@ -83,11 +88,11 @@ impl Jobs {
         if let Some(id) = &spec.job_id
             && let Some(known) = self.find(id)?
         {
-            return if same_order(&spec, &known.spec) {
-                Ok((known.job(), false))
-            } else {
-                Err(JobsError::Exists(id.clone()))
-            };
+            if !same_order(&spec, &known) {
+                return Err(JobsError::Exists(id.clone()));
+            }
+            self.confirm(&known).await?;
+            return Ok((known.job(), false));
         }
         let overview = self.queues.overview("");
         match overview.iter().find(|known| known.name == queue) {
@@ -106,16 +111,30 @@ impl Jobs {
             Err(QueueError::NotAdmitted(sentence)) => return Err(JobsError::Invalid(sentence)),
             Err(error) => {
                 // It was admitted and not stored: the same id may be sent again at once.
+                let mut table = self.book.table.lock();
                 if let Some(id) = &spec.job_id {
-                    self.book.table.lock().take_reservation(id);
+                    table.take_reservation(id);
                 }
+                table.give_up_key(unique_key(queue, &spec).as_deref());
+                drop(table);
                 return Err(error.into());
             }
         };
         let filled = JobSpec::parse(&sent.body)?;
         let id = filled.job_id.unwrap_or_default();
         let job = self.find(&id)?.ok_or(JobsError::NoSuchJob(id))?;
-        Ok((job.job(), true))
+        Ok((job.job(), !sent.repeated))
+    }
+
+    /// Waits until what is known of a job is durable: a repeated submit promises what the first one does.
+    async fn confirm(&self, known: &Tracked) -> Result<(), JobsError> {
+        let record = Entry::patch(known, known).encode();
+        let bytes = record.payload.len();
+        let nothing_new = |_, _| Decision { action: None, records: vec![record], answer: () };
+        match self.queues.decide(&known.head.queue, &known.head.message_id, bytes, nothing_new).await {
+            Err(QueueError::NoSuchQueue(_)) => Ok(()), // deleting a queue has taken its time
+            other => Ok(other?),
+        }
     }
 
     /// Job `id`, from memory or from the history.
@@ -139,58 +158,6 @@ impl Jobs {
         self.get(id)
     }
 
-    /// Queues a failed or cancelled job again: the same job, with its attempts kept and its failures forgotten.
-    ///
-    /// # Errors
-    /// [`JobsError::NotRetryable`].
-    pub async fn retry(&self, id: &str) -> Result<Job, JobsError> {
-        let known = self.find(id)?.ok_or_else(|| JobsError::NoSuchJob(id.to_owned()))?;
-        retryable(&known)?;
-        let overview = self.queues.overview("");
-        let dlq_now = || overview.iter().find(|queue| queue.name == known.head.queue)?.dlq.clone();
-        if let Some(dlq) = known.head.dlq.clone().or_else(dlq_now)
-            && self.return_from(&dlq, &known).await?
-        {
-            return self.get(id);
-        }
-        {
-            let mut table = self.book.table.lock();
-            if !table.reserve(self.book.clock.now(), id, None, true) {
-                return Err(JobsError::Busy(format!("job `{id}` is being queued by another call")));
-            }
-            table.load(known.clone());
-        }
-        let body = serde_json::to_string(&*known.spec).map_err(|error| JobsError::Invalid(error.to_string()))?;
-        let request = SendRequest { body, ..SendRequest::default() };
-        let sent = self.queues.send(&known.head.queue, request).await;
-        self.book.table.lock().take_reservation(id);
-        sent?;
-        self.get(id)
-    }
-
-    /// Moves the message of a failed job back from its dead-letter queue. False: it is not there any more.
-    async fn return_from(&self, dlq: &str, known: &Tracked) -> Result<bool, JobsError> {
-        let (book, id) = (self.book.clone(), known.head.id.clone());
-        let message_id = known.head.message_id.clone();
-        book.table.lock().load(known.clone());
-        let decide = move |now: Now, standing: Option<Standing>| {
-            let mut table = book.table.lock();
-            let there = standing.is_some()
-                && table.get(&id).is_some_and(|job| job.head.message_id == message_id && retryable(job).is_ok());
-            if !there {
-                return Decision { action: None, records: Vec::new(), answer: false };
-            }
-            let message_id = message_id.clone();
-            let changed = table.change(&id, |job, _| job.sent_again(now, &message_id, 0));
-            let records = changed.and_then(|changed| changed.entry).map(|entry| entry.encode());
-            Decision { action: Some(Action::Return), records: records.into_iter().collect(), answer: true }
-        };
-        match self.queues.decide(dlq, &known.head.message_id, CHANGE_BYTES, decide).await {
-            Err(QueueError::NoSuchQueue(_)) => Ok(false),
-            other => Ok(other?),
-        }
-    }
-
     /// Takes what a worker says of an attempt; no events are a heartbeat, which extends the lease of an agent's attempt.
     /// `bytes` is how long the events were as they arrived.
     ///
@@ -208,6 +175,7 @@ impl Jobs {
         let _turn = self.turn(id).await;
         let mut probe = self.find(id)?.ok_or_else(unknown)?;
         let now = self.book.clock.now();
+        let mut room = bytes.saturating_mul(2);
         let probed = {
             let mut table = self.book.table.lock();
             table.load(probe.clone());
@@ -215,16 +183,21 @@ impl Jobs {
             if let Some(current) = table.get(id) {
                 probe = current.clone();
             }
+            let spec = Arc::clone(&probe.spec);
             let reported = probe.report(now, number, events, &mut table.chance).ok_or_else(unknown)?;
             if reported.weight <= Weight::Light {
                 table.change_lightly(probe.clone());
+            }
+            // A retry may require more than the job did.
+            if probe.spec != spec {
+                room += 2 * serde_json::to_vec(&*probe.spec).map_or(0, |json| json.len());
             }
             reported
         };
         let reported = if probed.weight <= Weight::Light {
             probed
         } else {
-            self.decide(id, bytes.saturating_mul(2), |now, job, chance| {
+            self.decide(id, room, |now, job, chance| {
                 let reported: Reported = job.report(now, number, events, chance).ok_or_else(unknown)?;
                 let action = reported.action;
                 Ok((reported, action))
@@ -321,7 +294,7 @@ impl Jobs {
 
     /// Changes job `id` under the lock of its queue; what `decide` wants done with the message and the job's record are one
     /// journal group. Where the queue is gone, the record stands alone.
-    async fn decide<T: Send>(
+    pub(super) async fn decide<T: Send>(
         &self,
         id: &str,
         bytes: usize,
@@ -365,7 +338,7 @@ impl Jobs {
         }
     }
 
-    async fn write(&self, records: Vec<Record>) -> Result<(), JobsError> {
+    pub(super) async fn write(&self, records: Vec<Record>) -> Result<(), JobsError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -374,7 +347,7 @@ impl Jobs {
         Ok(permit.submit(&records).acknowledged().await?)
     }
 
-    fn turn(&self, id: &str) -> impl Future<Output = MutexGuard<'_, ()>> {
+    pub(super) fn turn(&self, id: &str) -> impl Future<Output = MutexGuard<'_, ()>> {
         let hash = id.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
         self.book.turns[hash % self.book.turns.len()].lock()
     }
@@ -388,6 +361,24 @@ impl Jobs {
         });
     }
 
+    /// Ends attempts of plain consumers that are over their hard limit.
+    async fn end_over_limit(&self) {
+        let over = self.book.table.lock().over_limit(self.book.clock.now(), OVER_LIMIT_AT_ONCE);
+        let ends = over.iter().map(|(id, number)| {
+            let spec_bytes = self
+                .find(id)
+                .ok()
+                .flatten()
+                .map_or(0, |job| serde_json::to_vec(&*job.spec).map_or(0, |json| json.len()));
+            self.decide(id, 2 * spec_bytes, |now, job, chance| Ok(((), job.over_limit(now, *number, chance))))
+        });
+        for result in futures::future::join_all(ends).await {
+            if let Err(error) = result {
+                tracing::warn!(%error, "an attempt over its limit was not ended; it is tried again");
+            }
+        }
+    }
+
     async fn write_behind(&self) {
         let behind = self.book.table.lock().behind(WRITE_BEHIND_AT_ONCE);
         let writes = behind.iter().map(|id| self.decide(id, 0, |_, _, _| Ok(((), None))));
@@ -396,13 +387,6 @@ impl Jobs {
                 tracing::warn!(%error, "progress of a job was not written; it is tried again");
             }
         }
-    }
-}
-
-fn retryable(tracked: &Tracked) -> Result<(), JobsError> {
-    match tracked.head.status {
-        JobStatus::Failed | JobStatus::Cancelled => Ok(()),
-        status => Err(JobsError::NotRetryable { id: tracked.head.id.clone(), status }),
     }
 }
 

@@ -9,11 +9,13 @@
 //! - `status` is running exactly while the newest attempt has no outcome; no other attempt is without one.
 //! - Only failures count against `retry.failures`; being given back or lost does not.
 //!
+//! - `status` is waiting exactly while other jobs come first; the job's message is held until then.
+//!
 //! Absent on purpose: no back-off after a visibility timeout. A plain consumer's timeout has been its pause.
 
 use std::sync::Arc;
 
-use backlot_wire::{Attempt, JobError, JobSpec, JobStatus, Outcome, PhaseSpan, Timestamp};
+use backlot_wire::{Attempt, JobError, JobSpec, JobStatus, Outcome, PhaseSpan, Timestamp, cause};
 use rand::{Rng, RngCore};
 use serde_json::Map;
 
@@ -35,6 +37,12 @@ pub(super) fn backoff_s(first_s: u64, failures: u32, chance: &mut dyn RngCore) -
     u32::try_from(pause).unwrap_or(u32::MAX)
 }
 
+/// Seconds from now until `at`, rounded up; 0 where it has passed.
+pub(super) fn until_s(now: Now, at: Timestamp) -> u32 {
+    let left_ms = at.unix_ms().saturating_sub(now.wall_ms);
+    u32::try_from(left_ms.div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
 impl Tracked {
     /// A message with a job's body was sent. `spec` has been admitted: id, time and trace are filled in.
     pub(super) fn sent(now: Now, queue: &str, message_id: &str, id: String, spec: JobSpec, delay_s: u32) -> Self {
@@ -52,6 +60,7 @@ impl Tracked {
             },
             attempts: Vec::new(),
             outputs: Vec::new(),
+            partial: Vec::new(),
             error: None,
         };
         tracked.wait(now, delay_s);
@@ -63,12 +72,31 @@ impl Tracked {
         message_id.clone_into(&mut self.head.message_id);
         self.head.dlq = None;
         self.head.failures = 0;
+        self.head.causes.clear();
         self.head.cancel_requested = false;
         self.head.ended_at = None;
         self.head.queued_again_at = Some(now.timestamp());
         self.error = None;
         self.outputs.clear();
+        self.partial.clear();
         self.wait(now, delay_s);
+    }
+
+    /// What the job waited for is there: its message is to be let go.
+    pub(super) fn let_go(&mut self, now: Now) -> Action {
+        self.head.waited = true;
+        let delay_s = self.spec.run_at.map_or(0, |at| until_s(now, at));
+        self.wait(now, delay_s);
+        Action::Release { delay_s }
+    }
+
+    /// What the job waited for will not come.
+    pub(super) fn lost_hope(&mut self, now: Now, status: JobStatus, message: &str) -> Action {
+        let cause = Some(cause::DEPENDENCY.to_owned());
+        let error = JobError { message: cut(message, REASON_BYTES_MAX), permanent: true, cause };
+        self.finish(now, status, Some(error));
+        // Not to the dead-letter queue: nobody has received it, and a retry waits anew.
+        Action::Delete
     }
 
     /// The message was delivered: an attempt begins. That of an ended job is superseded from its first moment.
@@ -90,6 +118,7 @@ impl Tracked {
             ended_at: None,
             outcome: None,
             reason: None,
+            cause: None,
             details: Map::new(),
             phases: vec![PhaseSpan { name: "queued".into(), started_at: queued_at, ended_at: Some(at) }],
             percent: None,
@@ -104,9 +133,12 @@ impl Tracked {
             self.end_attempt(now, Outcome::Superseded, Some("the job had ended"));
             return;
         }
+        // A message that was held as long as a message can be has come out by itself.
+        self.head.waited |= self.must_wait();
         self.head.status = JobStatus::Running;
         self.head.runs_after = None;
         self.head.percent = None;
+        self.partial.clear();
         self.head.started_at.get_or_insert(at);
         self.touch(now);
     }
@@ -134,11 +166,19 @@ impl Tracked {
         }
         let reason = "the visibility timeout ended without a word";
         self.end_attempt(now, Outcome::Failed, Some(reason));
-        self.head.failures = self.head.failures.saturating_add(1);
-        if !self.head.cancel_requested && self.head.failures >= self.spec.retry.failures {
-            return Some(self.fail(now, reason, false));
+        match self.failed(now, reason, Some(cause::NO_WORD), false) {
+            Some(action) => Some(action),
+            None => self.back(now, 0),
         }
-        self.back(now, 0)
+    }
+
+    /// A plain consumer has held attempt `number` for as long as `limits.hard_s` allows. An agent sees to that itself.
+    pub(super) fn over_limit(&mut self, now: Now, number: u32, chance: &mut dyn RngCore) -> Option<Action> {
+        self.live().filter(|live| live.number == number && live.agent.is_none())?;
+        let hard_s = self.spec.limits.hard_s?;
+        let reason = format!("was over its hard limit of {hard_s} s");
+        self.end_attempt(now, Outcome::Failed, Some(&reason));
+        Some(self.fail_or_retry(now, &reason, Some(cause::TIMEOUT), false, chance))
     }
 
     /// Its consumer made the message visible again.
@@ -166,7 +206,11 @@ impl Tracked {
         }
         let last = self.newest().and_then(|attempt| attempt.reason.as_deref()).unwrap_or("no attempt said why");
         let message = format!("received {} times without a result; the last time: {last}", self.attempts.len());
-        self.finish(now, JobStatus::Failed, Some(JobError { message: cut(&message, 512), permanent: false }));
+        self.finish(
+            now,
+            JobStatus::Failed,
+            Some(JobError { message: cut(&message, 512), permanent: false, cause: None }),
+        );
     }
 
     /// The message is gone without a result: retention ends a job as failed, a purge or a deleted queue as cancelled.
@@ -180,7 +224,7 @@ impl Tracked {
         let by_age = reason.contains("retention") && !self.head.cancel_requested;
         let status = if by_age { JobStatus::Failed } else { JobStatus::Cancelled };
         let message = format!("its message is gone from the queue: {reason}");
-        self.finish(now, status, Some(JobError { message, permanent: false }));
+        self.finish(now, status, Some(JobError { message, permanent: false, cause: None }));
     }
 
     /// Asks for an end. A waiting job ends at once, a running one when its worker says so or its lease ends.
@@ -211,6 +255,54 @@ impl Tracked {
         due
     }
 
+    /// The newest attempt has failed: what becomes of the message.
+    pub(super) fn fail_or_retry(
+        &mut self,
+        now: Now,
+        message: &str,
+        cause: Option<&str>,
+        permanent: bool,
+        chance: &mut dyn RngCore,
+    ) -> Action {
+        if let Some(action) = self.failed(now, message, cause, permanent) {
+            return action;
+        }
+        let rule = cause.and_then(|cause| self.spec.retry.causes.get(cause)).cloned().unwrap_or_default();
+        let (first_s, failures) = match (rule.backoff_s, cause.and_then(|cause| self.head.causes.get(cause))) {
+            (Some(first_s), Some(of_cause)) => (first_s, *of_cause),
+            _ => (self.spec.retry.backoff_s, self.head.failures),
+        };
+        if !self.head.cancel_requested {
+            self.require_more(&rule);
+        }
+        let delay_s = backoff_s(first_s, failures, chance);
+        self.back(now, delay_s).unwrap_or(Action::Release { delay_s })
+    }
+
+    /// Counts a failure of the newest attempt. With an action the job has failed, without one it goes on.
+    fn failed(&mut self, now: Now, message: &str, cause: Option<&str>, permanent: bool) -> Option<Action> {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.cause = cause.map(str::to_owned);
+        }
+        self.head.failures = self.head.failures.saturating_add(1);
+        let rules = &self.spec.retry.causes;
+        if let Some(name) = cause.filter(|name| rules.contains_key(*name)) {
+            *self.head.causes.entry(name.to_owned()).or_default() += 1;
+        }
+        let count = |name: &str| self.head.causes.get(name).copied().unwrap_or(0);
+        let own_limit = cause.and_then(|name| Some((count(name), rules.get(name)?.failures?)));
+        let over = own_limit.map_or_else(
+            || {
+                let apart: u32 =
+                    rules.iter().filter(|(_, rule)| rule.failures.is_some()).map(|(name, _)| count(name)).sum();
+                self.head.failures.saturating_sub(apart) >= self.spec.retry.failures
+            },
+            |(count, failures)| count >= failures,
+        );
+        let ends = !self.head.cancel_requested && (permanent || over);
+        ends.then(|| self.fail(now, message, permanent, cause))
+    }
+
     /// What becomes of an ended job's message that comes up once more.
     fn leftover(&self) -> Action {
         if self.head.status == JobStatus::Failed { Action::DeadLetter } else { Action::Delete }
@@ -226,15 +318,21 @@ impl Tracked {
         None
     }
 
-    pub(super) fn fail(&mut self, now: Now, message: &str, permanent: bool) -> Action {
-        self.finish(now, JobStatus::Failed, Some(JobError { message: cut(message, REASON_BYTES_MAX), permanent }));
+    fn fail(&mut self, now: Now, message: &str, permanent: bool, cause: Option<&str>) -> Action {
+        let (message, cause) = (cut(message, REASON_BYTES_MAX), cause.map(str::to_owned));
+        self.finish(now, JobStatus::Failed, Some(JobError { message, permanent, cause }));
         Action::DeadLetter
     }
 
     fn wait(&mut self, now: Now, delay_s: u32) {
         self.head.waiting_since = now.timestamp();
-        self.head.status = if delay_s > 0 { JobStatus::Scheduled } else { JobStatus::Queued };
-        self.head.runs_after = (delay_s > 0).then(|| Timestamp(now.wall_ms.saturating_add(u64::from(delay_s) * 1_000)));
+        if self.must_wait() {
+            (self.head.status, self.head.runs_after) = (JobStatus::Waiting, None);
+        } else {
+            let at = || Timestamp(now.wall_ms.saturating_add(u64::from(delay_s) * 1_000));
+            self.head.status = if delay_s > 0 { JobStatus::Scheduled } else { JobStatus::Queued };
+            self.head.runs_after = (delay_s > 0).then(at);
+        }
         self.head.percent = None;
         self.touch(now);
     }
@@ -245,6 +343,7 @@ impl Tracked {
         self.head.ended_at = Some(now.timestamp());
         self.head.runs_after = None;
         if status == JobStatus::Succeeded {
+            self.partial.clear();
             self.head.percent = Some(100.0);
         }
         self.touch(now);
@@ -262,6 +361,7 @@ impl Tracked {
         attempt.reason = reason.map(|text| cut(text, REASON_BYTES_MAX));
         if outcome == Outcome::Succeeded {
             attempt.percent = Some(100.0);
+            attempt.cause = None;
             attempt.details.clear();
         }
         self.touch(now);

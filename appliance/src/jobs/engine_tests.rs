@@ -5,14 +5,17 @@
 
 use std::collections::HashMap;
 
-use backlot_wire::{AttemptEvent, EventKind, FailureClass, JobSpec, JobStatus, Outcome, Output, Retry, Timestamp};
+use backlot_wire::{
+    After, AttemptEvent, CauseRetry, EventKind, FailureClass, JobSpec, JobStatus, On, Outcome, Output, Retry,
+    Timestamp, cause,
+};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, json};
 
 use super::herald::Herald;
-use super::model::{ATTEMPTS_KEPT_MAX, Tracked, attempt_id};
+use super::model::{ATTEMPTS_KEPT_MAX, PARTIAL_OUTPUTS_MAX, Tracked, attempt_id};
 use super::record::{self, Entry};
 use super::report::{Reported, Weight};
 use super::table::Table;
@@ -21,6 +24,7 @@ use crate::queue::{Action, CHANGE_RECORDS_BYTES_MAX};
 
 const LEASE_MS: u64 = 30_000;
 const RECEIVES_MAX: u32 = 10;
+const OOM_MAX: u32 = 2;
 const EPOCH_MS: u64 = 1_763_812_800_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,15 +44,49 @@ struct Message {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send { delay_s: u32, failures: u32 },
-    Receive { job: usize, agent: bool },
-    Pass { ms: u64 },
-    Delete { job: usize },
-    Release { job: usize },
-    Drop { job: usize },
-    Report { job: usize, back: usize, seq: u64, skew_ms: i64, kind: u8 },
-    Cancel { job: usize },
-    Retry { job: usize },
+    Send {
+        delay_s: u32,
+        failures: u32,
+        waits: bool,
+    },
+    /// What the job waited for is there, or will not come.
+    Settle {
+        job: usize,
+        good: bool,
+    },
+    /// The appliance finds that an attempt has taken too long.
+    Limit {
+        job: usize,
+    },
+    Receive {
+        job: usize,
+        agent: bool,
+    },
+    Pass {
+        ms: u64,
+    },
+    Delete {
+        job: usize,
+    },
+    Release {
+        job: usize,
+    },
+    Drop {
+        job: usize,
+    },
+    Report {
+        job: usize,
+        back: usize,
+        seq: u64,
+        skew_ms: i64,
+        kind: u8,
+    },
+    Cancel {
+        job: usize,
+    },
+    Retry {
+        job: usize,
+    },
     WriteBehind,
     Restart,
 }
@@ -56,13 +94,16 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let job = 0..3_usize;
     prop_oneof![
-        2 => (prop_oneof![Just(0), 1..60_u32], 1..4_u32).prop_map(|(delay_s, failures)| Step::Send { delay_s, failures }),
+        2 => (prop_oneof![Just(0), 1..60_u32], 1..4_u32, any::<bool>())
+            .prop_map(|(delay_s, failures, waits)| Step::Send { delay_s, failures, waits }),
+        2 => (job.clone(), any::<bool>()).prop_map(|(job, good)| Step::Settle { job, good }),
+        1 => job.clone().prop_map(|job| Step::Limit { job }),
         6 => (job.clone(), any::<bool>()).prop_map(|(job, agent)| Step::Receive { job, agent }),
         3 => (1..40_000_u64).prop_map(|ms| Step::Pass { ms }),
         2 => job.clone().prop_map(|job| Step::Delete { job }),
         1 => job.clone().prop_map(|job| Step::Release { job }),
         1 => job.clone().prop_map(|job| Step::Drop { job }),
-        9 => (job.clone(), 0..3_usize, 1..9_u64, -60_000..60_000_i64, 0..9_u8)
+        9 => (job.clone(), 0..3_usize, 1..9_u64, -60_000..60_000_i64, 0..11_u8)
             .prop_map(|(job, back, seq, skew_ms, kind)| Step::Report { job, back, seq, skew_ms, kind }),
         2 => job.clone().prop_map(|job| Step::Cancel { job }),
         2 => job.prop_map(|job| Step::Retry { job }),
@@ -122,6 +163,7 @@ impl World {
                 again.apply(known);
                 assert_eq!(*known, once, "twice is once");
             }
+            Entry::Flow(_) | Entry::Schedule(_) => unreachable!("only jobs change here"),
         }
     }
 
@@ -175,18 +217,25 @@ impl World {
         self.table.get(&job_id(job)).and_then(Tracked::live).is_some_and(|attempt| attempt.agent.is_none())
     }
 
-    fn send(&mut self, delay_s: u32, failures: u32) {
+    fn send(&mut self, delay_s: u32, failures: u32, waits: bool) {
         let job = self.sends;
         if job >= 3 {
             return;
         }
         self.sends += 1;
         let mut spec = JobSpec::new("x");
-        spec.retry = Retry { failures, backoff_s: 4 };
+        let twice_the_memory = CauseRetry { failures: Some(OOM_MAX), vram_factor: Some(2.0), ..CauseRetry::default() };
+        let causes = [(cause::OUT_OF_MEMORY.to_owned(), twice_the_memory)].into();
+        spec.retry = Retry { failures, backoff_s: 4, causes };
+        spec.requirements.vram_gb = Some(8.0);
+        spec.limits.hard_s = Some(20);
+        if waits {
+            spec.after.push(After { job: "scene".into(), on: On::Success });
+        }
         let (now, message_id) = (self.now(), format!("m{}", self.messages.len()));
         let entry = self.table.add(Tracked::sent(now, "jobs", &message_id, job_id(job), spec, delay_s));
         self.journal(Some(entry), CHANGE_RECORDS_BYTES_MAX);
-        let from_ms = self.now_ms + u64::from(delay_s) * 1_000;
+        let from_ms = if waits { u64::MAX } else { self.now_ms + u64::from(delay_s) * 1_000 };
         self.messages.push(Message { id: message_id, place: Place::Ready { from_ms }, receives: 0, job });
     }
 
@@ -229,6 +278,12 @@ impl World {
             },
             6 => EventKind::Failure { class: FailureClass::Permanent, message: "no clip".into(), details: Map::new() },
             7 => EventKind::GivenBack { reason: "drain".into() },
+            8 => EventKind::Partial { outputs: vec![Output { uri: format!("{uri}-part-{seq}"), ..Output::default() }] },
+            9 => EventKind::Failure {
+                class: FailureClass::Transient,
+                message: "CUDA out of memory".into(),
+                details: Map::from_iter([(cause::KEY.to_owned(), json!(cause::OUT_OF_MEMORY))]),
+            },
             _ => EventKind::Cancelled,
         };
         let failure = matches!(kind, EventKind::Failure { .. });
@@ -281,13 +336,44 @@ impl World {
             message.id.clone()
         } else {
             let id = format!("m{count}");
-            self.messages.push(Message { id: id.clone(), place: Place::Ready { from_ms: now_ms }, receives: 0, job });
+            let held = self.table.get(&job_id(job)).is_some_and(Tracked::must_wait);
+            let from_ms = if held { u64::MAX } else { now_ms };
+            self.messages.push(Message { id: id.clone(), place: Place::Ready { from_ms }, receives: 0, job });
             id
         };
         let changed = self.table.change(&id, |tracked, _| tracked.sent_again(now, &message_id, 0)).unwrap();
         self.journal(changed.entry, CHANGE_RECORDS_BYTES_MAX);
         self.failures.remove(&id);
         self.ended.remove(&id);
+    }
+
+    fn settle(&mut self, job: usize, good: bool) {
+        let waits = self.table.get(&job_id(job)).is_some_and(|tracked| tracked.head.status == JobStatus::Waiting);
+        if !waits {
+            return;
+        }
+        let now = self.now();
+        let changed = self
+            .table
+            .change(&job_id(job), |tracked, _| {
+                if good { tracked.let_go(now) } else { tracked.lost_hope(now, JobStatus::Failed, "no scene") }
+            })
+            .unwrap();
+        self.journal(changed.entry, 64 * 1024);
+        self.act(job, changed.answer);
+    }
+
+    fn limit(&mut self, job: usize) {
+        let Some(number) = self.table.get(&job_id(job)).and_then(Tracked::live).map(|live| live.number) else { return };
+        let (now, plain) = (self.now(), self.live_is_plain(job));
+        let changed =
+            self.table.change(&job_id(job), |tracked, chance| tracked.over_limit(now, number, chance)).unwrap();
+        assert_eq!(changed.answer.is_some(), plain, "an agent ends its attempts itself");
+        self.journal(changed.entry, 64 * 1024);
+        if let Some(action) = changed.answer {
+            *self.failures.entry(job_id(job)).or_default() += 1;
+            self.act(job, action);
+        }
     }
 
     fn write_behind(&mut self) {
@@ -310,7 +396,9 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Send { delay_s, failures } => self.send(delay_s, failures),
+            Step::Send { delay_s, failures, waits } => self.send(delay_s, failures, waits),
+            Step::Settle { job, good } => self.settle(job, good),
+            Step::Limit { job } => self.limit(job),
             Step::Receive { job, agent } => self.receive(job, agent),
             Step::Pass { ms } => self.pass(ms),
             Step::Delete { job } => {
@@ -405,8 +493,19 @@ impl World {
 
             // Failures, and only they, are counted.
             assert_eq!(tracked.head.failures, self.failures.get(&id).copied().unwrap_or(0));
-            let used_up = tracked.head.failures >= tracked.spec.retry.failures;
+            let apart = tracked.head.causes.get(cause::OUT_OF_MEMORY).copied().unwrap_or(0);
+            let used_up = tracked.head.failures - apart >= tracked.spec.retry.failures || apart >= OOM_MAX;
             assert!(!used_up || status.is_final(), "{id} goes on after its last failure");
+            let vram_gb = tracked.spec.requirements.vram_gb.unwrap();
+            assert!(vram_gb >= 8.0 && (vram_gb / 8.0).log2().fract() == 0.0, "{vram_gb}");
+            assert!(apart == 0 || status.is_final() || vram_gb > 8.0, "the next attempt requires more");
+            assert_eq!(tracked.head.amended.is_some(), vram_gb > 8.0);
+
+            // A job that waits for others is held, and no other is for ever.
+            let held = matches!(place, Place::Ready { from_ms: u64::MAX });
+            assert_eq!(status == JobStatus::Waiting, held, "{id} is {status:?}, its message {place:?}");
+            assert!(tracked.partial.len() <= PARTIAL_OUTPUTS_MAX);
+            assert!(tracked.partial.is_empty() || !tracked.attempts.is_empty());
 
             // A result is the newest attempt's.
             for output in &tracked.outputs {
@@ -453,7 +552,7 @@ proptest! {
     #[test]
     fn whatever_happens_a_job_and_its_message_agree(steps in proptest::collection::vec(step(), 1..80)) {
         let mut world = World::new();
-        world.step(Step::Send { delay_s: 0, failures: 3 });
+        world.step(Step::Send { delay_s: 0, failures: 3, waits: false });
         for step in steps {
             world.step(step);
             world.check();

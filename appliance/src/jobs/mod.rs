@@ -16,6 +16,7 @@
 
 mod admission;
 mod agents;
+mod amend;
 mod api;
 mod api_bulk;
 mod api_limits;
@@ -29,12 +30,15 @@ mod engine;
 mod engine_stories;
 #[cfg(test)]
 mod engine_tests;
+mod flows;
 mod herald;
 mod limits;
 mod list;
 mod model;
 mod record;
 mod report;
+mod retry;
+mod schedules;
 mod search;
 mod settings;
 mod shares;
@@ -44,13 +48,16 @@ mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_time;
 mod turns;
+mod waits;
 mod webhooks;
 mod why;
 
 use std::sync::Arc;
 
-use backlot_wire::{JobStatus, SpecError};
+use backlot_wire::{FlowStatus, JobStatus, SpecError};
 
 use crate::control::ControlError;
 use crate::queue::{QueueError, Queues};
@@ -89,8 +96,14 @@ pub enum JobsError {
     NoSuchLimit { scope: &'static str, name: String },
     #[error("agent `{0}` is not registered")]
     NoSuchAgent(String),
-    #[error("job `{0}` exists already and is another one")]
+    #[error("`{0}` exists already and is another one")]
     Exists(String),
+    #[error("flow `{0}` does not exist")]
+    NoSuchFlow(String),
+    #[error("flow `{id}` has {} already", .status.as_str())]
+    FlowEnded { id: String, status: FlowStatus },
+    #[error("schedule `{0}` does not exist")]
+    NoSuchSchedule(String),
     #[error("queue `{0}` is no job queue")]
     NotAJobQueue(String),
     #[error("job `{id}` has {} already", .status.as_str())]

@@ -1,9 +1,12 @@
 //! A job as the appliance keeps it: what it shows, and what it needs beside that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use backlot_wire::{Attempt, Job, JobError, JobSpec, JobStatus, Output, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use crate::clock::Now;
 
 /// Most attempts of a job that are kept; the oldest go first, numbers go on.
 pub(super) const ATTEMPTS_KEPT_MAX: usize = 50;
@@ -12,6 +15,8 @@ pub(super) const ATTEMPTS_KEPT_MAX: usize = 50;
 pub(super) const PHASES_MAX: usize = 32;
 /// Most outputs that one result may name.
 pub(super) const OUTPUTS_MAX: usize = 1_000;
+/// Most outputs that are listed while their attempt is under way.
+pub(super) const PARTIAL_OUTPUTS_MAX: usize = 100;
 /// Most outputs of a result that came too late.
 pub(super) const SUPERSEDED_OUTPUTS_MAX: usize = 50;
 /// Longest reason, phase name and artifact address that is kept, in bytes.
@@ -22,12 +27,15 @@ pub(super) const URI_BYTES_MAX: usize = 1_200;
 /// A job and what belongs to it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tracked {
-    /// Never changes, and may be large: it is stored once.
+    /// May be large, and is stored when it changes. It changes seldom: with a retry that requires more, and when what a job
+    /// waited for is there. Never in answer to a change that the queue tells of: its record would be too large.
     pub spec: Arc<JobSpec>,
     pub head: Head,
     /// Oldest first.
     pub attempts: Vec<Attempt>,
     pub outputs: Vec<Output>,
+    /// What the newest attempt has made so far.
+    pub partial: Vec<Output>,
     pub error: Option<JobError>,
 }
 
@@ -49,10 +57,19 @@ pub(super) struct Head {
     pub percent: Option<f32>,
     #[serde(default)]
     pub failures: u32,
+    /// Failures of the causes that `retry.causes` has rules for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub causes: BTreeMap<String, u32>,
     #[serde(default)]
     pub cancel_requested: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// It has waited for other jobs and was let go; it does not wait again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waited: bool,
+    /// The specification is not the one that its message carries; this is the digest of what was ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amended: Option<String>,
 
     /// Rises by one with each change. A record whose revision is not higher than what is known changes nothing, so that
     /// taking a record twice is taking it once.
@@ -85,8 +102,11 @@ impl Default for Head {
             runs_after: None,
             percent: None,
             failures: 0,
+            causes: BTreeMap::new(),
             cancel_requested: false,
             trace_id: None,
+            waited: false,
+            amended: None,
             revision: 0,
             message_id: String::new(),
             dlq: None,
@@ -124,6 +144,18 @@ impl Tracked {
         self.head.status.is_final()
     }
 
+    /// Whether other jobs come first.
+    pub(super) fn must_wait(&self) -> bool {
+        !self.head.waited && self.spec.waits_for().next().is_some()
+    }
+
+    /// Whether a further job with its key would be this one: until it has ended, and, where it succeeded, until its period is over.
+    pub(super) fn holds_key(&self, now: Now) -> bool {
+        let Some(unique) = &self.spec.unique else { return false };
+        let until_ms = self.head.created_at.unix_ms() + unique.period_s.unwrap_or(0) * 1_000;
+        !self.is_final() || (self.head.status == JobStatus::Succeeded && now.wall_ms < until_ms)
+    }
+
     /// The job as it is shown.
     pub(super) fn job(&self) -> Job {
         let head = self.head.clone();
@@ -142,6 +174,7 @@ impl Tracked {
             cancel_requested: head.cancel_requested,
             attempts: self.attempts.clone(),
             outputs: self.outputs.clone(),
+            partial: self.partial.clone(),
             error: self.error.clone(),
             trace_id: head.trace_id,
         }

@@ -1,4 +1,5 @@
-//! What the journal keeps of a job: once the whole of it, then what each change has changed.
+//! What the journal keeps of a job: once the whole of it, then what each change has changed. Flows and schedules are whole
+//! each time.
 //!
 //! A change seen under a queue's lock may record few bytes only (`queue::CHANGE_RECORDS_BYTES_MAX`), a specification may have
 //! hundreds of thousands. Patches carry values, not operations: a later version reads them without deciding again what its
@@ -10,6 +11,7 @@ use backlot_wire::{Attempt, JobError, JobSpec, Output};
 use serde::{Deserialize, Serialize};
 
 use super::model::{ATTEMPTS_KEPT_MAX, Head, Tracked};
+use super::{flows, schedules};
 use crate::control::{Kind, Record};
 
 const VERSION: u8 = 1;
@@ -29,6 +31,8 @@ pub(super) enum Entry {
         error: Option<JobError>,
     },
     Patch(Box<Patch>),
+    Flow(Box<flows::record::Stored>),
+    Schedule(Box<schedules::record::Stored>),
 }
 
 /// What differs from the revision before.
@@ -41,7 +45,11 @@ pub(super) struct Patch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outputs: Option<Vec<Output>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    partial: Option<Vec<Output>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<ErrorChange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Box<JobSpec>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,13 +70,15 @@ impl Entry {
         }
     }
 
-    /// What turns `before` into `after`; both have the same specification.
+    /// What turns `before` into `after`.
     pub(super) fn patch(before: &Tracked, after: &Tracked) -> Self {
         let same = |attempt: &Attempt| before.attempts.iter().rev().any(|known| known == attempt);
         Self::Patch(Box::new(Patch {
             head: after.head.clone(),
             attempts: after.attempts.iter().filter(|attempt| !same(attempt)).cloned().collect(),
             outputs: (before.outputs != after.outputs).then(|| after.outputs.clone()),
+            partial: (before.partial != after.partial).then(|| after.partial.clone()),
+            spec: (before.spec != after.spec).then(|| Box::new(JobSpec::clone(&after.spec))),
             error: (before.error != after.error)
                 .then(|| after.error.clone().map_or(ErrorChange::Cleared, ErrorChange::Set)),
         }))
@@ -116,6 +126,12 @@ impl Patch {
         if let Some(outputs) = self.outputs {
             tracked.outputs = outputs;
         }
+        if let Some(partial) = self.partial {
+            tracked.partial = partial;
+        }
+        if let Some(spec) = self.spec {
+            tracked.spec = Arc::new(*spec);
+        }
         match self.error {
             Some(ErrorChange::Set(error)) => tracked.error = Some(error),
             Some(ErrorChange::Cleared) => tracked.error = None,
@@ -132,5 +148,5 @@ pub(super) fn tracked(
     outputs: Vec<Output>,
     error: Option<JobError>,
 ) -> Tracked {
-    Tracked { spec: Arc::new(spec), head, attempts, outputs, error }
+    Tracked { spec: Arc::new(spec), head, attempts, outputs, partial: Vec::new(), error }
 }

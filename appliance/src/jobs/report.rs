@@ -6,14 +6,15 @@
 //! phase begins before the one before it or after now.
 
 use backlot_wire::{
-    AttemptEvent, Directive, EventKind, FailureClass, JobStatus, Outcome, Output, PhaseSpan, Timestamp,
-    job::split_s3_uri,
+    AttemptEvent, Directive, EventKind, FailureClass, JobStatus, Outcome, Output, PhaseSpan, Timestamp, cause,
+    job::{is_name, split_s3_uri},
 };
 use rand::RngCore;
 use serde_json::{Map, Value};
 
-use super::engine::backoff_s;
-use super::model::{OUTPUTS_MAX, PHASE_BYTES_MAX, PHASES_MAX, SUPERSEDED_OUTPUTS_MAX, Tracked, URI_BYTES_MAX, cut};
+use super::model::{
+    OUTPUTS_MAX, PARTIAL_OUTPUTS_MAX, PHASE_BYTES_MAX, PHASES_MAX, SUPERSEDED_OUTPUTS_MAX, Tracked, URI_BYTES_MAX, cut,
+};
 use crate::clock::Now;
 use crate::queue::Action;
 
@@ -113,6 +114,7 @@ impl Tracked {
                 self.touch(now);
                 (Weight::Light, None)
             }
+            EventKind::Partial { outputs } => (self.add_partial(now, outputs), None),
             EventKind::Failure { class, message, details } => {
                 (Weight::Heavy, Some(self.failure(now, index, *class, message, details, chance)))
             }
@@ -134,6 +136,21 @@ impl Tracked {
                 (Weight::Light, None)
             }
         }
+    }
+
+    fn add_partial(&mut self, now: Now, outputs: &[Output]) -> Weight {
+        let before = self.partial.len();
+        for output in outputs.iter().filter(|output| is_artifact(&output.uri)) {
+            let known = self.partial.iter().any(|known| known.uri == output.uri);
+            if !known && self.partial.len() < PARTIAL_OUTPUTS_MAX {
+                self.partial.push(output.clone());
+            }
+        }
+        if self.partial.len() == before {
+            return Weight::Light;
+        }
+        self.touch(now);
+        Weight::Heavy
     }
 
     /// A result counts when no newer attempt has begun and the job has not ended, even if the attempt had been given up
@@ -175,14 +192,8 @@ impl Tracked {
         if serde_json::to_vec(details).is_ok_and(|bytes| bytes.len() <= DETAILS_BYTES_MAX) {
             self.attempts[index].details = details.clone();
         }
-        self.head.failures = self.head.failures.saturating_add(1);
-        let retry = self.spec.retry.clone();
-        let permanent = class == FailureClass::Permanent;
-        if !self.head.cancel_requested && (permanent || self.head.failures >= retry.failures) {
-            return self.fail(now, message, permanent);
-        }
-        let delay_s = backoff_s(retry.backoff_s, self.head.failures, chance);
-        self.back(now, delay_s).unwrap_or(Action::Release { delay_s })
+        let cause = details.get(cause::KEY).and_then(Value::as_str).filter(|name| is_name(name));
+        self.fail_or_retry(now, message, cause, class == FailureClass::Permanent, chance)
     }
 
     fn phase(&mut self, now: Now, index: usize, name: &str, at: Timestamp) -> Weight {

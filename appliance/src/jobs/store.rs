@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Head, Mark, Tracked, cut};
 use super::record::{self, Entry};
+use super::table::unique_key;
+use super::{flows, schedules};
 use crate::catalogue::{Batch, Catalogue, CatalogueError, Table, VALUE_BYTES_MAX};
 
 const VERSION: u8 = 1;
@@ -44,6 +46,8 @@ struct StoredState {
     attempts: Vec<Attempt>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     outputs: Vec<Output>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    partial: Vec<Output>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<JobError>,
 }
@@ -85,13 +89,23 @@ impl Summary {
 
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
-enum Part {
+pub(super) enum Part {
     Spec = b's',
     State = b't',
+    /// The whole of a flow, whose id may be a job's as well.
+    Flow = b'f',
+    /// The whole of a schedule.
+    Schedule = b'c',
 }
 
 const PIECES: u8 = 1;
 const UNFINISHED: u8 = 2;
+/// The newest job of each key that is held for a period.
+const KEY: u8 = 3;
+/// Those by the end of their period, so that they go.
+const KEY_UNTIL: u8 = 4;
+/// How many keys whose period is over go with each that comes.
+const KEYS_SWEPT: usize = 8;
 
 fn pieces_prefix(id: &str, part: Part) -> Vec<u8> {
     // Ids hold no zero byte, so that no id's pieces stand among another's.
@@ -147,6 +161,11 @@ impl View<'_> {
         Err(damaged("its pieces do not belong together"))
     }
 
+    fn revision(&self, id: &str, part: Part) -> Result<Option<u64>, StoreError> {
+        let first = self.get(&piece_key(id, part, 0))?;
+        Ok(first.as_deref().and_then(split_piece).map(|(revision, _, _)| revision))
+    }
+
     fn state(&self, id: &str) -> Result<Option<StoredState>, StoreError> {
         let Some((_, bytes)) = self.part(id, Part::State)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
@@ -161,8 +180,8 @@ impl View<'_> {
     }
 
     fn job(&self, id: &str) -> Result<Option<Tracked>, StoreError> {
-        let Some(StoredState { head, attempts, outputs, error }) = self.state(id)? else { return Ok(None) };
-        Ok(Some(Tracked { spec: Arc::new(self.spec(id)?), head, attempts, outputs, error }))
+        let Some(StoredState { head, attempts, outputs, partial, error }) = self.state(id)? else { return Ok(None) };
+        Ok(Some(Tracked { spec: Arc::new(self.spec(id)?), head, attempts, outputs, partial, error }))
     }
 }
 
@@ -180,8 +199,56 @@ pub(super) fn read(catalogue: &Catalogue, id: &str) -> Result<Option<Tracked>, S
 
 /// Revision of job `id` in the catalogue.
 pub(super) fn revision(catalogue: &Catalogue, id: &str) -> Result<Option<u64>, StoreError> {
-    let first = catalogue.get(Table::Jobs, &piece_key(id, Part::State, 0))?;
-    Ok(first.as_deref().and_then(split_piece).map(|(revision, _, _)| revision))
+    View { catalogue, pending: None }.revision(id, Part::State)
+}
+
+/// Revision of a part when `batch` will have been applied.
+pub(super) fn revision_after(
+    catalogue: &Catalogue,
+    batch: &Batch,
+    id: &str,
+    part: Part,
+) -> Result<Option<u64>, StoreError> {
+    View { catalogue, pending: Some(batch) }.revision(id, part)
+}
+
+/// The bytes of one part.
+pub(super) fn read_part(catalogue: &Catalogue, id: &str, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(View { catalogue, pending: None }.part(id, part)?.map(|(_, bytes)| bytes))
+}
+
+/// Id of the newest job that was given `key` for a period.
+pub(super) fn of_key(catalogue: &Catalogue, key: &str) -> Result<Option<String>, StoreError> {
+    let value = catalogue.get(Table::Jobs, &held_key(key))?;
+    Ok(value.and_then(|value| String::from_utf8(value.get(8..)?.to_vec()).ok()))
+}
+
+fn held_key(key: &str) -> Vec<u8> {
+    [&[KEY], key.as_bytes()].concat()
+}
+
+/// Notes that a new job has a key for a period, and forgets some whose period was over when the job was made.
+fn hold_key(tracked: &Tracked, catalogue: &Catalogue, batch: &mut Batch) -> Result<(), CatalogueError> {
+    let period_s = tracked.spec.unique.as_ref().and_then(|unique| unique.period_s);
+    let Some((key, period_s)) = unique_key(&tracked.head.queue, &tracked.spec).zip(period_s) else { return Ok(()) };
+    let made_ms = tracked.head.created_at.unix_ms();
+    for (over, _) in catalogue.range(Table::Jobs, &[KEY_UNTIL], &[], KEYS_SWEPT)? {
+        let Some((until, held)) = over[1..].split_first_chunk::<8>() else { continue };
+        if u64::from_be_bytes(*until) >= made_ms {
+            break;
+        }
+        // A newer job may have it by now.
+        let held = [&[KEY], held].concat();
+        let known = View { catalogue, pending: Some(batch) }.get(&held)?;
+        if known.is_some_and(|value| value.starts_with(until)) {
+            batch.delete(Table::Jobs, held);
+        }
+        batch.delete(Table::Jobs, over);
+    }
+    let until = made_ms.saturating_add(period_s.saturating_mul(1_000)).to_be_bytes();
+    batch.put(Table::Jobs, held_key(&key), [&until, tracked.head.id.as_bytes()].concat());
+    batch.put(Table::Jobs, [&[KEY_UNTIL], &until[..], key.as_bytes()].concat(), Vec::new());
+    Ok(())
 }
 
 /// Calls `visit` with each job that has not ended.
@@ -254,7 +321,9 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
                 return Ok(None);
             }
             let before = before.map(|state| Before::of(&state.head, &state.attempts));
-            (before, record::tracked(*spec, *head, attempts, outputs, error), true)
+            let tracked = record::tracked(*spec, *head, attempts, outputs, error);
+            hold_key(&tracked, catalogue, batch).map_err(|error| error.to_string())?;
+            (before, tracked, true)
         }
         Entry::Patch(patch) => {
             let id = patch.head.id.clone();
@@ -268,8 +337,13 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
                 return Ok(None);
             }
             let before = Before::of(&tracked.head, &tracked.attempts);
+            let with_spec = patch.spec.is_some();
             patch.apply(&mut tracked);
-            (Some(before), tracked, false)
+            (Some(before), tracked, with_spec)
+        }
+        Entry::Flow(flow) => return flows::record::project(&flow, catalogue, batch).map(|()| None),
+        Entry::Schedule(schedule) => {
+            return schedules::record::project(&schedule, catalogue, batch).map(|()| None);
         }
     };
     let json = |error: serde_json::Error| format!("job `{}`: {error}", after.head.id);
@@ -277,6 +351,7 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
         head: after.head.clone(),
         attempts: after.attempts.clone(),
         outputs: after.outputs.clone(),
+        partial: after.partial.clone(),
         error: after.error.clone(),
     };
     let id = &after.head.id;
@@ -297,7 +372,16 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
     Ok(Some(Applied { before, after }))
 }
 
-fn put_part(
+/// Takes all pieces of a part away.
+pub(super) fn delete_part(catalogue: &Catalogue, batch: &mut Batch, id: &str, part: Part) -> Result<(), String> {
+    let view = View { catalogue, pending: Some(batch) };
+    let first = view.get(&piece_key(id, part, 0)).map_err(|error| error.to_string())?;
+    let pieces = first.as_deref().and_then(split_piece).map_or(0, |(_, pieces, _)| pieces);
+    (0..pieces).for_each(|index| batch.delete(Table::Jobs, piece_key(id, part, index)));
+    Ok(())
+}
+
+pub(super) fn put_part(
     catalogue: &Catalogue,
     batch: &mut Batch,
     id: &str,

@@ -5,9 +5,11 @@
 //! (to be journalled now) or [`Table::change_lightly`] (journalled within seconds), which keep the indexes right.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
-use backlot_wire::JobStatus;
+use backlot_wire::{JobSpec, JobStatus};
 use rand_chacha::ChaCha8Rng;
+use tokio::sync::Notify;
 
 use super::herald::Herald;
 use super::model::{Mark, Tracked};
@@ -35,6 +37,8 @@ struct Slot {
     journalled: Option<Box<Tracked>>,
     /// When its lease was last extended for a heartbeat.
     extended_at_mono_ms: u64,
+    /// When the attempt of this number is over its limit.
+    limit: Option<(u64, u32)>,
 }
 
 /// What a change came to.
@@ -52,6 +56,22 @@ pub(super) struct Table {
     /// Ended jobs in memory, the longest ended first.
     ended: VecDeque<String>,
     scheduled: BTreeSet<(u64, String)>,
+    /// Attempts of plain consumers that the appliance ends, by when.
+    limits: BTreeSet<(u64, String)>,
+    /// The newest job of each key, by queue and key, as long as it is in memory.
+    keys: HashMap<String, String>,
+    /// Keys that a send under way may take, until when.
+    reserved_keys: HashMap<String, u64>,
+    /// Jobs that wait for others.
+    waiting: BTreeSet<String>,
+    /// Who waits for a job.
+    waiters: HashMap<String, BTreeSet<String>>,
+    /// Waiting jobs to look at: something that they wait for has changed.
+    checks: BTreeSet<String>,
+    /// Flows to look at.
+    flows: BTreeSet<String>,
+    /// Wakes whoever looks at those.
+    changed: Arc<Notify>,
     /// Jobs that the journal is behind of.
     behind: BTreeSet<String>,
     counts: HashMap<(String, JobStatus), usize>,
@@ -68,6 +88,14 @@ impl Table {
             reserved: HashMap::new(),
             ended: VecDeque::new(),
             scheduled: BTreeSet::new(),
+            limits: BTreeSet::new(),
+            keys: HashMap::new(),
+            reserved_keys: HashMap::new(),
+            waiting: BTreeSet::new(),
+            waiters: HashMap::new(),
+            checks: BTreeSet::new(),
+            flows: BTreeSet::new(),
+            changed: Arc::default(),
             behind: BTreeSet::new(),
             counts: HashMap::new(),
             unfinished: 0,
@@ -114,7 +142,7 @@ impl Table {
         }
         self.enter(&tracked);
         self.herald.loaded(&tracked);
-        self.slots.insert(id, Slot { tracked, journalled: None, extended_at_mono_ms: 0 });
+        self.slots.insert(id, Slot { tracked, journalled: None, extended_at_mono_ms: 0, limit: None });
     }
 
     /// Changes job `id` by `decide`. `None`: it is not here.
@@ -178,6 +206,11 @@ impl Table {
                 if self.by_message.get(&head.message_id) == Some(&head.id) {
                     self.by_message.remove(&head.message_id);
                 }
+                if let Some(key) = unique_key(&head.queue, &slot.tracked.spec)
+                    && self.keys.get(&key) == Some(&head.id)
+                {
+                    self.keys.remove(&key);
+                }
                 let id = id.clone();
                 self.slots.remove(&id);
             }
@@ -212,6 +245,98 @@ impl Table {
         self.reserved.get(id).filter(|reserved| reserved.until_mono_ms > now.mono_ms)
     }
 
+    /// Keeps `key` for a send that is under way. False: another one has it.
+    pub(super) fn reserve_key(&mut self, now: Now, key: &str) -> bool {
+        if self.reserved_keys.len() >= RESERVED_SWEEP {
+            self.reserved_keys.retain(|_, until_mono_ms| *until_mono_ms > now.mono_ms);
+        }
+        if self.reserved_keys.get(key).is_some_and(|until_mono_ms| *until_mono_ms > now.mono_ms) {
+            return false;
+        }
+        self.reserved_keys.insert(key.to_owned(), now.mono_ms.saturating_add(RESERVED_MS));
+        true
+    }
+
+    /// Ends the reservation of a key.
+    pub(super) fn give_up_key(&mut self, key: Option<&str>) {
+        if let Some(key) = key {
+            self.reserved_keys.remove(key);
+        }
+    }
+
+    /// The newest job in memory that has `key`.
+    pub(super) fn of_key(&self, key: &str) -> Option<&Tracked> {
+        self.get(self.keys.get(key)?)
+    }
+
+    /// Woken when there is something for [`Table::take_checks`] or [`Table::take_flows`].
+    pub(super) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+
+    /// Up to `limit` waiting jobs to look at, which then need not be looked at again before something changes.
+    pub(super) fn take_checks(&mut self, limit: usize) -> Vec<String> {
+        let taken: Vec<String> = self.checks.iter().take(limit).cloned().collect();
+        for id in &taken {
+            self.checks.remove(id);
+        }
+        taken
+    }
+
+    /// Has up to `limit` waiting jobs after `after` looked at, whatever has changed. The last of them; `None` at the end.
+    pub(super) fn check_some(&mut self, after: Option<&str>, limit: usize) -> Option<String> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let some: Vec<String> =
+            self.waiting.range::<str, _>((from, std::ops::Bound::Unbounded)).take(limit).cloned().collect();
+        let last = some.last().cloned().filter(|_| some.len() == limit);
+        self.checks.extend(some);
+        last
+    }
+
+    /// The flows to look at.
+    pub(super) fn take_flows(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.flows)
+    }
+
+    /// Has a flow looked at.
+    pub(super) fn touch_flow(&mut self, id: &str) {
+        self.flows.insert(id.to_owned());
+        self.changed.notify_one();
+    }
+
+    /// Sets the clock for the attempt under way of job `id`, where the appliance is the one to end it.
+    pub(super) fn watch_limit(&mut self, now: Now, id: &str) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let live = slot.tracked.live().filter(|live| live.agent.is_none());
+        let limit = live.zip(slot.tracked.spec.limits.hard_s).map(|(live, hard_s)| {
+            let spent_ms = now.wall_ms.saturating_sub(live.started_at.unix_ms());
+            (now.mono_ms.saturating_add((hard_s * 1_000).saturating_sub(spent_ms)), live.number)
+        });
+        if slot.limit.map(|(_, number)| number) == limit.map(|(_, number)| number) {
+            return;
+        }
+        if let Some((at_ms, _)) = slot.limit {
+            self.limits.remove(&(at_ms, id.to_owned()));
+        }
+        slot.limit = limit;
+        if let Some((at_ms, _)) = limit {
+            self.limits.insert((at_ms, id.to_owned()));
+        }
+    }
+
+    /// Sets the clock for every attempt under way: after a start.
+    pub(super) fn watch_limits(&mut self, now: Now) {
+        let bounded = |slot: &&Slot| slot.tracked.live().is_some() && slot.tracked.spec.limits.hard_s.is_some();
+        let ids: Vec<String> = self.slots.values().filter(bounded).map(|slot| slot.tracked.head.id.clone()).collect();
+        ids.iter().for_each(|id| self.watch_limit(now, id));
+    }
+
+    /// Up to `limit` attempts that are over their limit, with their jobs.
+    pub(super) fn over_limit(&self, now: Now, limit: usize) -> Vec<(String, u32)> {
+        let due = self.limits.iter().take_while(|(at_ms, _)| *at_ms <= now.mono_ms).take(limit);
+        due.filter_map(|(_, id)| Some((id.clone(), self.slots.get(id)?.limit?.1))).collect()
+    }
+
     /// Ends the reservation of `id`.
     pub(super) fn take_reservation(&mut self, id: &str) -> Option<Reserved> {
         self.reserved.remove(id)
@@ -220,11 +345,22 @@ impl Table {
     /// Takes a job's entries out of the indexes and puts them in anew.
     fn settle(&mut self, before: &Tracked) {
         let id = &before.head.id;
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else { return };
         let after = slot.tracked.clone();
+        if let Some((at_ms, number)) = slot.limit
+            && after.live().map(|live| live.number) != Some(number)
+        {
+            self.limits.remove(&(at_ms, id.clone()));
+            slot.limit = None;
+        }
         self.leave(before);
         self.enter(&after);
         self.herald.moved(before, &after);
+        if before.is_final() != after.is_final()
+            && let Some(flow) = &after.spec.flow_id
+        {
+            self.touch_flow(flow);
+        }
         self.herald.tell(Some(before.mark()), &after);
     }
 
@@ -235,6 +371,17 @@ impl Table {
         }
         if let Some(at) = head.runs_after {
             self.scheduled.remove(&(at.unix_ms(), head.id.clone()));
+        }
+        if head.status == JobStatus::Waiting {
+            self.waiting.remove(&head.id);
+            for (job, _) in tracked.spec.waits_for() {
+                if let Some(waiters) = self.waiters.get_mut(job) {
+                    waiters.remove(&head.id);
+                    if waiters.is_empty() {
+                        self.waiters.remove(job);
+                    }
+                }
+            }
         }
         if !tracked.is_final() {
             self.unfinished = self.unfinished.saturating_sub(1);
@@ -256,6 +403,25 @@ impl Table {
         if let Some(at) = head.runs_after {
             self.scheduled.insert((at.unix_ms(), head.id.clone()));
         }
+        if let Some(key) = unique_key(&head.queue, &tracked.spec)
+            && (!tracked.is_final() || !self.keys.contains_key(&key))
+        {
+            self.keys.insert(key, head.id.clone());
+        }
+        if head.status == JobStatus::Waiting {
+            self.waiting.insert(head.id.clone());
+            for (job, _) in tracked.spec.waits_for() {
+                self.waiters.entry(job.to_owned()).or_default().insert(head.id.clone());
+            }
+            self.checks.insert(head.id.clone());
+            self.changed.notify_one();
+        }
+        if tracked.is_final()
+            && let Some(waiters) = self.waiters.get(&head.id)
+        {
+            self.checks.extend(waiters.iter().cloned());
+            self.changed.notify_one();
+        }
         if tracked.is_final() {
             self.ended.push_back(head.id.clone());
         } else {
@@ -263,6 +429,11 @@ impl Table {
             *self.counts.entry((tracked.spec.kind.clone(), head.status)).or_default() += 1;
         }
     }
+}
+
+/// What a job's key is known by: unique within its queue. Names of queues have no control characters.
+pub(super) fn unique_key(queue: &str, spec: &JobSpec) -> Option<String> {
+    spec.unique.as_ref().map(|unique| format!("{queue}\0{}", unique.key))
 }
 
 /// Whether a change has ended what was under way.

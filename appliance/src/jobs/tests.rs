@@ -20,21 +20,35 @@ use crate::tasks::Stages;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct House {
-    jobs: Jobs,
-    queues: Queues,
+pub(in crate::jobs) struct House {
+    pub jobs: Jobs,
+    pub queues: Queues,
     control: Control,
     stages: Stages,
 }
 
 impl House {
-    async fn open(dir: &Path) -> Self {
+    pub(in crate::jobs) async fn open(dir: &Path) -> Self {
         Self::open_with(dir, crate::config::Jobs::default()).await
     }
 
     async fn open_with(dir: &Path, config: crate::config::Jobs) -> Self {
         let (control, replay) = Control::open(dir, &crate::config::JournalConfig::default()).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Self::open_at(control, replay, config, Arc::new(SystemClock::new())).await
+    }
+
+    /// At the time of `clock`.
+    pub(in crate::jobs) async fn open_later(dir: &Path, clock: Arc<dyn Clock>) -> Self {
+        let (control, replay) = Control::open(dir, &crate::config::JournalConfig::default()).unwrap();
+        Self::open_at(control, replay, crate::config::Jobs::default(), clock).await
+    }
+
+    async fn open_at(
+        control: Control,
+        replay: crate::control::Replay,
+        config: crate::config::Jobs,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let book = Book::build(control.clone(), Arc::clone(&clock), 7, config);
         let overseer = Arc::clone(&book) as Arc<dyn Overseer>;
         let queues = Queues::build(control.clone(), Arc::clone(&clock), rand::random(), Some(overseer));
@@ -49,16 +63,16 @@ impl House {
     }
 
     /// An orderly end.
-    async fn close(self) {
+    pub(in crate::jobs) async fn close(self) {
         self.stages.stop().await;
         self.control.close();
     }
 
-    async fn submit(&self, body: &str) -> Job {
+    pub(in crate::jobs) async fn submit(&self, body: &str) -> Job {
         self.jobs.submit("jobs", JobSpec::parse(body).unwrap(), None, "AK").await.unwrap().0
     }
 
-    async fn receive(&self, agent: Option<&str>, visibility_s: u32) -> Option<Delivery> {
+    pub(in crate::jobs) async fn receive(&self, agent: Option<&str>, visibility_s: u32) -> Option<Delivery> {
         let request = ReceiveRequest {
             messages_max: 1,
             visibility_s: Some(visibility_s),
@@ -70,7 +84,7 @@ impl House {
     }
 
     /// Receives as soon as there is something.
-    async fn delivery(&self, agent: Option<&str>, visibility_s: u32) -> Delivery {
+    pub(in crate::jobs) async fn delivery(&self, agent: Option<&str>, visibility_s: u32) -> Delivery {
         let receive = async {
             loop {
                 if let Some(delivery) = self.receive(agent, visibility_s).await {
@@ -82,13 +96,17 @@ impl House {
         tokio::time::timeout(PATIENCE, receive).await.unwrap()
     }
 
-    async fn report(&self, attempt: &str, kinds: Vec<(u64, EventKind)>) -> backlot_wire::EventsAnswer {
+    pub(in crate::jobs) async fn report(
+        &self,
+        attempt: &str,
+        kinds: Vec<(u64, EventKind)>,
+    ) -> backlot_wire::EventsAnswer {
         let events: Vec<_> =
             kinds.into_iter().map(|(seq, kind)| AttemptEvent { seq, at: Timestamp(0), kind }).collect();
         self.jobs.report(attempt, &events, 4_096).await.unwrap()
     }
 
-    async fn becomes(&self, id: &str, status: JobStatus) -> Job {
+    pub(in crate::jobs) async fn becomes(&self, id: &str, status: JobStatus) -> Job {
         let change = async {
             loop {
                 let job = self.jobs.get(id).unwrap();
@@ -108,7 +126,7 @@ impl House {
     }
 }
 
-fn attempt_of(delivery: &Delivery) -> String {
+pub(in crate::jobs) fn attempt_of(delivery: &Delivery) -> String {
     let attribute = delivery.attributes.iter().find(|attribute| attribute.name == ATTEMPT_ATTRIBUTE).unwrap();
     match &attribute.value {
         AttributeValue::Text(text) => text.clone(),
@@ -116,11 +134,11 @@ fn attempt_of(delivery: &Delivery) -> String {
     }
 }
 
-fn outputs(uri: &str) -> EventKind {
+pub(in crate::jobs) fn outputs(uri: &str) -> EventKind {
     EventKind::Result { outputs: vec![Output { uri: uri.into(), ..Output::default() }] }
 }
 
-fn failure(class: FailureClass, message: &str) -> EventKind {
+pub(in crate::jobs) fn failure(class: FailureClass, message: &str) -> EventKind {
     EventKind::Failure { class, message: message.into(), details: Map::new() }
 }
 
@@ -209,13 +227,13 @@ async fn a_permanent_failure_goes_to_the_dlq_and_a_retry_by_hand_brings_it_back(
     let dlq =
         |house: &House| house.queues.overview("").into_iter().find(|queue| queue.name == "jobs-dlq").unwrap().ready;
     assert_eq!(dlq(&house), 1);
-    let retried = house.jobs.retry(&id).await.unwrap();
+    let retried = house.jobs.retry(&id, None).await.unwrap();
     assert_eq!(
         (retried.status, retried.error, retried.failures, retried.attempts.len()),
         (JobStatus::Queued, None, 0, 1)
     );
     assert_eq!(dlq(&house), 0);
-    assert!(matches!(house.jobs.retry(&id).await, Err(JobsError::NotRetryable { .. })));
+    assert!(matches!(house.jobs.retry(&id, None).await, Err(JobsError::NotRetryable { .. })));
     let second = house.delivery(Some("a"), 30).await;
     assert_eq!(attempt_of(&second), format!("{id}.2"));
     house.report(&format!("{id}.2"), vec![(1, outputs("s3://studio/x"))]).await;
@@ -236,7 +254,7 @@ async fn a_waiting_job_is_cancelled_at_once_and_can_be_queued_again() {
     assert!(house.receive(None, 30).await.is_none());
     let conflict = house.jobs.cancel(&id).await.unwrap_err();
     assert!(conflict.to_string().contains("cancelled already"), "{conflict}");
-    assert_eq!(house.jobs.retry(&id).await.unwrap().status, JobStatus::Queued);
+    assert_eq!(house.jobs.retry(&id, None).await.unwrap().status, JobStatus::Queued);
     let delivery = house.delivery(None, 30).await;
     assert_eq!(attempt_of(&delivery), format!("{id}.1"));
     // A running one ends when its worker hears of it.
@@ -356,7 +374,7 @@ async fn ended_jobs_leave_memory_and_are_found_in_the_history() {
     assert_eq!(house.jobs.get("j0").unwrap().outputs[0].uri, "s3://studio/x");
     let again = house.jobs.submit("jobs", JobSpec::parse(r#"{"type":"y","job_id":"j1"}"#).unwrap(), None, "AK").await;
     assert!(matches!(again, Err(JobsError::Exists(_))));
-    let by_queue = SendRequest { body: r#"{"type":"x","job_id":"j1"}"#.into(), ..SendRequest::default() };
+    let by_queue = SendRequest { body: r#"{"type":"y","job_id":"j1"}"#.into(), ..SendRequest::default() };
     assert!(matches!(house.queues.send("jobs", by_queue).await, Err(QueueError::NotAdmitted(_))));
     house.close().await;
 }
@@ -423,7 +441,7 @@ async fn a_message_received_too_often_ends_its_job_as_failed() {
     let job = house.jobs.get(&id).unwrap();
     assert_eq!((job.status, job.failures), (JobStatus::Failed, 0));
     assert!(job.error.unwrap().message.contains("10 times"));
-    assert_eq!(house.jobs.retry(&id).await.unwrap().status, JobStatus::Queued);
+    assert_eq!(house.jobs.retry(&id, None).await.unwrap().status, JobStatus::Queued);
     assert_eq!(attempt_of(&house.delivery(None, 30).await), format!("{id}.11"));
     house.close().await;
 }

@@ -17,6 +17,9 @@ use crate::clock::Now;
 /// An agent that was not heard for so long takes nothing, as far as anybody knows. They register every half minute.
 const SILENT_AFTER_MS: u64 = 90_000;
 
+/// Jobs that are named in one reason.
+const NAMED_MAX: usize = 10;
+
 /// One reason.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reason {
@@ -50,10 +53,30 @@ impl Jobs {
         let reasons = match tracked.head.status {
             JobStatus::Queued => self.in_line(now, &tracked),
             JobStatus::Scheduled => vec![scheduled(now, &tracked)],
-            JobStatus::Waiting => vec![waits_for_jobs(&tracked)],
+            JobStatus::Waiting => vec![self.waits_for_jobs(&tracked)?],
             JobStatus::Running | JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => Vec::new(),
         };
         Ok(Why { id: tracked.head.id.clone(), status: tracked.head.status, reasons })
+    }
+
+    /// The jobs that come first, as far as a sentence holds them.
+    fn waits_for_jobs(&self, tracked: &Tracked) -> Result<Reason, JobsError> {
+        let (mut left, mut named) = (0, Vec::new());
+        for (job, _) in tracked.spec.waits_for() {
+            let Some(status) = self.find(job)?.map(|known| known.head.status) else { continue };
+            if status.is_final() || named.iter().any(|(known, _)| known == job) {
+                continue;
+            }
+            left += 1;
+            if named.len() < NAMED_MAX {
+                named.push((job.to_owned(), status));
+            }
+        }
+        let words: Vec<_> = named.iter().map(|(job, status)| format!("`{job}` ({})", status.as_str())).collect();
+        let more = if left > named.len() { format!(" and {} more", left - named.len()) } else { String::new() };
+        let jobs: Vec<_> = named.into_iter().map(|(job, _)| job).collect();
+        let sentence = format!("{} first: {}{more}", count(left, "other job"), words.join(", "));
+        Ok(reason("waits_for_jobs", sentence, json!({"jobs": jobs, "left": left})))
     }
 
     fn in_line(&self, now: Now, tracked: &Tracked) -> Vec<Reason> {
@@ -222,11 +245,6 @@ fn scheduled(now: Now, tracked: &Tracked) -> Reason {
     let why = if failures > 0 { format!(", to rest after failure {failures}") } else { String::new() };
     let numbers = json!({"runs_after": at, "left_s": left_s, "failures": failures});
     reason("scheduled", format!("scheduled for {at}{why}"), numbers)
-}
-
-fn waits_for_jobs(tracked: &Tracked) -> Reason {
-    let _ = tracked;
-    reason("waits_for_jobs", "other jobs come first", json!({}))
 }
 
 fn count(n: usize, what: &str) -> String {

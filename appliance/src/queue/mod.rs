@@ -53,7 +53,7 @@ pub use model::{
     AttributeValue, Decision, Delivery, MessageAttribute, QueueError, QueueOverview, ReceiveRequest, SendRequest, Sent,
     Standing,
 };
-pub use overseer::{Action, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
+pub use overseer::{Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
 
 /// The queues. Cheap to clone.
 #[derive(Clone)]

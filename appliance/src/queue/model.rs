@@ -202,6 +202,8 @@ pub struct Sent {
     pub body: String,
     /// On FIFO queues: 20 digits.
     pub sequence_number: Option<String>,
+    /// The overseer had it already: this is the message that it was.
+    pub repeated: bool,
 }
 
 /// What a consumer asks for.

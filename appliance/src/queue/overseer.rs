@@ -4,6 +4,7 @@
 //! of a message on a job queue, in order. The records that it adds stand in the same journal group as the queue's own,
 //! so that a message and the job that it is cannot disagree after a crash. It must not call back into the queue.
 
+use super::model::SendRequest;
 use crate::clock::Now;
 use crate::control::Record;
 
@@ -35,6 +36,23 @@ pub struct Admitted {
     pub priority: u8,
     pub class: Class,
     pub tenant: Tenant,
+    /// It is not to be received before so many seconds have passed, whatever its sender says. At most 366 days.
+    pub delay_s: u32,
+}
+
+/// What an overseer says to a message that wants to come onto its queue.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    Send(Admitted),
+    /// The overseer has it: the sender is answered with the message that it was. `record` changes nothing; the answer
+    /// waits until it is durable, and with it what the message has become.
+    Duplicate {
+        message_id: String,
+        body: String,
+        record: Record,
+    },
+    /// Somebody is sending what this one may turn out to repeat: ask again in a moment.
+    Busy,
 }
 
 /// One change of a message on a job queue.
@@ -101,15 +119,28 @@ pub const CHANGE_RECORDS_BYTES_MAX: usize = 8 * 1024;
 
 /// Owner of the job queues.
 pub trait Overseer: Send + Sync + 'static {
-    /// Checks a body before it is stored and fills in what is absent.
+    /// Checks a message before it is stored and fills in what is absent.
     ///
     /// # Errors
     /// A sentence for the sender; the queue answers `InvalidMessageContents` with it.
-    fn admit(&self, now: Now, queue: &str, body: &str) -> Result<Admitted, String>;
+    fn admit(&self, now: Now, queue: &str, request: &SendRequest) -> Result<Admission, String>;
 
     /// Priority, class and tenant of a body that was admitted in an earlier run of the process. Never fails: what cannot be
     /// read is of class 0 and tenant 0.
     fn classify(&self, body: &str) -> (u8, Class, Tenant);
+
+    /// Priority, class and tenant of a message that is no more what its stored body says; `None`: it is. Asked when a message is
+    /// released or returned, and once all records have been replayed.
+    fn amended(&self, message_id: &str) -> Option<(u8, Class, Tenant)> {
+        let _ = message_id;
+        None
+    }
+
+    /// The body to deliver instead of the stored one.
+    fn body(&self, message_id: &str) -> Option<String> {
+        let _ = message_id;
+        None
+    }
 
     /// Whether messages of `class` may go to `agent` (`None`: a plain consumer, which may have any).
     fn fits(&self, agent: Option<&str>, class: Class) -> bool;

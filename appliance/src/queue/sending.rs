@@ -1,5 +1,8 @@
 //! Messages on their way in: what is checked before the queue's lock is taken, and the send itself.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use backlot_journal::Class as RecordClass;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
@@ -9,10 +12,15 @@ use super::model::{
     BATCH_MAX, DeduplicationKey, HELD_S_MAX, MARK_CHARS_MAX, MESSAGE_BYTES_MAX, MessageId, QueueError, SendRequest,
     Sent, sequence_number,
 };
-use super::overseer::CHANGE_RECORDS_BYTES_MAX;
+use super::overseer::{Admission, CHANGE_RECORDS_BYTES_MAX};
 use super::record::Content;
 use super::settings::Flow;
 use super::{Queues, Shared, acknowledged, store_error};
+use crate::control::Record;
+
+/// The pause before an overseer is asked again about a message that may repeat one on its way, and how often.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+const BUSY_MAX: usize = 1_500;
 
 impl Shared {
     pub(super) fn next_id(&self) -> MessageId {
@@ -32,7 +40,8 @@ impl Queues {
         sent.pop().unwrap_or_else(|| Err(QueueError::NoSuchQueue(queue.to_owned())))
     }
 
-    /// Sends up to ten messages in one journal group. Each is taken or refused for itself, in the order of `requests`.
+    /// Sends up to ten messages, in one journal group unless one may repeat another of them. Each is taken or refused for
+    /// itself, in the order of `requests`.
     ///
     /// # Errors
     /// [`QueueError::NoSuchQueue`], [`QueueError::Store`]: nothing was sent.
@@ -42,37 +51,74 @@ impl Queues {
         requests: Vec<SendRequest>,
     ) -> Result<Vec<Result<Sent, QueueError>>, QueueError> {
         let found = self.shared.find(queue)?;
-        let mut room = 0;
-        let mut prepared = Vec::with_capacity(requests.len());
-        for request in requests.into_iter().take(BATCH_MAX) {
-            let outgoing = self.prepare_send(&found, request);
-            if let Ok(outgoing) = &outgoing {
-                room += outgoing.record_bytes;
+        let mut rest: VecDeque<SendRequest> = requests.into_iter().take(BATCH_MAX).collect();
+        let (mut answers, mut busy) = (Vec::with_capacity(rest.len()), 0);
+        while !rest.is_empty() {
+            let prepared = self.judge(&found, &mut rest);
+            if !prepared.is_empty() {
+                answers.extend(self.send_group(&found, prepared).await?);
+            } else if busy < BUSY_MAX {
+                busy += 1;
+                tokio::time::sleep(BUSY_PAUSE).await;
+            } else {
+                rest.pop_front();
+                answers.push(Err(QueueError::NotAdmitted("the same is being sent by another call".to_owned())));
             }
-            prepared.push(outgoing);
         }
+        Ok(answers)
+    }
+
+    /// Takes requests from `rest` up to one that the overseer cannot judge yet: those before it may have to be sent first.
+    fn judge(&self, queue: &Queue, rest: &mut VecDeque<SendRequest>) -> Vec<Result<Prepared, QueueError>> {
+        let mut prepared = Vec::with_capacity(rest.len());
+        while let Some(request) = rest.pop_front() {
+            match self.prepare_send(queue, request) {
+                Ok(Prepared::Busy(request)) => {
+                    rest.push_front(*request);
+                    break;
+                }
+                other => prepared.push(other),
+            }
+        }
+        prepared
+    }
+
+    async fn send_group(
+        &self,
+        queue: &Queue,
+        prepared: Vec<Result<Prepared, QueueError>>,
+    ) -> Result<Vec<Result<Sent, QueueError>>, QueueError> {
+        let name = queue.name.as_str();
+        let room: usize = prepared.iter().flatten().map(Prepared::record_bytes).sum();
         if room == 0 {
             return Ok(prepared.into_iter().filter_map(Result::err).map(Err).collect()); // none can be tried
         }
-        let permit = self.shared.control.reserve(room, RecordClass::Growing).await.map_err(store_error(queue))?;
+        let permit = self.shared.control.reserve(room, RecordClass::Growing).await.map_err(store_error(name))?;
         let (answers, commit) = self.shared.decide(permit, |state, ctx| {
-            let mut send = |outgoing: Outgoing| {
-                let accepted = state.engine.send(ctx, &found, &outgoing.incoming())?;
-                Ok(outgoing.into_sent(accepted))
+            let mut send = |prepared: Prepared| match prepared {
+                Prepared::Send(outgoing) => {
+                    let accepted = state.engine.send(ctx, queue, &outgoing.incoming())?;
+                    Ok(outgoing.into_sent(accepted))
+                }
+                Prepared::Repeated { sent, record } => {
+                    ctx.group.records.push(record);
+                    Ok(sent)
+                }
+                Prepared::Busy(_) => unreachable!("a request that the overseer has not judged is not sent"),
             };
-            prepared.into_iter().map(|outgoing| outgoing.and_then(&mut send)).collect::<Vec<_>>()
+            prepared.into_iter().map(|prepared| prepared.and_then(&mut send)).collect::<Vec<_>>()
         });
-        acknowledged(queue, commit).await?;
+        acknowledged(name, commit).await?;
         self.shared.publish();
         Ok(answers)
     }
 
     /// Everything about a send that needs no lock.
-    fn prepare_send(&self, queue: &Queue, request: SendRequest) -> Result<Outgoing, QueueError> {
+    fn prepare_send(&self, queue: &Queue, request: SendRequest) -> Result<Prepared, QueueError> {
         if queue.settings.flow == Flow::Draining {
             return Err(QueueError::Draining(queue.name.to_string()));
         }
-        let delay_s = check_delay(queue, request.delay_s)?;
+        let mut delay_s = check_delay(queue, request.delay_s)?;
         let deduplication = check_marks(queue, &request)?;
         let attributes: usize =
             request.attributes.iter().map(|a| a.name.len() + a.data_type.len() + a.value.bytes().len()).sum();
@@ -90,17 +136,26 @@ impl Queues {
                            #xE000 to #xFFFD | #x10000 to #x10FFFF";
             return Err(QueueError::NotAdmitted(problem.to_owned()));
         }
-        let mut body = request.body;
-        let mut admitted = None;
+        let (mut admitted, mut filled_in) = (None, None);
         if let Some(overseer) = self.shared.overseer().filter(|_| queue.settings.job_queue) {
             let now = self.shared.clock.now();
-            let answer = overseer.admit(now, queue.name.as_str(), &body).map_err(QueueError::NotAdmitted)?;
+            let answer = match overseer.admit(now, queue.name.as_str(), &request).map_err(QueueError::NotAdmitted)? {
+                Admission::Send(answer) => answer,
+                Admission::Duplicate { message_id, body, record } => {
+                    let sent = Sent { message_id, body, sequence_number: None, repeated: true };
+                    return Ok(Prepared::Repeated { sent, record });
+                }
+                Admission::Busy => return Ok(Prepared::Busy(Box::new(request))),
+            };
             if answer.body.len() > 2 * MESSAGE_BYTES_MAX {
                 return Err(QueueError::NotAdmitted("the job is too large once its defaults are filled in".to_owned()));
             }
-            body = answer.body;
+            filled_in = Some(answer.body);
+            // Jobs come in no order: a FIFO queue is no job queue.
+            delay_s = delay_s.max(answer.delay_s).min(HELD_S_MAX);
             admitted = Some((answer.priority, answer.class, answer.tenant));
         }
+        let body = filled_in.unwrap_or(request.body);
         let told = if admitted.is_some() { 2 * body.len() + CHANGE_RECORDS_BYTES_MAX } else { 0 };
         let content = Content {
             body,
@@ -112,7 +167,7 @@ impl Queues {
         };
         let record_bytes = content.record_bytes() + told;
         let encoded = content.encode();
-        Ok(Outgoing {
+        Ok(Prepared::Send(Box::new(Outgoing {
             id: self.shared.next_id(),
             body: content.body,
             encoded,
@@ -122,7 +177,7 @@ impl Queues {
             deduplication: deduplication.map(|(_, key)| key),
             per_group: queue.settings.fifo.is_some_and(|fifo| fifo.per_group),
             record_bytes,
-        })
+        })))
     }
 }
 
@@ -197,6 +252,28 @@ fn is_writable(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
+/// What is to be done about one request to send.
+enum Prepared {
+    Send(Box<Outgoing>),
+    /// The overseer has it already; the answer waits until `record` is durable.
+    Repeated {
+        sent: Sent,
+        record: Record,
+    },
+    /// The overseer is to be asked again.
+    Busy(Box<SendRequest>),
+}
+
+impl Prepared {
+    fn record_bytes(&self) -> usize {
+        match self {
+            Self::Send(outgoing) => outgoing.record_bytes,
+            Self::Repeated { record, .. } => record.payload.len(),
+            Self::Busy(_) => 0,
+        }
+    }
+}
+
 /// A message that may be sent.
 struct Outgoing {
     id: MessageId,
@@ -226,6 +303,6 @@ impl Outgoing {
 
     fn into_sent(self, accepted: Accepted) -> Sent {
         let sequence_number = accepted.sequence.map(sequence_number);
-        Sent { message_id: accepted.message.to_string(), body: self.body, sequence_number }
+        Sent { message_id: accepted.message.to_string(), body: self.body, sequence_number, repeated: false }
     }
 }

@@ -17,7 +17,7 @@ impl Follower for Queues {
     }
 
     fn replayed(&self, now: Now) {
-        self.shared.state.lock().engine.replayed(now);
+        self.shared.state.lock().engine.replayed(now, self.shared.overseer());
     }
 
     fn live_bytes(&self) -> u64 {

@@ -207,11 +207,12 @@ struct Watcher {
 }
 
 impl Overseer for Watcher {
-    fn admit(&self, _: Now, _: &str, body: &str) -> Result<Admitted, String> {
+    fn admit(&self, _: Now, _: &str, request: &SendRequest) -> Result<Admission, String> {
+        let body = &request.body;
         let class = Class(u32::from(body.contains("big")));
         let priority = if body.contains("urgent") { 9 } else { 5 };
-        let admitted = Admitted { body: format!("{body}!"), priority, class, tenant: Tenant(0) };
-        if body.starts_with('{') { Ok(admitted) } else { Err("it is no job".to_owned()) }
+        let admitted = Admitted { body: format!("{body}!"), priority, class, tenant: Tenant(0), delay_s: 0 };
+        if body.starts_with('{') { Ok(Admission::Send(admitted)) } else { Err("it is no job".to_owned()) }
     }
     fn classify(&self, body: &str) -> (u8, Class, Tenant) {
         (if body.contains("urgent") { 9 } else { 5 }, Class(u32::from(body.contains("big"))), Tenant(0))

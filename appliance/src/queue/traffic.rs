@@ -108,9 +108,12 @@ impl Queues {
         // What was let go before the end of a long delay was received before it ages.
         let first_received_ms =
             head.sent_at_ms + u64::from(head.held_s) * 1000 + u64::from(taken.first_received_after_ms);
-        let mut attributes = content.attributes;
+        let (mut attributes, mut body) = (content.attributes, content.body);
         if let Some(overseer) = self.shared.overseer().filter(|_| taken.admitted) {
             let added = overseer.attributes(queue.name.as_str(), &message_id);
+            if let Some(amended) = overseer.body(&message_id) {
+                body = amended;
+            }
             // A name stands once in a message: the overseer's wins over the sender's.
             attributes.retain(|attribute| added.iter().all(|(name, _)| *name != attribute.name));
             attributes.extend(added.into_iter().map(|(name, value)| MessageAttribute {
@@ -122,7 +125,7 @@ impl Queues {
         Some(Delivery {
             message_id,
             receipt: taken.receipt.encode(),
-            body: content.body,
+            body,
             attributes,
             trace_header: content.trace_header,
             sender_id: content.sender_id,

@@ -25,6 +25,9 @@ pub struct Attempt {
     /// Why it failed, was given back or was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What kind of failure it was, where that is known; see [`crate::cause`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// Numbers that explain a failure, as its worker gave them.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub details: Map<String, Value>,
@@ -103,6 +106,10 @@ pub enum EventKind {
     Preview {
         uri: String,
     },
+    /// Results that can be looked at before all are there. They are added to those before.
+    Partial {
+        outputs: Vec<Output>,
+    },
     /// Totals so far.
     Usage {
         #[serde(default)]
@@ -116,7 +123,7 @@ pub enum EventKind {
     Failure {
         class: FailureClass,
         message: String,
-        /// Numbers that explain it: bytes needed and free, exit code, signal.
+        /// What explains it: bytes needed and free, exit code, signal, and its [cause](crate::cause).
         #[serde(default, skip_serializing_if = "Map::is_empty")]
         details: Map<String, Value>,
     },

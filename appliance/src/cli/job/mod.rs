@@ -15,12 +15,12 @@ use clap::Subcommand;
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{CliError, Client, to_json};
 
 /// Everything but what an id is made of.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
@@ -62,9 +62,15 @@ pub(super) enum JobCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Queue a failed or cancelled job again.
+    /// Queue a failed or cancelled job again, as it was or with more memory and other parameters.
     Retry {
         id: String,
+        /// Require so much memory of a GPU, in GB.
+        #[arg(long, value_name = "GB")]
+        vram: Option<f64>,
+        /// Another value of a parameter, read as for `submit`.
+        #[arg(long = "param", value_name = "K=V", value_parser = pair)]
+        parameters: Vec<(String, String)>,
         #[arg(long)]
         json: bool,
     },
@@ -138,8 +144,18 @@ pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode
                 _ => format!("{} is asked to end; its worker has it", job.id),
             })?;
         }
-        JobCommand::Retry { id, json } => {
-            let job: Job = client.send(Method::POST, &path(&id, "/retry"), None::<&Value>).await?;
+        JobCommand::Retry { id, vram, parameters, json } => {
+            let mut changes = Map::new();
+            if let Some(vram_gb) = vram {
+                changes.insert("requirements".into(), json!({"vram_gb": vram_gb}));
+            }
+            if !parameters.is_empty() {
+                let values: Map<_, _> =
+                    parameters.into_iter().map(|(name, text)| (name, submit::value(&text))).collect();
+                changes.insert("parameters".into(), values.into());
+            }
+            let body = Some(&changes).filter(|changes| !changes.is_empty());
+            let job: Job = client.send(Method::POST, &path(&id, "/retry"), body).await?;
             print(&job, json, |job| format!("{} is queued again", job.id))?;
         }
         JobCommand::Watch { id: Some(id), json } => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use backlot_wire::{Input, Job, JobSpec, OutputTarget, job::split_s3_uri};
+use backlot_wire::{After, Input, Job, JobSpec, Limits, On, OutputTarget, Timestamp, Unique, job::split_s3_uri};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http::Method;
@@ -47,6 +47,33 @@ pub(in crate::cli) struct SubmitArguments {
     user: Option<String>,
     #[arg(long)]
     project: Option<String>,
+    /// Memory of a GPU that it requires, in GB.
+    #[arg(long, value_name = "GB")]
+    vram: Option<f64>,
+    /// Not before this time, such as 2026-11-22T22:00:00Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    run_at: Option<String>,
+    /// Not before so many seconds have passed.
+    #[arg(long, value_name = "SECONDS")]
+    delay: Option<u64>,
+    /// Wait for the success of another job. Can be given several times.
+    #[arg(long, value_name = "ID")]
+    after: Vec<String>,
+    /// Be the only job with this key that has not ended: another one is answered with it.
+    #[arg(long, value_name = "KEY")]
+    unique: Option<String>,
+    /// Hold the key for so many seconds, also after the end.
+    #[arg(long, value_name = "SECONDS", requires = "unique")]
+    unique_period: Option<u64>,
+    /// Ask the worker to end after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    soft_limit: Option<u64>,
+    /// End the worker after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    hard_limit: Option<u64>,
+    /// Id of the job; the same submit with the same id is one job.
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
     #[arg(long, default_value = "jobs")]
     queue: String,
     /// Wait for the end; the exit code is 0 only when the job succeeded.
@@ -66,7 +93,7 @@ pub(super) async fn run(arguments: SubmitArguments, client: &Client) -> Result<E
     }
     for input in &arguments.inputs {
         let uri = if is_artifact(input) { input.clone() } else { upload(client, Path::new(input)).await? };
-        spec.inputs.push(Input { uri });
+        spec.inputs.push(Input::artifact(uri));
     }
     let queue = utf8_percent_encode(&arguments.queue, ESCAPED);
     let job: Job = client.send(Method::POST, &format!("/v1/jobs?queue={queue}"), Some(&spec)).await?;
@@ -94,6 +121,14 @@ fn specification(arguments: &SubmitArguments) -> Result<JobSpec, CliError> {
     spec.output = arguments.output.clone().map(|prefix| OutputTarget { prefix });
     spec.user_id.clone_from(&arguments.user);
     spec.project_id.clone_from(&arguments.project);
+    spec.job_id.clone_from(&arguments.job_id);
+    spec.requirements.vram_gb = arguments.vram;
+    spec.limits = Limits { soft_s: arguments.soft_limit, hard_s: arguments.hard_limit };
+    spec.delay_s = arguments.delay;
+    let run_at = arguments.run_at.as_deref().map(Timestamp::parse_rfc3339).transpose();
+    spec.run_at = run_at.map_err(|problem| CliError::Usage(format!("--run-at: {problem}")))?;
+    spec.after = arguments.after.iter().map(|id| After { job: id.clone(), on: On::Success }).collect();
+    spec.unique = arguments.unique.clone().map(|key| Unique { key, period_s: arguments.unique_period });
     if let Some(priority) = &arguments.priority {
         spec.priority =
             match priority.as_str() {
@@ -113,7 +148,7 @@ fn specification(arguments: &SubmitArguments) -> Result<JobSpec, CliError> {
     }
 }
 
-fn value(text: &str) -> Value {
+pub(super) fn value(text: &str) -> Value {
     match serde_json::from_str(text) {
         Ok(Value::String(_)) | Err(_) => Value::String(text.to_owned()),
         Ok(value) => value,
@@ -216,5 +251,34 @@ mod tests {
             assert!(matches!(specification(&arguments(&more)), Err(CliError::Usage(_))), "{more:?}");
         }
         assert_eq!(specification(&arguments(&["--priority", "high"])).unwrap().priority, 8);
+        assert!(matches!(specification(&arguments(&["--run-at", "tomorrow"])), Err(CliError::Usage(_))));
+    }
+
+    #[test]
+    fn when_and_after_what_a_job_runs_stands_in_its_specification() {
+        let spec = specification(&arguments(&[
+            "--run-at",
+            "2026-11-23T03:00:00+01:00",
+            "--after",
+            "a",
+            "--after",
+            "b",
+            "--unique",
+            "shot-42",
+            "--unique-period",
+            "60",
+            "--hard-limit",
+            "900",
+            "--vram",
+            "16",
+            "--job-id",
+            "j",
+        ]));
+        let spec = serde_json::to_value(spec.unwrap()).unwrap();
+        assert_eq!(spec["run_at"], "2026-11-23T02:00:00.000Z");
+        assert_eq!(spec["after"], serde_json::json!([{"job": "a"}, {"job": "b"}]));
+        assert_eq!(spec["unique"], serde_json::json!({"key": "shot-42", "period_s": 60}));
+        assert_eq!((&spec["limits"]["hard_s"], &spec["requirements"]["vram_gb"]), (&900.into(), &16.0.into()));
+        assert_eq!(spec["job_id"], "j");
     }
 }

@@ -29,8 +29,15 @@ pub(super) fn job(job: &Job) -> String {
     if let Some(ended_at) = job.ended_at {
         text.push_str(&format!(", ended {ended_at}, {} in all", took(job.created_at, ended_at)));
     }
+    if let Some(at) = job.runs_after {
+        text.push_str(&format!("\nnot before {at}"));
+    }
+    for after in &job.spec.after {
+        text.push_str(&format!("\nafter   {}", after.job));
+    }
     for input in &job.spec.inputs {
-        text.push_str(&format!("\ninput   {}", plain(&input.uri)));
+        let job = input.job.as_ref().map(|job| format!("of job {job}"));
+        text.push_str(&format!("\ninput   {}", plain(&job.unwrap_or_else(|| input.uri.clone()))));
     }
     for attempt in &job.attempts {
         let outcome = attempt.outcome.and_then(|outcome| serde_json::to_value(outcome).ok());
@@ -51,6 +58,9 @@ pub(super) fn job(job: &Job) -> String {
         if let Some(reason) = &attempt.reason {
             text.push_str(&format!("\n          {}", plain(reason)));
         }
+    }
+    for output in &job.partial {
+        text.push_str(&format!("\nso far  {}", plain(&output.uri)));
     }
     for output in &job.outputs {
         text.push_str(&format!("\noutput  {}", plain(&output.uri)));

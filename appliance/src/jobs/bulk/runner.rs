@@ -116,7 +116,7 @@ impl Jobs {
             async move {
                 let result = match action {
                     Action::Cancel => jobs.cancel(&job).await,
-                    Action::Retry | Action::Redrive => jobs.retry(&job).await,
+                    Action::Retry | Action::Redrive => jobs.retry(&job, None).await,
                 };
                 (job, result.map(drop))
             }

@@ -65,8 +65,11 @@ fn job(n: u64, chance: &mut ChaCha8Rng) -> Tracked {
     let status = STATUSES[[0, 0, 0, 0, 0, 0, 1, 1, 2, 3][chance.random_range(0..10)]];
     if status != JobStatus::Queued {
         tracked.received(now(1_000), Some(&format!("gpu-{}", chance.random_range(0..64))));
-        let error = (status == JobStatus::Failed)
-            .then(|| JobError { message: ERRORS[chance.random_range(0..4)].into(), permanent: false });
+        let error = (status == JobStatus::Failed).then(|| JobError {
+            message: ERRORS[chance.random_range(0..4)].into(),
+            permanent: false,
+            cause: None,
+        });
         tracked.finish(now(1_000 + chance.random_range(500..900_000)), status, error);
     }
     tracked

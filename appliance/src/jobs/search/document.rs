@@ -200,7 +200,7 @@ mod tests {
         let spec = JobSpec::parse(spec).unwrap();
         let mut tracked = Tracked::sent(NOW, "jobs", "m", "shot-12".into(), spec, 0);
         tracked.received(Now { wall_ms: NOW.wall_ms + 5_000, ..NOW }, Some("gpu-7"));
-        let error = JobError { message: "CUDA: out of memory".into(), permanent: false };
+        let error = JobError { message: "CUDA: out of memory".into(), permanent: false, cause: None };
         tracked.finish(Now { wall_ms: NOW.wall_ms + 95_000, ..NOW }, JobStatus::Failed, Some(error));
         tracked
     }

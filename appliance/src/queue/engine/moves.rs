@@ -3,8 +3,9 @@
 use super::super::model::{MessageId, QueueId};
 use super::super::overseer::{Action, Change};
 use super::super::record::Entry;
+use super::order::Lane;
 use super::shelf::{Place, Removed, Slot, State};
-use super::{Context, Engine, id_text, observe, put, remove, take_off, worn_out};
+use super::{Context, Engine, Kept, id_text, observe, overseer_of, put, remove, take_off, worn_out};
 
 impl Engine {
     /// Does what the overseer wants done with one of its messages. Nothing where it is not on the queue.
@@ -21,6 +22,7 @@ impl Engine {
                     return;
                 }
                 let Some(kept) = self.kept.get_mut(&queue) else { return };
+                reclass(kept, ctx, place);
                 let delay_ms = u64::from(delay_s) * 1000;
                 ctx.group.write(&Entry::Released { queue, message, due_at_ms: ctx.now.wall_ms + delay_ms });
                 let slot = kept.shelf.slot_mut(place);
@@ -95,12 +97,24 @@ impl Engine {
         }
         let (place, offer) = target.shelf.insert(slot, &lane, ctx.now.mono_ms);
         ctx.group.ready.extend(offer.map(|offer| (to, offer)));
-        if !back {
+        if back {
+            reclass(target, ctx, place);
+        } else {
             target.shelf.set_source(slot.id, queue);
         }
         if slot.state == State::Pending {
             self.pending.push_back((slot.lsn, to, place, target.shelf.slot(place).arrival()));
         }
+    }
+}
+
+/// The overseer may have changed what its message needs.
+fn reclass(kept: &mut Kept, ctx: &mut Context<'_>, place: Place) {
+    let Some(overseer) = overseer_of(kept, ctx.overseer) else { return };
+    if let Some((priority, class, tenant)) = overseer.amended(&kept.shelf.slot(place).id.to_string()) {
+        let offer = kept.shelf.change_lane(place, &Lane::Job { priority, class, tenant }, ctx.now.mono_ms);
+        let queue = kept.queue.id;
+        ctx.group.ready.extend(offer.map(|offer| (queue, offer)));
     }
 }
 

@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// All records have been replayed: deadlines become monotonic ones, and order is by the moment of the send.
-    pub(in crate::queue) fn replayed(&mut self, now: Now) {
+    pub(in crate::queue) fn replayed(&mut self, now: Now, overseer: Option<&dyn Overseer>) {
         for queue in std::mem::take(&mut self.undefined) {
             self.kept.remove(&queue);
         }
@@ -177,7 +177,7 @@ impl Engine {
             if discipline != Discipline::Groups {
                 all.sort_by_key(|(slot, ..)| slot.aged_from_ms);
             }
-            for (mut slot, lane, source) in all {
+            for (mut slot, mut lane, source) in all {
                 let longest_s = if slot.state == State::InFlight { VISIBILITY_S_MAX } else { HELD_S_MAX };
                 let left_ms = slot.due_ms.saturating_sub(now.wall_ms).min(u64::from(longest_s) * 1000);
                 slot.due_ms = now.mono_ms + left_ms;
@@ -187,6 +187,11 @@ impl Engine {
                 let age_ms = wall_ms.saturating_sub(slot.aged_from_ms).max(-young_ms);
                 slot.aged_from_ms = mono_ms.saturating_sub(age_ms);
                 let (id, arrival) = (slot.id, slot.arrival());
+                if let Some(overseer) = overseer.filter(|_| slot.admitted)
+                    && let Some((priority, class, tenant)) = overseer.amended(&id.to_string())
+                {
+                    lane = Lane::Job { priority, class, tenant };
+                }
                 match discipline {
                     Discipline::Groups => kept.shelf.insert_at(slot, &lane, arrival, now.mono_ms),
                     Discipline::Fair | Discipline::Levels => kept.shelf.insert(slot, &lane, now.mono_ms),
@@ -207,7 +212,9 @@ impl Engine {
                 let kept = self.kept.get(queue).filter(|kept| kept.lsn == lsn)?;
                 define(kept, &mut group);
             }
-            Entry::Tasks { queue, .. } => note_tasks(self.kept.get(queue).filter(|kept| kept.tasks.lsn == lsn)?, &mut group),
+            Entry::Tasks { queue, .. } => {
+                note_tasks(self.kept.get(queue).filter(|kept| kept.tasks.lsn == lsn)?, &mut group)
+            }
             Entry::Sent(head) => {
                 self.keep_seen(now, head, content, lsn, &mut group);
                 // It may have been moved to another queue since.

@@ -18,8 +18,10 @@ fn tenant_of(body: &str) -> Tenant {
 }
 
 impl Overseer for Gatekeeper {
-    fn admit(&self, _: Now, _: &str, body: &str) -> Result<Admitted, String> {
-        Ok(Admitted { body: body.to_owned(), priority: 5, class: Class(0), tenant: tenant_of(body) })
+    fn admit(&self, _: Now, _: &str, request: &SendRequest) -> Result<Admission, String> {
+        let body = &request.body;
+        let tenant = tenant_of(body);
+        Ok(Admission::Send(Admitted { body: body.clone(), priority: 5, class: Class(0), tenant, delay_s: 0 }))
     }
     fn classify(&self, body: &str) -> (u8, Class, Tenant) {
         (5, Class(0), tenant_of(body))

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::super::*;
-use crate::queue::overseer::Admitted;
+use crate::queue::SendRequest;
+use crate::queue::overseer::Admission;
 use crate::queue::record::Content;
 
 /// Answers what the story tells it to.
@@ -17,8 +18,8 @@ struct Rules {
 }
 
 impl Overseer for Rules {
-    fn admit(&self, _: Now, _: &str, body: &str) -> Result<Admitted, String> {
-        Err(format!("{body} is not sent through this door"))
+    fn admit(&self, _: Now, _: &str, request: &SendRequest) -> Result<Admission, String> {
+        Err(format!("{} is not sent through this door", request.body))
     }
     fn classify(&self, _: &str) -> (u8, Class, Tenant) {
         (0, Class(0), Tenant(0))

@@ -123,7 +123,7 @@ impl World {
         for (lsn, payload) in &self.journal {
             self.engine.replay(*lsn, payload, None).unwrap();
         }
-        self.engine.replayed(self.now());
+        self.engine.replayed(self.now(), None);
         self.unanswered.clear();
         self.model = model;
         self.model.attempts.clear();
