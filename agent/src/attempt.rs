@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_wire::{EventKind, FailureClass, JobSpec, Output, job::split_s3_uri, metadata};
+use backlot_wire::{EventKind, FailureClass, JobSpec, Output, cause, job::split_s3_uri, metadata};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -31,7 +31,9 @@ use crate::worker::stopped;
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Progress smaller than this, in percent, is not reported.
 const PERCENT_STEP: f32 = 0.5;
-/// Most phases and previews of one attempt that are passed on.
+/// Most partial results on their way up.
+const PARTIALS_MAX: usize = 64;
+/// Most phases, previews and partial results of one attempt that are passed on.
 const WORDS_MAX: usize = 1_000;
 
 /// How an attempt ended.
@@ -44,7 +46,11 @@ enum End {
 
 impl From<StoreError> for End {
     fn from(error: StoreError) -> Self {
-        Self::Failed { class: error.class, message: error.message, details: Map::new() }
+        let details = match error.class {
+            FailureClass::Transient => Map::from_iter([(cause::KEY.to_owned(), cause::NETWORK.into())]),
+            FailureClass::Permanent => Map::new(),
+        };
+        Self::Failed { class: error.class, message: error.message, details }
     }
 }
 
@@ -229,7 +235,8 @@ impl Attempt {
         reporter: &Arc<Reporter>,
         phase: &mut Phase,
     ) -> Verdict {
-        let (previews, waiting) = mpsc::channel::<String>(1);
+        let (previews, waiting) = mpsc::channel(1);
+        let (partials, made) = mpsc::channel(PARTIALS_MAX);
         let mut percent = -PERCENT_STEP;
         let mut words = 0;
         let mut heard = |said: Said| match said {
@@ -242,27 +249,57 @@ impl Attempt {
                 reporter.report(EventKind::Percent { percent });
             }
             // One on its way up is enough: the next preview is a better one.
-            Said::Preview(name) if words < WORDS_MAX => words += usize::from(previews.try_send(name).is_ok()),
+            Said::Preview(name) if words < WORDS_MAX => {
+                let announced = Announced { name, content_type: None, width: None, height: None, extra: Map::new() };
+                words += usize::from(previews.try_send(announced).is_ok());
+            }
+            // The result has it too: what is too much now is shown then.
+            Said::Partial(announced) if words < WORDS_MAX => words += usize::from(partials.try_send(announced).is_ok()),
             Said::GpuSeconds(gpu_s) => reporter.report(EventKind::Usage { gpu_s, cost_usd: 0.0 }),
             _ => {}
         };
         tokio::select! {
             verdict = slot.run(program, task, &spec.limits, orders, &mut heard) => verdict,
-            () = self.show(spec, waiting, &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
+            () = self.show(spec, waiting, made, &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
         }
     }
 
-    /// Uploads previews as they come. Never ends; a preview that fails fails nothing else.
-    async fn show(&self, spec: &JobSpec, mut waiting: mpsc::Receiver<String>, folder: &Path, reporter: &Reporter) {
-        while let Some(name) = waiting.recv().await {
-            let announced = Announced { name, content_type: None, width: None, height: None, extra: Map::new() };
-            match self.store_one(spec, &announced, folder, "preview/").await {
-                Ok(output) => reporter.report(EventKind::Preview { uri: output.uri }),
-                Err(End::Failed { message, .. }) => warn!(message, "a preview was not stored"),
-                Err(_) => {}
+    /// Uploads previews and partial results as they come. Never ends; one that fails fails nothing else.
+    async fn show(
+        &self,
+        spec: &JobSpec,
+        mut previews: mpsc::Receiver<Announced>,
+        mut partials: mpsc::Receiver<Announced>,
+        folder: &Path,
+        reporter: &Reporter,
+    ) {
+        let show_previews = async {
+            while let Some(announced) = previews.recv().await {
+                if let Some(output) = self.store_early(spec, &announced, folder, "preview/").await {
+                    reporter.report(EventKind::Preview { uri: output.uri });
+                }
             }
-        }
+        };
+        let show_partials = async {
+            while let Some(announced) = partials.recv().await {
+                if let Some(output) = self.store_early(spec, &announced, folder, "partial/").await {
+                    reporter.report(EventKind::Partial { outputs: vec![output] });
+                }
+            }
+        };
+        tokio::join!(show_previews, show_partials);
         std::future::pending::<()>().await;
+    }
+
+    async fn store_early(&self, spec: &JobSpec, announced: &Announced, folder: &Path, sub: &str) -> Option<Output> {
+        match self.store_one(spec, announced, folder, sub).await {
+            Ok(output) => return Some(output),
+            Err(End::Failed { message, .. }) => {
+                warn!(message, name = announced.name, "what was to be shown is not stored")
+            }
+            Err(_) => {}
+        }
+        None
     }
 
     async fn upload(&self, spec: &JobSpec, announced: &[Announced], folder: &Path) -> Result<Vec<Output>, End> {

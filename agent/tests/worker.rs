@@ -12,7 +12,7 @@ use backlot_agent::worker::Slots;
 use backlot_agent::worker::manifest::{self, Program};
 use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
 use backlot_agent::worker::protocol::{Said, Task, TaskInput};
-use backlot_wire::{FailureClass, Limits};
+use backlot_wire::{FailureClass, Limits, cause};
 use tokio::sync::watch;
 
 fn launch() -> Launch {
@@ -88,6 +88,13 @@ impl Bench {
 fn failure(verdict: Verdict) -> (FailureClass, String) {
     match verdict {
         Verdict::Failed { class, message, .. } => (class, message),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+fn cause_of(verdict: &Verdict) -> Option<&str> {
+    match verdict {
+        Verdict::Failed { details, .. } => details.get(cause::KEY).and_then(|value| value.as_str()),
         other => panic!("no failure: {other:?}"),
     }
 }
@@ -168,6 +175,7 @@ async fn a_worker_that_never_ends_is_killed_at_its_hard_limit_with_all_that_it_s
     let script = format!("trap '' TERM INT; sleep 1000 & echo $! > {}; wait", file.display());
     let limits = Limits { soft_s: None, hard_s: Some(1) };
     let (verdict, _) = bench.run(&shell(&script, false), &task, limits).await;
+    assert_eq!(cause_of(&verdict), Some(cause::TIMEOUT));
     let (class, message) = failure(verdict);
     assert_eq!(class, FailureClass::Transient);
     assert!(message.contains("hard limit of 1 s"), "{message}");
@@ -182,6 +190,7 @@ async fn past_its_soft_limit_a_worker_is_asked_and_may_end_in_order() {
     let script =
         r#"read job; read cancel; case "$cancel" in *"soft limit"*) echo '{"error":"stopped at step 7"}';; esac"#;
     let (verdict, _) = bench.run(&shell(script, false), &bench.task(&[]), limits).await;
+    assert_eq!(cause_of(&verdict), Some(cause::TIMEOUT));
     let (class, message) = failure(verdict);
     assert_eq!(class, FailureClass::Transient);
     assert!(message.contains("soft limit of 1 s"), "{message}");
@@ -201,10 +210,16 @@ async fn an_early_end_is_told_with_its_exit_code_or_signal_and_its_last_words() 
     let (class, message) = failure(bench.shell("echo 'CUDA error 700' >&2; exit 3").await);
     assert_eq!(class, FailureClass::Transient);
     assert!(message.contains("exit code 3") && message.contains("CUDA error 700"), "{message}");
-    let (class, message) = failure(bench.shell("kill -9 $$").await);
+    let oom = bench.shell("echo 'torch.cuda.OutOfMemoryError: CUDA out of memory' >&2; exit 1").await;
+    assert_eq!(cause_of(&oom), Some(cause::OUT_OF_MEMORY));
+    let told = bench.shell(r#"read job; echo '{"error":"CUDA out of memory","details":{"needed_gb":30}}'"#).await;
+    assert_eq!(cause_of(&told), Some(cause::OUT_OF_MEMORY));
+    let killed = bench.shell("kill -9 $$").await;
+    assert_eq!(cause_of(&killed), Some(cause::WORKER_CRASH));
+    let (class, message) = failure(killed);
     assert_eq!(class, FailureClass::Transient);
     assert!(message.contains("signal 9"), "{message}");
-    assert_eq!(bench.restarts.load(Ordering::Relaxed), 2);
+    assert_eq!(bench.restarts.load(Ordering::Relaxed), 3);
     let (_, message) =
         failure(bench.run(&shell_named("/no/such/program"), &bench.task(&[]), Limits::default()).await.0);
     assert!(message.contains("127") && message.contains("/no/such/program"), "{message}");

@@ -12,7 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_wire::{FailureClass, Limits};
+use backlot_wire::{FailureClass, Limits, cause};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
@@ -76,6 +76,12 @@ pub enum Verdict {
 impl Verdict {
     pub(super) fn failed(class: FailureClass, message: impl Into<String>) -> Self {
         Self::Failed { class, message: message.into(), details: Map::new() }
+    }
+
+    /// A transient failure whose cause is known.
+    fn failed_by(cause: &str, message: impl Into<String>) -> Self {
+        let details = Map::from_iter([(cause::KEY.to_owned(), Value::from(cause))]);
+        Self::Failed { class: FailureClass::Transient, message: message.into(), details }
     }
 }
 
@@ -237,8 +243,11 @@ impl Process {
                             self.usable = self.keep_alive;
                             return end_of(asked, Verdict::Done(outputs));
                         }
-                        Ok(Said::Error { message, permanent, details }) => {
+                        Ok(Said::Error { message, permanent, mut details }) => {
                             self.usable = self.keep_alive;
+                            if !details.contains_key(cause::KEY) && is_out_of_memory(&message) {
+                                details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
+                            }
                             let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
                             return end_of(asked, Verdict::Failed { class, message, details });
                         }
@@ -267,7 +276,7 @@ impl Process {
                         self.kill().await;
                         self.early_end = Some("limit");
                         let message = format!("was over its hard limit of {hard_s} s and was killed");
-                        return Verdict::failed(FailureClass::Transient, message);
+                        return Verdict::failed_by(cause::TIMEOUT, message);
                     }
                     if let Some(at) = soft_at && now >= at {
                         let soft_s = limits.soft_s.unwrap_or_default();
@@ -335,12 +344,13 @@ impl Process {
         self.early_end = Some(if status.signal().is_some() { "signal" } else { "exit" });
         let mut details = Map::new();
         let mut message = format!("the worker `{}` ", self.program);
+        details.insert(cause::KEY.into(), cause::WORKER_CRASH.into());
         if let Some(signal) = status.signal() {
             message.push_str(&format!("was killed by signal {signal}"));
             details.insert("signal".into(), signal.into());
             if crate::host::oom_kills() > oom_kills_before {
                 message.push_str(": the kernel was out of memory");
-                details.insert("out_of_memory".into(), true.into());
+                details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
             }
         } else {
             let code = status.code().unwrap_or(-1);
@@ -350,12 +360,23 @@ impl Process {
         // Its last words may still be on their way.
         let _ = tokio::time::timeout(DRAIN, &mut self.relaying).await;
         let tail = self.said_on_stderr.lock().tail();
+        if tail.iter().any(|line| is_out_of_memory(line)) {
+            details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
+        }
         if let Some(last) = tail.last() {
             message.push_str(&format!(": {}", protocol::start_of(last)));
             details.insert("stderr".into(), Value::from(tail));
         }
         Verdict::Failed { class: FailureClass::Transient, message, details }
     }
+}
+
+/// What PyTorch, CUDA, JAX and Python say when memory has run out.
+pub(super) fn is_out_of_memory(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["out of memory", "outofmemory", "out_of_memory", "resource_exhausted", "memoryerror"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 impl Drop for Process {
@@ -379,7 +400,7 @@ fn end_of(asked: Option<(Ask, Instant)>, verdict: Verdict) -> Verdict {
         (None, _) | (Some((Ask::SoftLimit(_) | Ask::Stop(Stop::Drained), _)), Verdict::Done(_)) => verdict,
         (Some((Ask::Stop(stop), _)), _) => Verdict::Stopped(stop),
         (Some((Ask::SoftLimit(soft_s), _)), _) => {
-            Verdict::failed(FailureClass::Transient, format!("was over its soft limit of {soft_s} s"))
+            Verdict::failed_by(cause::TIMEOUT, format!("was over its soft limit of {soft_s} s"))
         }
     }
 }

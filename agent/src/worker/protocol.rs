@@ -61,6 +61,8 @@ pub enum Said {
     /// 0 to 100.
     Percent(f32),
     Preview(String),
+    /// A result that can be looked at before all are there.
+    Partial(Announced),
     Output(Announced),
     GpuSeconds(f64),
     Error {
@@ -148,16 +150,18 @@ pub fn understand(line: &str) -> Result<Said, String> {
             _ => wrong("gpu_s", "a number of seconds"),
         };
     }
-    if let Some(output) = fields.remove("output") {
+    let partial = fields.remove("partial");
+    if let Some(output) = partial.clone().or_else(|| fields.remove("output")) {
         let Value::String(name) = output else { return wrong("output", "a file name") };
         let pixels = |value: Option<Value>| value.and_then(|v| v.as_u64()).and_then(|v| u32::try_from(v).ok());
-        return Ok(Said::Output(Announced {
+        let announced = Announced {
             name,
             content_type: fields.remove("content_type").and_then(|value| value.as_str().map(str::to_owned)),
             width: pixels(fields.remove("width")),
             height: pixels(fields.remove("height")),
             extra: fields,
-        }));
+        };
+        return Ok(if partial.is_some() { Said::Partial(announced) } else { Said::Output(announced) });
     }
     if fields.get("done") == Some(&Value::Bool(true)) {
         return Ok(Said::Done);
@@ -212,6 +216,8 @@ mod tests {
         assert_eq!(understand(r#"{"phase":"infer"}"#), Ok(Said::Phase("infer".into())));
         assert_eq!(understand(r#"{"percent":140.5}"#), Ok(Said::Percent(100.0)));
         assert_eq!(understand(r#"{"done":true}"#), Ok(Said::Done));
+        let Ok(Said::Partial(first)) = understand(r#"{"partial":"f1.png","width":4}"#) else { panic!("no partial") };
+        assert_eq!((first.name.as_str(), first.width), ("f1.png", Some(4)));
         assert_eq!(understand(r#"{"checkpoint":"later version"}"#), Ok(Said::Nothing));
         let Ok(Said::Error { permanent: true, message, .. }) = understand(r#"{"error":"no face","permanent":true}"#)
         else {
