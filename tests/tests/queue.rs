@@ -81,6 +81,25 @@ fn every_operation_and_every_documented_error_is_the_same_in_both_protocols() {
 }
 
 #[test]
+fn fifo_queues_keep_order_deduplicate_and_redrive_and_groups_share_fairly() {
+    let mut appliance = Appliance::start();
+    for (subject, expected) in [
+        ("order", "order and deduplication are as they should be"),
+        ("redrive", "dead letters keep their order"),
+        ("fair", "groups have fair shares"),
+    ] {
+        let said = appliance.python("sqs_fifo.py", &[subject]);
+        assert!(said.contains(expected), "{said}");
+    }
+    let said = appliance.python("sqs_fifo.py", &["remember"]);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    appliance.kill();
+    appliance.start_again();
+    let said = appliance.python("sqs_fifo.py", &[&["remembered"], words.as_slice()].concat());
+    assert!(said.contains("a FIFO queue is what it was"), "{said}");
+}
+
+#[test]
 fn a_queue_is_found_by_every_form_of_its_address_and_listed_page_by_page() {
     let appliance = Appliance::start();
     let said = appliance.python("sqs_moves.py", &["addresses"]);

@@ -88,6 +88,10 @@ impl Engine {
                 });
             }
             Entry::Moved { queue, message, to, back, sequence } => {
+                if sequence != 0 {
+                    // The message may be gone, and its place was given all the same.
+                    self.kept_or_new(to).shelf.arrive_from(sequence + 1);
+                }
                 let Some(kept) = self.kept.get_mut(&queue) else { return Ok(()) };
                 let Some(place) = kept.shelf.find(message) else { return Ok(()) };
                 let Removed { mut slot, lane, .. } = kept.shelf.remove(place, 0);
@@ -267,8 +271,11 @@ impl Engine {
     fn keep_seen(&self, now: Now, head: &Head, content: &[u8], lsn: Lsn, group: &mut Group) {
         let Some(key) = key_of(head, content) else { return };
         let Some(kept) = self.kept.get(&head.queue) else { return };
-        let here = kept.shelf.find(head.message).is_some_and(|place| kept.shelf.slot(place).lsn == lsn);
-        if !here && let Some(seen) = kept.deduplication.of(now, key, head.message) {
+        let sent_here = kept.shelf.find(head.message).is_some_and(|place| {
+            let slot = kept.shelf.slot(place);
+            slot.lsn == lsn && !slot.guest // one that went and came back is written as moved
+        });
+        if !sent_here && let Some(seen) = kept.deduplication.of(now, key, head.message) {
             remember(kept, now, &seen, group);
         }
     }

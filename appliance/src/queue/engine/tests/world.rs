@@ -127,7 +127,10 @@ impl World {
         self.unanswered.clear();
         self.model = model;
         self.model.attempts.clear();
-        self.model.messages.iter_mut().for_each(|message| message.published = true);
+        for message in &mut self.model.messages {
+            message.published = true;
+            message.due_ms = message.due_ms.max(self.now_ms); // what ended meanwhile ends now, all at once
+        }
         self.tick();
         self.sync();
     }
