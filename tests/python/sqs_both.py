@@ -228,11 +228,58 @@ def operations():
         equal((got["Body"], got["Attributes"]), ("poison", {"ApproximateReceiveCount": "1"}))
         refused(sqs, "cancel_message_move_task", {"TaskHandle": handle}, "InvalidParameterValue", 400)
 
+        fifo(sqs, protocol)
+
         equal(sqs.delete_queue(QueueUrl=url), {})
         refused(sqs, "get_queue_url", {"QueueName": name}, "AWS.SimpleQueueService.NonExistentQueue", 400)
         left_out = set(sqs_clients.model()["operations"]) - sqs.called
         equal(left_out, set(), f"operations that were not called in {protocol}")
     print("every operation is as it should be in both protocols")
+
+
+def fifo(sqs, protocol):
+    """What FIFO queues have beside: marks of order on the way in and out, attributes, dead letters that keep their group."""
+    line, dead = f"{protocol}-line.fifo", f"{protocol}-dead.fifo"
+    sqs.create_queue(QueueName=dead, Attributes={"FifoQueue": "true"})
+    attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true", "RedrivePolicy": redrive_policy(dead, 1)}
+    url = sqs.create_queue(QueueName=line, Attributes=attributes)["QueueUrl"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    expected = {"FifoQueue": "true", "ContentBasedDeduplication": "true", "DeduplicationScope": "queue",
+                "FifoThroughputLimit": "perQueue"}
+    equal({name: found[name] for name in expected}, expected)
+    faster = {"DeduplicationScope": "messageGroup", "FifoThroughputLimit": "perMessageGroupId"}
+    sqs.set_queue_attributes(QueueUrl=url, Attributes=faster)
+    equal(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(faster)), {"Attributes": faster})
+    first = sqs.send_message(QueueUrl=url, MessageBody="1", MessageGroupId="g", MessageDeduplicationId="one")
+    again = sqs.send_message(QueueUrl=url, MessageBody="1", MessageGroupId="g", MessageDeduplicationId="one")
+    equal([again[name] for name in ("MessageId", "SequenceNumber")], [first[name] for name in ("MessageId", "SequenceNumber")])
+    entries = [{"Id": str(n), "MessageBody": str(n), "MessageGroupId": "g"} for n in (2, 3)]
+    numbers = [entry["SequenceNumber"] for entry in sqs.send_message_batch(QueueUrl=url, Entries=entries)["Successful"]]
+    assert [first["SequenceNumber"], *numbers] == sorted([first["SequenceNumber"], *numbers]), numbers
+    names = ["MessageGroupId", "MessageDeduplicationId", "SequenceNumber"]
+    asked = {"MessageSystemAttributeNames": names, "ReceiveRequestAttemptId": "once", "WaitTimeSeconds": 5}
+    [got] = sqs.receive_message(QueueUrl=url, **asked)["Messages"]
+    expected = {"MessageGroupId": "g", "MessageDeduplicationId": "one", "SequenceNumber": first["SequenceNumber"]}
+    equal((got["Body"], got["Attributes"]), ("1", expected))
+    [same] = sqs.receive_message(QueueUrl=url, **asked)["Messages"]
+    equal(same["ReceiptHandle"], got["ReceiptHandle"], "one attempt, one receive")
+    assert "Messages" not in sqs.receive_message(QueueUrl=url), "the group is locked"
+    sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=got["ReceiptHandle"], VisibilityTimeout=0)
+    refused(sqs, "start_message_move_task", {"SourceArn": arn(dead), "DestinationArn": arn(f"{protocol}-dead")},
+            "InvalidParameterValue", 400)
+    sqs.start_message_move_task(SourceArn=arn(dead))
+    look = lambda: sqs.list_message_move_tasks(SourceArn=arn(dead))["Results"][0]
+    task = until("the task to end", lambda: (lambda task: task["Status"] != "RUNNING" and task)(look()))
+    equal((task["Status"], task["ApproximateNumberOfMessagesMoved"]), ("COMPLETED", 1))
+    bodies = []
+    while len(bodies) < 3:
+        got = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5, AttributeNames=["All"])["Messages"]
+        bodies += [message["Body"] for message in got]
+        equal({message["Attributes"]["MessageGroupId"] for message in got}, {"g"})
+        entries = [{"Id": str(n), "ReceiptHandle": message["ReceiptHandle"]} for n, message in enumerate(got)]
+        sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+    equal(sorted(bodies), ["1", "2", "3"])
+    equal(bodies.index("2") < bodies.index("3"), True, "order within the group")
 
 
 def refused(sqs, method, parameters, code, status):
@@ -290,6 +337,7 @@ def errors_of(protocol):
     by_queue = {"redrivePermission": "byQueue", "sourceQueueArns": [arn(name("friend"))]}
     make("choosy", RedriveAllowPolicy=json.dumps(by_queue))
     make("friend", RedrivePolicy=redrive_policy(name("choosy"), 3))
+    line = make("queue.fifo", FifoQueue="true")
     make("source", RedrivePolicy=redrive_policy(name("dead"), 3))
     sqs.delete_queue(QueueUrl=gone)
     sqs.set_queue_attributes(QueueUrl=closed, Attributes={"backlot.Flow": "draining"})
@@ -391,6 +439,27 @@ def errors_of(protocol):
           for to in ("never", "denying", "choosy")],
         *[("InvalidParameterValue", "tag_queue", {"QueueUrl": url, "Tags": tags}) for tags in [
             {"": "a"}, {"k" * 129: "a"}, {"k": "v" * 257}, {"k<": "a"}, {f"k{n}": "" for n in range(51)}]],
+        # FIFO queues.
+        *[("InvalidParameterValue", "create_queue", {"QueueName": bad, "Attributes": attributes})
+          for bad, attributes in [("line", {"FifoQueue": "true"}), ("line.fifo", {}), (".fifo", {"FifoQueue": "true"})]],
+        ("InvalidAttributeName", "create_queue", {"QueueName": "line", "Attributes": {"ContentBasedDeduplication": "true"}}),
+        *[("InvalidAttributeName", "create_queue", {"QueueName": "line", "Attributes": {attribute: value}})
+          for attribute, value in [("DeduplicationScope", "queue"), ("FifoThroughputLimit", "perQueue")]],
+        ("InvalidAttributeValue", "set_queue_attributes", {"QueueUrl": line, "Attributes": {"FifoQueue": "false"}}),
+        ("InvalidAttributeValue", "set_queue_attributes",
+         {"QueueUrl": line, "Attributes": {"FifoThroughputLimit": "perMessageGroupId"}}),
+        ("InvalidAttributeValue", "set_queue_attributes",
+         {"QueueUrl": line, "Attributes": {"RedrivePolicy": redrive_policy(name("dead"), 3)}}),
+        ("MissingParameter", "send_message", {"QueueUrl": line, "MessageBody": "x", "MessageDeduplicationId": "d"}),
+        ("InvalidParameterValue", "send_message", {"QueueUrl": line, "MessageBody": "x", "MessageGroupId": "g"}),
+        ("InvalidParameterValue", "send_message",
+         {"QueueUrl": line, "MessageBody": "x", "MessageGroupId": "g", "MessageDeduplicationId": "d", "DelaySeconds": 1}),
+        ("InvalidParameterValue", "send_message",
+         {"QueueUrl": line, "MessageBody": "x", "MessageGroupId": "a b", "MessageDeduplicationId": "d"}),
+        ("InvalidParameterValue", "send_message",
+         {"QueueUrl": line, "MessageBody": "x", "MessageGroupId": "g", "MessageDeduplicationId": "d" * 129}),
+        ("InvalidParameterValue", "send_message", {**body, "MessageDeduplicationId": "d"}),
+        ("InvalidParameterValue", "receive_message", {"QueueUrl": url, "ReceiveRequestAttemptId": "a"}),
         # Permissions.
         ("OverLimit", "add_permission", permission),
         ("InvalidParameterValue", "add_permission", {**permission, "Label": "there"}),

@@ -158,7 +158,7 @@ mod tests {
         let by = |arns: &str| format!(r#"{{"redrivePermission":"byQueue","sourceQueueArns":[{arns}]}}"#);
         assert_eq!(admits(&by(r#""arn:aws:sqs:r:000000000000:shots""#)), Ok(true));
         assert_eq!(admits(&by(r#""arn:aws:sqs:r:000000000000:other""#)), Ok(false));
-        let eleven = vec![r#""arn:aws:sqs:r:000000000000:shots""#; 11].join(",");
+        let eleven = [r#""arn:aws:sqs:r:000000000000:shots""#; 11].join(",");
         for bad in [
             "{",
             "{}",

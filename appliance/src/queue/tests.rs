@@ -1,6 +1,7 @@
 //! The handle over a real control journal in a temporary folder.
 
 mod fifo;
+mod moves;
 mod turns;
 
 use std::path::Path;
@@ -204,6 +205,8 @@ async fn what_is_received_too_often_lies_on_the_dead_letter_queue_without_anybod
 struct Watcher {
     seen: Mutex<Vec<String>>,
     ends: AtomicBool,
+    /// Nothing is wanted back.
+    unwanted: AtomicBool,
 }
 
 impl Overseer for Watcher {
@@ -224,8 +227,12 @@ impl Overseer for Watcher {
         let word = format!("{change:?}");
         self.seen.lock().push(word.split([' ', '{']).next().unwrap_or_default().to_owned());
         records.push(Record { kind: crate::control::Kind::Job, payload: vec![1; 100] });
-        let timed_out = matches!(change, Change::TimedOut { .. });
-        (timed_out && self.ends.load(Ordering::SeqCst)).then_some(Action::Delete)
+        let ends = match change {
+            Change::TimedOut { .. } => self.ends.load(Ordering::SeqCst),
+            Change::Returned { .. } => self.unwanted.load(Ordering::SeqCst),
+            _ => false,
+        };
+        ends.then_some(Action::Delete)
     }
     fn attributes(&self, _: &str, message_id: &str) -> Vec<(String, String)> {
         vec![("backlot.attempt".to_owned(), message_id.to_owned())]
