@@ -365,7 +365,7 @@ def prepare(path):
 
 
 def churn(path):
-    sqs = client(read_timeout=10)
+    sqs = client()  # a kill ends the connection; a machine that is slow must not
     state = load(path)
     unsure = set()
     try:

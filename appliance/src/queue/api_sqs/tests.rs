@@ -226,11 +226,17 @@ async fn a_viewer_looks_and_an_agent_takes_messages() {
     let sqs = sqs(dir.path()).await;
     json_call(&sqs, "CreateQueue", json!({"QueueName": "shots"})).await;
     let status = async |role, operation: &str| {
-        let body = json!({"QueueUrl": URL, "QueueName": "shots", "MessageBody": "x"}).to_string();
+        let tags = json!({"a": "b"});
+        let body = json!({"QueueUrl": URL, "QueueName": "shots", "MessageBody": "x", "Tags": tags}).to_string();
         sqs.call(call_as(role, operation, Protocol::Json10, body)).await.status().as_u16()
     };
     assert_eq!(status(Role::Viewer, "GetQueueUrl").await, 200);
+    assert_eq!(status(Role::Viewer, "ListQueueTags").await, 200);
     assert_eq!(status(Role::Viewer, "ReceiveMessage").await, 403);
+    for operation in ["TagQueue", "PurgeQueue", "DeleteQueue"] {
+        assert_eq!(status(Role::Viewer, operation).await, 403);
+        assert_eq!(status(Role::Agent, operation).await, 403);
+    }
     assert_eq!(status(Role::Agent, "ReceiveMessage").await, 200);
     assert_eq!(status(Role::Agent, "SendMessage").await, 403);
     assert_eq!(status(Role::Operator, "SendMessage").await, 200);
