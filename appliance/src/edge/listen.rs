@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{Door, Peer};
@@ -111,24 +112,68 @@ async fn connection(
         request.extensions_mut().insert(Peer(peer));
         routes.clone().oneshot(request)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_headers(128);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .keep_alive_interval(Duration::from_secs(30))
-        .max_header_list_size(64 * 1024);
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    // Looked at, not read: a detection that reads leaves each HTTP/1 connection with a buffer of twice the size.
+    let greeted = tokio::select! {
+        greeted = timeout(head_timeout, speaks_http2(&stream)) => greeted,
+        () = stop.cancelled() => return,
+    };
+    let ended = match greeted {
+        Ok(Ok(true)) => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(256)
+                .keep_alive_interval(Duration::from_secs(30))
+                .max_header_list_size(64 * 1024);
+            // In a box, because connections of HTTP/1 would keep its room as well.
+            let mut serving = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
         }
+        Ok(Ok(false)) => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_headers(128);
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(serving);
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
+        }
+        Ok(Err(_)) | Err(_) => return, // gone, or silent for too long
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Whether the client begins as HTTP/2 does. It is known at the latest when as many bytes are there as HTTP/2's greeting has,
+/// which is fewer than any request of HTTP/1.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut begin = [0; GREETING.len()];
+    let mut known = 0;
+    loop {
+        stream.readable().await?;
+        let filled = stream.peek(&mut begin).await?;
+        if filled == 0 || begin[..filled] != GREETING[..filled] {
+            return Ok(false); // an end without a word is HTTP/1's to see
+        }
+        if filled == GREETING.len() {
+            return Ok(true);
+        }
+        if filled == known {
+            // Part of a greeting, and no more yet: a peek would find the same again at once.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        known = filled;
     }
 }

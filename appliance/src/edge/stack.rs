@@ -13,7 +13,6 @@ use http::header;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
 use tokio::sync::Semaphore;
-use tower::ServiceBuilder;
 use tracing::Instrument;
 
 use super::admit::Admission;
@@ -100,20 +99,42 @@ pub fn around(gate: &Gate, door: Door, routes: Router) -> Router {
     let admission = Admission::new(Arc::clone(&gate.shared.permits), gauge);
     let at = At { gate: gate.clone(), door, admission };
     let named = if routes.has_routes() { routes.route_layer(from_fn(name_route)) } else { routes };
-    named.layer(
-        ServiceBuilder::new()
-            .layer(from_fn_with_state(at.clone(), trace)) // a shed request still has its span and its id
-            .layer(from_fn_with_state(at.clone(), count)) // and is counted, its 503 included
-            .layer(from_fn_with_state(at.clone(), rescue)) // a panic below becomes an error in the dialect
-            .layer(from_fn_with_state(at, admit)), // refuse early, not late: before anything costs CPU; then the checks
-    )
+    named.layer(from_fn_with_state(at, attend))
+}
+
+/// What is done around one request, outermost first. One future for all of it: a layer of its own for each would cost every
+/// waiting long poll more than a kilobyte.
+async fn attend(State(at): State<At>, mut request: Request, next: Next) -> Response {
+    let traced = Traced::begin(&at, &mut request); // a shed request still has its span and its id
+    let counted = Counted::begin(&at, &mut request); // and is counted, its 503 included
+    let info = info_of(&request);
+    let response = AssertUnwindSafe(admit(&at, request, next)).catch_unwind().instrument(traced.span.clone()).await;
+    let response = response.unwrap_or_else(|_| {
+        // A panic below becomes an error in the dialect.
+        tracing::error!(request_id = info.request_id, "a handler panicked; the panic's own message stands above");
+        at.gate.refuse(at.door, Refusal::Fault, &info)
+    });
+    counted.end(&at, &response);
+    traced.end(&at, response)
+}
+
+/// Refuses early, not late: before anything costs CPU. Then the checks, then the routes.
+async fn admit(at: &At, request: Request, next: Next) -> Response {
+    let Some(in_flight) = at.admission.enter(at.door.name()) else {
+        return at.gate.refuse(at.door, Refusal::Overloaded, &info_of(&request));
+    };
+    let response = match CHECKS.iter().try_fold(request, |request, check| check(at, request)) {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => *refusal,
+    };
+    let counter = at.gate.shared.bytes_out.clone();
+    response.map(|body| Metered::wrap(body, counter, at.door.name(), in_flight))
 }
 
 /// Passes a request on, or answers it.
 type Check = fn(&At, Request) -> Result<Request, Box<Response>>;
 
-/// What an admitted request passes before its route, in this order. They wait for nothing and so share a layer: a layer of its own
-/// for each would cost every waiting long poll more than a kilobyte.
+/// What an admitted request passes before its route, in this order. They wait for nothing.
 const CHECKS: [Check; 4] = [
     limit_address, // before bodies are read and signatures checked
     bound_body,    // before anybody collects one
@@ -121,37 +142,43 @@ const CHECKS: [Check; 4] = [
     limit_key,     // needs to know whose key it is
 ];
 
-async fn trace(State(at): State<At>, mut request: Request, next: Next) -> Response {
-    let request_id = uuid::Uuid::new_v4().to_string();
-    let wants_json = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    let info = RequestInfo { request_id: request_id.clone(), wants_json, aws: aws_door::Shape::of(&request) };
-    request.extensions_mut().insert(info);
-    request.extensions_mut().insert(OperationCell::default());
-    let mut response = if let (Door::Aws | Door::Http, Some(parent)) = (at.door, remote_parent(&request)) {
-        // Only a caller that traces gets a span: polls and heartbeats would bury everything else.
-        let span = tracing::info_span!(
-            "request",
-            otel.kind = "server",
-            door = at.door.name(),
-            otel.name = tracing::field::Empty
-        );
-        let _ = tracing_opentelemetry::OpenTelemetrySpanExt::set_parent(&span, parent);
-        let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
-        let response = next.run(request).instrument(span.clone()).await;
-        span.record("otel.name", cell.get().as_str());
-        response
-    } else {
-        next.run(request).await
-    };
-    if at.door == Door::Http
-        && let Ok(value) = http::HeaderValue::from_str(&request_id)
-    {
-        response.headers_mut().insert("x-request-id", value);
+/// The request's id, and its span where the caller traces: polls and heartbeats would bury everything else.
+struct Traced {
+    request_id: String,
+    span: tracing::Span,
+    cell: OperationCell,
+}
+
+impl Traced {
+    fn begin(at: &At, request: &mut Request) -> Self {
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let wants_json = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+        let info = RequestInfo { request_id: request_id.clone(), wants_json, aws: aws_door::Shape::of(request) };
+        let cell = OperationCell::default();
+        request.extensions_mut().insert(info);
+        request.extensions_mut().insert(cell.clone());
+        let parent = matches!(at.door, Door::Aws | Door::Http).then(|| remote_parent(request)).flatten();
+        let span = parent.map_or_else(tracing::Span::none, |parent| {
+            let door = at.door.name();
+            let span = tracing::info_span!("request", otel.kind = "server", door, otel.name = tracing::field::Empty);
+            let _ = tracing_opentelemetry::OpenTelemetrySpanExt::set_parent(&span, parent);
+            span
+        });
+        Self { request_id, span, cell }
     }
-    response
+
+    fn end(self, at: &At, mut response: Response) -> Response {
+        self.span.record("otel.name", self.cell.get().as_str());
+        if at.door == Door::Http
+            && let Ok(value) = http::HeaderValue::from_str(&self.request_id)
+        {
+            response.headers_mut().insert("x-request-id", value);
+        }
+        response
+    }
 }
 
 /// The caller's span, from its `traceparent` header.
@@ -170,42 +197,28 @@ fn remote_parent(request: &Request) -> Option<opentelemetry::Context> {
     context.is_valid().then(|| opentelemetry::Context::new().with_remote_span_context(context))
 }
 
-async fn count(State(at): State<At>, request: Request, next: Next) -> Response {
-    let shared = &at.gate.shared;
-    let door = at.door.name();
-    let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
-    let request = request.map(|body| Metered::wrap(body, shared.bytes_in.clone(), door, ()));
-    let began_ms = shared.clock.now().mono_ms;
-    let response = next.run(request).await;
-    let operation = cell.get();
-    let took_s = shared.clock.now().mono_ms.saturating_sub(began_ms) as f64 / 1000.0;
-    shared.durations.record(took_s, &[KeyValue::new("door", door), KeyValue::new("operation", operation.clone())]);
-    let code = KeyValue::new("code", i64::from(response.status().as_u16()));
-    shared.requests.add(1, &[KeyValue::new("door", door), KeyValue::new("operation", operation), code]);
-    response
+/// What is measured of every request.
+struct Counted {
+    cell: OperationCell,
+    began_ms: u64,
 }
 
-async fn rescue(State(at): State<At>, request: Request, next: Next) -> Response {
-    let info = info_of(&request);
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => {
-            tracing::error!(request_id = info.request_id, "a handler panicked; the panic's own message stands above");
-            at.gate.refuse(at.door, Refusal::Fault, &info)
-        }
+impl Counted {
+    fn begin(at: &At, request: &mut Request) -> Self {
+        let cell = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = Metered::wrap(body, at.gate.shared.bytes_in.clone(), at.door.name(), ());
+        Self { cell, began_ms: at.gate.shared.clock.now().mono_ms }
     }
-}
 
-async fn admit(State(at): State<At>, request: Request, next: Next) -> Response {
-    let Some(in_flight) = at.admission.enter(at.door.name()) else {
-        return at.gate.refuse(at.door, Refusal::Overloaded, &info_of(&request));
-    };
-    let response = match CHECKS.iter().try_fold(request, |request, check| check(&at, request)) {
-        Ok(request) => next.run(request).await,
-        Err(refusal) => *refusal,
-    };
-    let counter = at.gate.shared.bytes_out.clone();
-    response.map(|body| Metered::wrap(body, counter, at.door.name(), in_flight))
+    fn end(self, at: &At, response: &Response) {
+        let (shared, door) = (&at.gate.shared, at.door.name());
+        let operation = self.cell.get();
+        let took_s = shared.clock.now().mono_ms.saturating_sub(self.began_ms) as f64 / 1000.0;
+        shared.durations.record(took_s, &[KeyValue::new("door", door), KeyValue::new("operation", operation.clone())]);
+        let code = KeyValue::new("code", i64::from(response.status().as_u16()));
+        shared.requests.add(1, &[KeyValue::new("door", door), KeyValue::new("operation", operation), code]);
+    }
 }
 
 fn limit_address(at: &At, request: Request) -> Result<Request, Box<Response>> {
