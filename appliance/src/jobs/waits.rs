@@ -94,23 +94,24 @@ pub(super) fn verdict(
 }
 
 impl Jobs {
-    /// Looks at waiting jobs, and at flows, whenever something has changed.
+    /// Looks at waiting jobs, and at flows, whenever something has changed, and at some of them all the time.
     pub(super) async fn run_waits(self, stopping: CancellationToken) {
         let changed = self.book.table.lock().changed();
         let (mut walked, mut walked_flows): (Option<String>, Option<String>) = (None, None);
-        while !stopping.is_cancelled() {
-            self.settle_waits().await;
-            self.settle_flows().await;
-            let woken = async {
-                if tokio::time::timeout(RECHECK, changed.notified()).await.is_err() {
+        let mut recheck = tokio::time::interval(RECHECK);
+        recheck.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = changed.notified() => {}
+                // The first tick comes at once: a crash may have left something to do.
+                _ = recheck.tick() => {
                     walked = self.book.table.lock().check_some(walked.as_deref(), RECHECKED);
                     walked_flows = self.touch_some_flows(walked_flows.as_deref(), RECHECKED / 10);
                 }
-            };
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = woken => {}
             }
+            self.settle_waits().await;
+            self.settle_flows().await;
         }
     }
 
