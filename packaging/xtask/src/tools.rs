@@ -24,7 +24,7 @@ pub(crate) const PYTHON: Tool = Tool {
 };
 pub(crate) const CHROMIUM: Tool = Tool { name: "Chromium", probe: "chromium --version", packages: &["chromium"] };
 pub(crate) const C_COMPILER: Tool =
-    Tool { name: "a C compiler", probe: "cc --version", packages: &["build-essential"] };
+    Tool { name: "a C compiler with make", probe: "cc --version && make --version", packages: &["build-essential"] };
 pub(crate) const MKFS: Tool =
     Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
 
