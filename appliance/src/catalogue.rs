@@ -20,6 +20,7 @@ use backlot_journal::Lsn;
 use parking_lot::Mutex;
 
 use self::snapshot::Export;
+pub use self::snapshot::fuzz_snapshot;
 
 /// Largest value; larger ones belong in a blob. sled moves bigger values to files that it never syncs.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;

@@ -298,6 +298,17 @@ impl Config {
     }
 }
 
+/// Reads `text` as the file, and each of its lines as a variable, and throws the outcome away: for fuzzing.
+pub fn fuzz_parse(text: &str) {
+    let mut config = toml::from_str::<Config>(text).unwrap_or_default();
+    for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        if let Ok(changed) = config.with_variable(name, name, value) {
+            config = changed;
+        }
+    }
+    let _ = config.check();
+}
+
 /// The reference page: each section with its keys, defaults and meanings.
 #[must_use]
 pub fn reference_markdown() -> String {

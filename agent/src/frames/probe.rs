@@ -102,7 +102,22 @@ pub fn probe(tools: &Tools, path: &Path, cancel: &AtomicBool) -> Result<Clip, Fa
         output(&tools.ffprobe, &arguments, bytes_max, tools.stall, cancel)?.map_err(|said| unreadable(path, &said))
     };
     let json = ask(&["-of", "json", "-show_streams", "-show_format"], HEADER_BYTES_MAX)?;
-    let header: Header = serde_json::from_slice(&json)
+    judge(&json, |stream| {
+        let entries = ["-select_streams", stream, "-show_entries", "packet=pts_time,dts_time,flags", "-of", "csv=p=0"];
+        ask(&entries, PACKETS_BYTES_MAX)
+    })
+}
+
+/// Reads the part of `bytes` before the first zero as ffprobe's word on a clip and the rest as that on its packets, and
+/// throws the outcome away: for fuzzing.
+pub fn fuzz_answers(bytes: &[u8]) {
+    let (json, packets) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
+    let _ = judge(json, |_| Ok(packets.to_vec()));
+}
+
+/// What ffprobe's answers say. `packets` is asked for those of the stream with the index that it is handed.
+fn judge(json: &[u8], packets: impl FnOnce(&str) -> Result<Vec<u8>, Failure>) -> Result<Clip, Failure> {
+    let header: Header = serde_json::from_slice(json)
         .map_err(|error| Failure::permanent(format!("the clip cannot be read: ffprobe's answer: {error}")))?;
     let picture = header
         .streams
@@ -110,9 +125,7 @@ pub fn probe(tools: &Tools, path: &Path, cancel: &AtomicBool) -> Result<Clip, Fa
         .find(|stream| stream.codec_type.as_deref() == Some("video") && stream.disposition.attached_pic == 0)
         .ok_or_else(|| Failure::permanent("the input has no moving picture"))?;
     let (width, height) = suits(picture)?;
-    let index = picture.index.to_string();
-    let entries = ["-select_streams", &index, "-show_entries", "packet=pts_time,dts_time,flags", "-of", "csv=p=0"];
-    let packets = ask(&entries, PACKETS_BYTES_MAX)?;
+    let packets = packets(&picture.index.to_string())?;
     let times = times(&String::from_utf8_lossy(&packets))?;
     let held = packets.iter().filter(|byte| **byte == b'\n').count(); // those that an edit list hides too
     if let Some(announced) = picture.nb_frames.as_deref().and_then(|text| text.parse::<usize>().ok())

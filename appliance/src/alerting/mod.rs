@@ -36,6 +36,7 @@ use crate::config::AlertingConfig;
 use crate::control::{Commit, Control, Follower, Kind, Permit};
 use crate::tasks::Stage;
 use ledger::Ledger;
+pub use ledger::fuzz_journal;
 use outbox::{Entry, Outbox};
 use receiver::Receiver;
 

@@ -58,9 +58,15 @@ pub(super) struct Found {
 /// # Errors
 /// A sentence when serde refuses, which no type here does.
 pub(super) fn write(label: &Label, data_bytes: u64) -> Result<Vec<u8>, String> {
-    let mut header = vec![0_u8; FIXED_BYTES];
-    ciborium::into_writer(label, &mut header).map_err(|error| error.to_string())?;
-    let label_bytes = u32::try_from(header.len() - FIXED_BYTES).map_err(|error| error.to_string())?;
+    let mut encoded = Vec::new();
+    ciborium::into_writer(label, &mut encoded).map_err(|error| error.to_string())?;
+    sealed(&encoded, data_bytes)
+}
+
+/// An encoded label behind its fixed fields.
+pub(super) fn sealed(encoded: &[u8], data_bytes: u64) -> Result<Vec<u8>, String> {
+    let label_bytes = u32::try_from(encoded.len()).map_err(|error| error.to_string())?;
+    let mut header = [&[0; FIXED_BYTES], encoded].concat();
     header[..8].copy_from_slice(&MAGIC);
     header[8..10].copy_from_slice(&VERSION.to_le_bytes());
     header[12..16].copy_from_slice(&label_bytes.to_le_bytes());

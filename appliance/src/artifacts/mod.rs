@@ -162,6 +162,38 @@ impl Artifacts {
     }
 }
 
+/// Reads `bytes` as everything that the store keeps in files, in the journal and in the catalogue, and throws the
+/// outcome away: for fuzzing.
+pub fn fuzz_stored(bytes: &[u8]) {
+    let _ = label::read(bytes);
+    fuzz_pack(bytes);
+    // Behind a right checksum, which no fuzzer guesses.
+    if let Some((size, encoded)) = bytes.split_first_chunk::<8>()
+        && let Ok(header) = label::sealed(encoded, u64::from_le_bytes(*size))
+    {
+        fuzz_pack(&header);
+    }
+    let mut batch = Batch::default();
+    let _ = record::Change::project(bytes, &mut batch);
+    let _ = model::decode::<ObjectRow>(bytes);
+    let _ = model::decode::<model::PartChunk>(bytes);
+    let _ = model::decode::<model::UploadRow>(bytes);
+    let _ = model::keys::read_upload(bytes, "bucket");
+    let _ = model::keys::number(bytes);
+}
+
+/// The entries of a pack that is `bytes`.
+fn fuzz_pack(bytes: &[u8]) -> Vec<label::Found> {
+    let read = |buffer: &mut [u8], position: u64| {
+        let rest = usize::try_from(position).ok().and_then(|position| bytes.get(position..)).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    };
+    let found = packs::walk(bytes.len() as u64, read).unwrap_or_default(); // reading memory does not fail
+    found.into_iter().map(|(_, entry)| entry).collect()
+}
+
 /// Ids rise with time; their last bytes are random.
 fn new_id(now: Now) -> Uuid {
     let (seconds, nanos) = (now.wall_ms / 1000, (now.wall_ms % 1000) * 1_000_000);

@@ -134,22 +134,31 @@ impl Packs {
     pub(super) fn entries(&self, pack: Uuid) -> io::Result<Vec<(u64, Found)>> {
         let file = File::open(self.path(pack))?;
         let end = file.metadata()?.len();
-        let mut found = Vec::new();
-        let mut position = 0;
-        let mut buffer = vec![0; super::blobs::HEADER_BYTES as usize];
-        while position < end {
-            let bytes = read_up_to(&file, &mut buffer, position)?;
-            match label::read(&buffer[..bytes]) {
-                Ok(entry) if position + entry.header_bytes as u64 + entry.data_bytes <= end => {
-                    let offset = position + entry.header_bytes as u64;
-                    position = align(offset + entry.data_bytes);
-                    found.push((offset, entry));
-                }
-                _ => position += ALIGNMENT,
-            }
-        }
-        Ok(found)
+        walk(end, |buffer, position| read_up_to(&file, buffer, position))
     }
+}
+
+/// The entries of a pack of `end` bytes. `read` fills a buffer from a position, as far as there are bytes.
+pub(super) fn walk(end: u64, read: impl Fn(&mut [u8], u64) -> io::Result<usize>) -> io::Result<Vec<(u64, Found)>> {
+    let mut found = Vec::new();
+    let mut position = 0;
+    let mut buffer = vec![0; super::blobs::HEADER_BYTES as usize];
+    while position < end {
+        let bytes = read(&mut buffer, position)?;
+        let entry = label::read(&buffer[..bytes]).ok().and_then(|entry| {
+            let offset = position + entry.header_bytes as u64;
+            let entry_end = offset.checked_add(entry.data_bytes).filter(|entry_end| *entry_end <= end)?;
+            Some((offset, entry_end, entry))
+        });
+        match entry {
+            Some((offset, entry_end, entry)) => {
+                position = align(entry_end);
+                found.push((offset, entry));
+            }
+            None => position += ALIGNMENT,
+        }
+    }
+    Ok(found)
 }
 
 fn path(dir: &Path, pack: Uuid) -> PathBuf {
@@ -345,6 +354,19 @@ mod tests {
         std::fs::write(&file, &bytes).unwrap();
         let problem = packs.read(first.pack, first.offset, 700, crc).unwrap().unwrap_err();
         assert!(problem.contains("does not match"), "{problem}");
+    }
+
+    #[test]
+    fn an_entry_that_claims_more_bytes_than_there_are_is_skipped() {
+        let encoded = label::write(&entry(1, 10).0, 10).unwrap().split_off(label::FIXED_BYTES);
+        for claimed in [1 << 40, u64::MAX - 3] {
+            let mut pack = label::sealed(&encoded, claimed).unwrap();
+            pack.resize(512, 0);
+            pack.extend(label::write(&entry(2, 3).0, 3).unwrap());
+            pack.extend([2; 3]);
+            let keys: Vec<_> = super::super::fuzz_pack(&pack).into_iter().map(|found| found.label.key).collect();
+            assert_eq!(keys, ["k2"], "{claimed}");
+        }
     }
 
     #[tokio::test]

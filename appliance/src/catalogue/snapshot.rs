@@ -151,11 +151,26 @@ impl Catalogue {
 /// Reads a snapshot and hands out its pairs. An error may come after some of them: the checksum stands at the end.
 pub(crate) fn read_snapshot(
     path: &Path,
+    visit: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), CatalogueError>,
+) -> Result<SnapshotHead, CatalogueError> {
+    let opened = File::open(path);
+    let file = opened.map_err(|error| CatalogueError::Snapshot { path: path.into(), problem: error.to_string() })?;
+    read_pairs(BufReader::new(file), path, visit)
+}
+
+/// Reads the snapshot in `bytes` and throws the outcome away: for fuzzing.
+pub fn fuzz_snapshot(bytes: &[u8]) {
+    let _ = read_pairs(bytes, Path::new("fuzz"), |_, _| Ok(()));
+}
+
+fn read_pairs(
+    file: impl Read,
+    path: &Path,
     mut visit: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), CatalogueError>,
 ) -> Result<SnapshotHead, CatalogueError> {
     let problem = |problem: &str| CatalogueError::Snapshot { path: path.to_owned(), problem: problem.to_owned() };
     let io = |error: io::Error| problem(&error.to_string());
-    let mut file = Summed::new(BufReader::new(File::open(path).map_err(io)?));
+    let mut file = Summed::new(file);
     if file.take::<8>().map_err(io)? != MAGIC {
         return Err(problem("it does not begin like a snapshot"));
     }

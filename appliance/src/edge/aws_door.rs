@@ -291,7 +291,7 @@ async fn collect(body: Body, limit: usize, headers: &HeaderMap) -> Result<Bytes,
 }
 
 /// First value of a field in a form body.
-fn form_field(body: &[u8], name: &str) -> Option<String> {
+pub(super) fn form_field(body: &[u8], name: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let value = text.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     let plain = value.replace('+', " ");

@@ -36,13 +36,15 @@ pub(super) fn on_otlp(identity: &Identity, request: &Request, dev: bool) -> Resu
 
 fn password(identity: &Identity, request: &Request) -> Option<Result<Principal, Refusal>> {
     let value = request.headers().get(header::AUTHORIZATION)?;
-    let checked = || {
-        let encoded = value.to_str().ok()?.strip_prefix("Basic ")?;
-        let decoded = String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()?;
-        let (key_id, secret) = decoded.split_once(':')?;
-        identity.check(key_id, secret)
-    };
-    Some(checked().ok_or(Refusal::Unauthenticated))
+    let checked = value.to_str().ok().and_then(key_and_secret).and_then(|(id, secret)| identity.check(&id, &secret));
+    Some(checked.ok_or(Refusal::Unauthenticated))
+}
+
+/// What stands in a header of the Basic scheme.
+pub(super) fn key_and_secret(header: &str) -> Option<(String, String)> {
+    let decoded = String::from_utf8(BASE64.decode(header.strip_prefix("Basic ")?.trim()).ok()?).ok()?;
+    let (key_id, secret) = decoded.split_once(':')?;
+    Some((key_id.to_owned(), secret.to_owned()))
 }
 
 /// The token in the session's cookie.
@@ -51,7 +53,7 @@ pub(super) fn session_token(request: &Request) -> Option<&str> {
     cookies.flat_map(|line| line.split(';')).find_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
 }
 
-fn is_same_origin(request: &Request) -> bool {
+pub(super) fn is_same_origin(request: &Request) -> bool {
     if let Some(site) = request.headers().get("sec-fetch-site") {
         return site == "same-origin";
     }

@@ -38,6 +38,32 @@ pub use roles::{Admin, Operator, Viewer, Worker};
 pub use sigv4::S3Keys;
 pub use stack::{Gate, around};
 
+/// Reads `text` as a request's head (`METHOD target`, then a header a line, then after an empty line the body) as far
+/// as the doors read one before they know who calls, and throws the outcome away: for fuzzing.
+pub fn fuzz_head(text: &str) {
+    let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let (method, target) = lines.next().and_then(|line| line.split_once(' ')).unwrap_or(("GET", "/"));
+    let mut builder = http::Request::builder().method(method).uri(target);
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        builder = builder.header(name, value);
+    }
+    let Ok(request) = builder.body(Body::empty()) else { return };
+    let _ = aws_door::Shape::of(&request);
+    let _ = aws_door::form_field(body.as_bytes(), "Action");
+    let _ = basic::session_token(&request);
+    let _ = basic::is_same_origin(&request);
+    let (parts, _) = request.into_parts();
+    if let Some(header) = parts.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        let _ = basic::key_and_secret(header);
+    }
+    if let Some(authorization) = sigv4::Authorization::of(&parts.headers) {
+        let date = parts.headers.get("x-amz-date").and_then(|value| value.to_str().ok());
+        let signed_at = date.and_then(sigv4::parse_amz_date).unwrap_or_default();
+        let _ = sigv4::recompute("secret", &parts, &authorization, body.as_bytes(), signed_at);
+    }
+}
+
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 

@@ -92,7 +92,7 @@ pub(super) fn verify(
     }
 }
 
-fn recompute(
+pub(super) fn recompute(
     secret: &str,
     parts: &Parts,
     authorization: &Authorization<'_>,
@@ -132,7 +132,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// `20261122T120000Z` as seconds since 1970.
-fn parse_amz_date(text: &str) -> Option<u64> {
+pub(super) fn parse_amz_date(text: &str) -> Option<u64> {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     let moment = time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc();
     Some(SystemTime::from(moment).duration_since(UNIX_EPOCH).ok()?.as_secs())

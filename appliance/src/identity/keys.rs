@@ -51,6 +51,11 @@ impl Change {
     }
 }
 
+/// Reads `payload` as a record of a key and throws the outcome away: for fuzzing.
+pub fn fuzz_journal(payload: &[u8]) {
+    let _ = Change::decode(payload);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -239,6 +239,11 @@ pub(super) fn project(payload: &[u8], batch: &mut Batch) -> Result<(), String> {
     Ok(())
 }
 
+/// For fuzzing.
+pub(super) fn fuzz_record(payload: &[u8]) {
+    let _ = decode(payload);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

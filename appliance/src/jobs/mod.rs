@@ -67,6 +67,7 @@ pub use book::Book;
 pub use bulk::{Action as BulkAction, DryRun, Order as BulkOrder, TaskStatus};
 pub use limits::{Scope, Setting, check_limits};
 pub use list::{Filter, Page};
+pub use record::{fuzz_journal, fuzz_spec};
 pub use search::{Counts, Remaking, SearchError, forget_index};
 pub use spans::JobIds;
 pub use webhooks::{Event, Seal};

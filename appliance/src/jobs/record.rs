@@ -140,6 +140,35 @@ impl Patch {
     }
 }
 
+/// Reads `payload` as a record of a job and of an agent, and makes of it what a replay does: for fuzzing.
+pub fn fuzz_journal(payload: &[u8]) {
+    super::agents::fuzz_record(payload);
+    match Entry::decode(payload) {
+        Ok(Entry::Whole { spec, head, attempts, outputs, error }) => {
+            let _ = tracked(*spec, *head, attempts, outputs, error).job();
+        }
+        Ok(Entry::Patch(patch)) => {
+            let mut job = tracked(JobSpec::new("x"), Head::default(), Vec::new(), Vec::new(), None);
+            patch.clone().apply(&mut job);
+            patch.apply(&mut job);
+            let _ = job.job();
+        }
+        Ok(Entry::Flow(_) | Entry::Schedule(_)) | Err(_) => {}
+    }
+}
+
+/// Reads `body` as a job's specification. What is taken must be readable as a record, for ever after: for fuzzing.
+pub fn fuzz_spec(body: &str) {
+    let Ok(spec) = JobSpec::parse(body) else { return };
+    let job = tracked(spec, Head::default(), Vec::new(), Vec::new(), None);
+    let summary = super::store::Summary::of(&job).encode();
+    assert!(summary.is_ok_and(|value| value.len() <= crate::catalogue::VALUE_BYTES_MAX), "the summary is too large");
+    let record = Entry::whole(&job).encode();
+    if let Err(problem) = Entry::decode(&record.payload) {
+        unreachable!("{problem}");
+    }
+}
+
 /// Builds a job from a whole record.
 pub(super) fn tracked(
     spec: JobSpec,

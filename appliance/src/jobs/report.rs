@@ -8,6 +8,7 @@
 use backlot_wire::{
     AttemptEvent, Directive, EventKind, FailureClass, JobStatus, Outcome, Output, PhaseSpan, Timestamp, cause,
     job::{is_name, split_s3_uri},
+    spec::{NESTING_MAX, nests_deeper},
 };
 use rand::RngCore;
 use serde_json::{Map, Value};
@@ -189,7 +190,8 @@ impl Tracked {
         chance: &mut dyn RngCore,
     ) -> Action {
         self.end_attempt(now, Outcome::Failed, Some(message));
-        if serde_json::to_vec(details).is_ok_and(|bytes| bytes.len() <= DETAILS_BYTES_MAX) {
+        let deep = details.values().any(|value| nests_deeper(value, NESTING_MAX));
+        if !deep && serde_json::to_vec(details).is_ok_and(|bytes| bytes.len() <= DETAILS_BYTES_MAX) {
             self.attempts[index].details = details.clone();
         }
         let cause = details.get(cause::KEY).and_then(Value::as_str).filter(|name| is_name(name));

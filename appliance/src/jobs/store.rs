@@ -24,9 +24,11 @@ const VERSION: u8 = 1;
 const PIECE_HEAD_BYTES: usize = 1 + 8 + 2;
 /// The key counts as well, so that a page of the catalogue holds a piece.
 const PIECE_BYTES_MAX: usize = VALUE_BYTES_MAX - PIECE_HEAD_BYTES - 512;
-/// Most bytes of labels that a summary repeats; a filter on labels reads the job itself where there are more.
-const SUMMARY_LABELS_BYTES_MAX: usize = 2_048;
-const SUMMARY_ERROR_BYTES_MAX: usize = 256;
+/// Most bytes of labels that a summary repeats, as JSON; a filter on labels reads the job itself where there are more. With
+/// the other names at their longest, and each of their bytes escaped, a summary stays a value of the catalogue.
+const SUMMARY_LABELS_BYTES_MAX: usize = 1_536;
+/// Most bytes of an error, as JSON.
+const SUMMARY_ERROR_BYTES_MAX: usize = 384;
 /// Jobs loaded at once at the start.
 const LOAD_PAGE: usize = 1_000;
 const READS_MAX: usize = 50;
@@ -73,7 +75,7 @@ pub(super) struct Summary {
 impl Summary {
     pub(super) fn of(tracked: &Tracked) -> Self {
         let spec = &tracked.spec;
-        let labels_bytes: usize = spec.labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        let labels_bytes = serde_json::to_vec(&spec.labels).map_or(usize::MAX, |json| json.len());
         Self {
             id: tracked.head.id.clone(),
             status: tracked.head.status,
@@ -82,7 +84,26 @@ impl Summary {
             user: spec.user_id.clone(),
             project: spec.project_id.clone(),
             labels: (labels_bytes <= SUMMARY_LABELS_BYTES_MAX).then(|| spec.labels.clone()),
-            error: tracked.error.as_ref().map(|error| cut(&error.message, SUMMARY_ERROR_BYTES_MAX)),
+            error: tracked.error.as_ref().map(|error| cut_json(&error.message, SUMMARY_ERROR_BYTES_MAX)),
+        }
+    }
+
+    /// The value under [`time_key`].
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        let mut value = vec![VERSION];
+        serde_json::to_writer(&mut value, self).map_err(|error| format!("job `{}`: {error}", self.id))?;
+        Ok(value)
+    }
+}
+
+/// The beginning of `text` that has at most `bytes_max` bytes as JSON.
+fn cut_json(text: &str, bytes_max: usize) -> String {
+    let mut end = bytes_max;
+    loop {
+        let cut = cut(text, end);
+        match serde_json::to_vec(&cut) {
+            Ok(json) if json.len() > bytes_max => end = end * 3 / 4,
+            _ => return cut,
         }
     }
 }
@@ -366,9 +387,7 @@ pub(super) fn project(payload: &[u8], catalogue: &Catalogue, batch: &mut Batch) 
     } else {
         batch.put(Table::Jobs, unfinished_key(id), Vec::new());
     }
-    let mut summary = vec![VERSION];
-    serde_json::to_writer(&mut summary, &Summary::of(&after)).map_err(json)?;
-    batch.put(Table::JobsByTime, time_key(after.head.created_at, id), summary);
+    batch.put(Table::JobsByTime, time_key(after.head.created_at, id), Summary::of(&after).encode()?);
     Ok(Some(Applied { before, after }))
 }
 
@@ -407,4 +426,28 @@ pub(super) fn put_part(
         batch.put(Table::Jobs, piece_key(id, part, index), value);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_summary_fits_into_the_catalogue_however_it_is_escaped() {
+        for character in ["\u{1}", "\"", "é", "x"] {
+            let long = |bytes: usize| character.repeat(bytes / character.len());
+            let mut spec = JobSpec::new("t".repeat(128));
+            (spec.user_id, spec.project_id) = (Some("\"".repeat(256)), Some("\\".repeat(256)));
+            let message = long(4_096);
+            let head = Head { id: "i".repeat(128), queue: "q".repeat(80), ..Head::default() };
+            for labels in 0..64 {
+                spec.labels.insert(format!("label-{labels}"), long(256));
+                spec.check().unwrap();
+                let error = Some(JobError { message: message.clone(), permanent: true, cause: None });
+                let job = record::tracked(spec.clone(), head.clone(), Vec::new(), Vec::new(), error);
+                let bytes = Summary::of(&job).encode().unwrap().len();
+                assert!(bytes <= VALUE_BYTES_MAX, "{bytes} with {labels} labels of {character:?}");
+            }
+        }
+    }
 }

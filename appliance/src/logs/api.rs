@@ -130,6 +130,12 @@ fn position(cursor: &str) -> Option<Position> {
     Some(Position { time_ns: number(time_ns)?.cast_signed(), seq: number(seq)? })
 }
 
+/// Reads `text` as each value of a request, and throws the outcome away: for fuzzing.
+pub fn fuzz_values(text: &str) {
+    let _ = position(text);
+    let _ = Moment::parse(text, crate::clock::Now::default());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,8 +23,10 @@ use crate::signals::{Follower, Searches};
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
+pub use api::fuzz_values;
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
 pub use query::{QueryError, parse};
+pub use schema::fuzz_export;
 
 /// Readers of the live tail at once.
 const TAILS_MAX: usize = 64;

@@ -8,9 +8,10 @@
 //! | any attribute, under its dotted name | words and phrases; numbers by range |
 
 use backlot_windows::{Document, Value};
+use prost::Message as _;
 
 use super::model::{LogRecord, Placed, records};
-use crate::edge::otlp::{Encoding, ExportLogsServiceRequest, decode};
+use crate::edge::otlp::ExportLogsServiceRequest;
 use crate::signals::attributes::index_all;
 
 /// Names that are found as a whole.
@@ -24,13 +25,20 @@ pub(super) const RESERVED: &[&str] =
 
 /// The documents of one record of the telemetry journal.
 pub(super) fn documents(payload: &[u8], first_seq: u64, arrived_ms: u64) -> Vec<Document> {
-    match decode::<ExportLogsServiceRequest>(payload, Encoding::Protobuf) {
+    match ExportLogsServiceRequest::decode(payload) {
         Ok(request) => records(&request, first_seq, arrived_ms).into_iter().map(document).collect(),
         Err(error) => {
             tracing::error!(%error, lsn = first_seq, "skipped a journal record that was readable when it arrived");
             Vec::new()
         }
     }
+}
+
+/// Makes documents of a request as the journal gives it back, where it must be readable: for fuzzing.
+pub fn fuzz_export(request: &ExportLogsServiceRequest) {
+    let payload = request.encode_to_vec();
+    assert!(ExportLogsServiceRequest::decode(payload.as_slice()).is_ok(), "was taken and cannot be read");
+    documents(&payload, 0, 0);
 }
 
 fn document(placed: Placed) -> Document {

@@ -63,6 +63,12 @@ pub(super) fn translate(request: &ExportMetricsServiceRequest, promoted: &[Strin
     done
 }
 
+/// Makes samples of a request, and reads them back as the journal gives them: for fuzzing.
+pub fn fuzz_export(request: &ExportMetricsServiceRequest) {
+    let batch = translate(request, &[]).batch;
+    assert!(Batch::decode(&batch.encode()).is_ok(), "was taken and cannot be read");
+}
+
 #[derive(Default)]
 struct Resource {
     /// `job`, `instance` and what is promoted.

@@ -283,6 +283,11 @@ fn read_entries(bytes: &[u8], data_end: u64) -> Result<Vec<Entry>, Malformed> {
     Ok(entries)
 }
 
+/// For fuzzing.
+pub(super) fn fuzz_index(bytes: &[u8]) {
+    let _ = read_entries(bytes, 1 << 20);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -36,7 +36,9 @@ use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use tokio::sync::Semaphore;
 
+pub use api_otlp::fuzz_export;
 pub use api_prometheus::routes;
+pub use params::fuzz_values;
 pub use store::StoreError;
 
 use crate::clock::Clock;
@@ -56,6 +58,14 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(60);
 const RECORD_POINTS_MAX: usize = 20_000;
 /// Longest wait for a place among the queries.
 const QUERY_WAIT: Duration = Duration::from_secs(10);
+
+/// Reads `bytes` as what is kept in the journal, in blocks and in snapshots, without their checksums, and throws the
+/// outcome away: for fuzzing.
+pub fn fuzz_stored(bytes: &[u8]) {
+    let _ = Batch::decode(bytes);
+    block::fuzz_index(bytes);
+    snapshot::fuzz_body(bytes);
+}
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]

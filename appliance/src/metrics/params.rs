@@ -111,6 +111,13 @@ fn time_ms(text: &str) -> Result<i64, String> {
         .ok_or_else(|| format!("cannot parse {text:?} to a valid timestamp"))
 }
 
+/// Reads `text` as parameters and as each value of them, and throws the outcome away: for fuzzing.
+pub fn fuzz_values(text: &str) {
+    let _ = Params::default().add(text);
+    let _ = time_ms(text);
+    let _ = promql::duration_ms(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -115,6 +115,11 @@ fn decode(body: &[u8], series_max: usize) -> Result<(Head, Lsn), Malformed> {
     Ok((head, lsn))
 }
 
+/// For fuzzing.
+pub(super) fn fuzz_body(bytes: &[u8]) {
+    let _ = decode(bytes, 100);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

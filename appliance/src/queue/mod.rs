@@ -51,9 +51,10 @@ pub use api_http::routes;
 pub use api_sqs::{Sqs, fuzz_parse};
 pub use model::{
     AttributeValue, Decision, Delivery, MessageAttribute, QueueError, QueueOverview, ReceiveRequest, SendRequest, Sent,
-    Standing,
+    Standing, fuzz_receipt,
 };
 pub use overseer::{Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
+pub use record::fuzz_journal;
 
 /// The queues. Cheap to clone.
 #[derive(Clone)]

@@ -341,6 +341,22 @@ pub(super) fn content_of(payload: &[u8]) -> &[u8] {
     payload.get(head_bytes..).unwrap_or_default()
 }
 
+/// Replays `bytes` as records, each behind two bytes of length, and reads what they hold: for fuzzing.
+pub fn fuzz_journal(mut bytes: &[u8]) {
+    let mut engine = super::engine::Engine::default();
+    let mut lsn = 0;
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (record, rest) = rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()));
+        bytes = rest;
+        lsn += 1;
+        if let Ok(Entry::Sent(_)) = Entry::decode(record) {
+            let _ = Content::decode(content_of(record));
+        }
+        let _ = engine.replay(backlot_journal::Lsn(lsn), record, None);
+    }
+    engine.replayed(crate::clock::Now { mono_ms: 5, wall_ms: 1_700_000_000_000 }, None);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

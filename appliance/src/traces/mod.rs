@@ -20,7 +20,7 @@ use crate::signals::{Follower, Searches};
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
-pub use model::{Span, SpanEvent, SpanLink, SpanStatus, Summary, Trace};
+pub use model::{Span, SpanEvent, SpanLink, SpanStatus, Summary, Trace, fuzz_export};
 pub use store::Narrow;
 
 /// The trace store. Cheap to clone.

@@ -7,10 +7,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span as OtlpSpan, Status};
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::edge::otlp::{Encoding, decode};
 use crate::signals::attributes::{Attributes, Origin, id, index_all};
 
 /// Most events and most links of one span that are kept.
@@ -93,7 +93,7 @@ pub struct SpanLink {
 
 /// The documents of one record of the telemetry journal.
 pub(super) fn documents(payload: &[u8], first_seq: u64, _arrived_ms: u64) -> Vec<Document> {
-    match decode::<ExportTraceServiceRequest>(payload, Encoding::Protobuf) {
+    match ExportTraceServiceRequest::decode(payload) {
         Ok(request) => {
             let spans = spans(&request).into_iter().zip(first_seq..);
             spans.filter_map(|(span, seq)| span.map(|span| document(&span, seq))).collect()
@@ -103,6 +103,13 @@ pub(super) fn documents(payload: &[u8], first_seq: u64, _arrived_ms: u64) -> Vec
             Vec::new()
         }
     }
+}
+
+/// Makes documents of a request as the journal gives it back, where it must be readable: for fuzzing.
+pub fn fuzz_export(request: &ExportTraceServiceRequest) {
+    let payload = request.encode_to_vec();
+    assert!(ExportTraceServiceRequest::decode(payload.as_slice()).is_ok(), "was taken and cannot be read");
+    documents(&payload, 0, 0);
 }
 
 /// The spans of a request; `None` stands for one without valid ids.

@@ -118,17 +118,20 @@ impl From<TantivyError> for IndexFault {
 
 /// Reads the meta file of the window in `dir`; `None` when there is none.
 pub(crate) fn read_meta(dir: &Path) -> Result<Option<Meta>, String> {
+    match std::fs::read_to_string(dir.join(META_FILE)) {
+        Ok(text) => parse_meta(&text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_meta(text: &str) -> Result<Meta, String> {
     #[derive(Deserialize)]
     struct File {
         segments: Vec<serde::de::IgnoredAny>,
         payload: Option<String>,
     }
-    let text = match std::fs::read_to_string(dir.join(META_FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let file: File = serde_json::from_str(&text).map_err(|error| format!("{META_FILE}: {error}"))?;
+    let file: File = serde_json::from_str(text).map_err(|error| format!("{META_FILE}: {error}"))?;
     let summary = match file.payload {
         Some(payload) => serde_json::from_str(&payload).map_err(|error| format!("payload of the commit: {error}"))?,
         None => Summary::empty(),
@@ -136,7 +139,13 @@ pub(crate) fn read_meta(dir: &Path) -> Result<Option<Meta>, String> {
     if summary.version > SUMMARY_VERSION {
         return Err(format!("was written by a later version ({})", summary.version));
     }
-    Ok(Some(Meta { summary, segments: file.segments.len() }))
+    Ok(Meta { summary, segments: file.segments.len() })
+}
+
+/// Reads `text` as a window's `meta.json` and as the payload in one, and throws the outcome away: for fuzzing.
+pub fn fuzz_meta(text: &str) {
+    let _ = parse_meta(text);
+    let _ = parse_meta(&serde_json::json!({"segments": [], "payload": text}).to_string());
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -34,6 +34,7 @@ use std::path::PathBuf;
 
 pub use current::{Current, Opening};
 pub use document::{Document, Value, clip, word_key, words};
+pub use index::fuzz_meta;
 pub use language::{Dialect, QueryError, parse};
 pub use query::Query;
 pub use top::{Order, Position};

@@ -10,10 +10,15 @@ use serde_json::{Map, Value};
 use crate::Timestamp;
 use crate::job::canonical_type;
 
+pub use check::nests_deeper;
+
 /// Most inputs a job may name.
 pub const INPUTS_MAX: usize = 1_000;
 /// Most labels a job may carry.
 pub const LABELS_MAX: usize = 64;
+/// Most levels of arrays and objects in a value that is free in its form. A job is kept and shown inside of other JSON, and
+/// readers of JSON end at 128 levels: what is taken must be readable wherever it stands later.
+pub const NESTING_MAX: usize = 64;
 /// Most jobs that one job may wait for.
 pub const AFTER_MAX: usize = 1_000;
 /// Farthest that a job may be put off, in seconds: a leap year.
@@ -326,6 +331,20 @@ mod tests {
         let spec = JobSpec::parse(r#"{"type":"image.upscale","colour_space":"rec709"}"#).unwrap();
         assert_eq!((spec.priority, spec.retry.failures), (5, 3));
         assert!(serde_json::to_string(&spec).unwrap().contains("rec709"));
+    }
+
+    #[test]
+    fn values_nest_as_deep_as_every_later_reader_can_follow() {
+        let nested = |levels: usize| {
+            let value = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            [format!(r#"{{"type":"x","parameters":{{"a":{value}}}}}"#), format!(r#"{{"type":"x","other":{value}}}"#)]
+        };
+        for body in nested(NESTING_MAX) {
+            assert!(JobSpec::parse(&body).is_ok());
+        }
+        for body in [nested(NESTING_MAX + 1), nested(125)].concat() {
+            assert!(JobSpec::parse(&body).unwrap_err().to_string().contains("nests deeper"));
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(super) async fn put(
 }
 
 /// `bytes=first-last`, both given and within the source.
-fn copy_range(text: &str, size: u64) -> S3Result<RangeAsked> {
+pub(super) fn copy_range(text: &str, size: u64) -> S3Result<RangeAsked> {
     let wrong = || {
         s3_error!(
             InvalidArgument,

@@ -93,7 +93,8 @@ pub fn decode<S: Signal>(body: &[u8], encoding: Encoding) -> Result<S, OtlpError
         Encoding::Protobuf => {
             S::decode(body).map_err(|error| OtlpError::Invalid(format!("the body is no {} request: {error}", S::NAME)))
         }
-        Encoding::Json if body.iter().filter(|byte| **byte == b'{').count() > MESSAGES_MAX => Err(many()),
+        // A message may be written as an array of its fields, too.
+        Encoding::Json if body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() > MESSAGES_MAX => Err(many()),
         Encoding::Json => serde_json::from_slice(body)
             .map_err(|error| OtlpError::Invalid(format!("the body is no {} request in JSON: {error}", S::NAME))),
     }
@@ -161,6 +162,15 @@ mod tests {
         };
         let scope_logs = vec![ScopeLogs { log_records: vec![record; 3], ..ScopeLogs::default() }];
         ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] }
+    }
+
+    #[test]
+    fn messages_are_counted_however_json_writes_them() {
+        for empty in ["{}", "[]"] {
+            let body = format!("{{\"resourceLogs\":[{}{empty}]}}", format!("{empty},").repeat(MESSAGES_MAX));
+            let decoded = decode::<ExportLogsServiceRequest>(body.as_bytes(), Encoding::Json);
+            assert!(matches!(decoded, Err(OtlpError::TooLarge(_))), "{empty}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The bounds of a specification that its types do not express.
 
+use serde_json::Value;
+
 use super::{
-    AFTER_MAX, CAUSES_MAX, DELAY_S_MAX, INPUTS_MAX, Input, JobSpec, LABELS_MAX, SpecError, UNIQUE_S_MAX, Unique,
-    VRAM_GB_MAX,
+    AFTER_MAX, CAUSES_MAX, DELAY_S_MAX, INPUTS_MAX, Input, JobSpec, LABELS_MAX, NESTING_MAX, SpecError, UNIQUE_S_MAX,
+    Unique, VRAM_GB_MAX,
 };
 use crate::job::{is_name, parse_arch, split_s3_uri};
 
@@ -72,6 +74,9 @@ impl JobSpec {
         }
         self.check_causes()?;
         self.check_when()?;
+        if self.parameters.values().chain(self.extra.values()).any(|value| nests_deeper(value, NESTING_MAX)) {
+            return field("parameters", "or another value nests deeper than 64 levels");
+        }
         if self.traceparent.as_deref().is_some_and(|text| !is_traceparent(text)) {
             return field("traceparent", "is not a W3C trace context (00-<32 hex>-<16 hex>-<2 hex>)");
         }
@@ -145,6 +150,17 @@ impl Input {
             Some(job) => self.uri.is_empty() && is_name(job),
             None => self.output.is_none() && split_s3_uri(&self.uri).is_some_and(|(_, key)| !key.is_empty()),
         }
+    }
+}
+
+/// Whether `value` has more than `levels` arrays and objects inside of each other.
+#[must_use]
+pub fn nests_deeper(value: &Value, levels: usize) -> bool {
+    let inner = levels.saturating_sub(1);
+    match value {
+        Value::Array(values) => levels == 0 || values.iter().any(|value| nests_deeper(value, inner)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|value| nests_deeper(value, inner)),
+        _ => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Any bytes as a segment. `tests/hostile.rs` runs the same entry over a seeded corpus.
+//! Any bytes as a segment of the journal.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,0 +1,190 @@
+//! The entry points of the fuzz targets over seeded garbage: noise, and damaged copies of what is right.
+//!
+//! `fuzz/` looks further, with a nightly compiler and hours of time; this runs everywhere and always the same.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use backlot::edge::otlp::{Encoding, decode};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+/// What a damaged copy may get in place of some of its bytes.
+const BITS_OF_SYNTAX: &[&[u8]] = &[
+    b"[[[[[[[[",
+    b"{\"a\":",
+    b"}",
+    b"\"",
+    b"-1",
+    b"18446744073709551616",
+    b"1e999",
+    b"%ff",
+    b"%",
+    b"\\u0000",
+    b"\\ud800",
+    b"null",
+    b"\n",
+    b"\0",
+    b"=",
+    b"&",
+    b"/",
+    b"\xff\xff\xff\xff",
+    b"\xf0\x9f\x8e\xac",
+    b",",
+    b":",
+    b"*",
+    b"-",
+    b"..",
+];
+
+/// Runs `entry` over noise and over copies of `seeds`, each damaged in up to four places.
+fn over_garbage(rounds: usize, seeds: &[&[u8]], entry: impl Fn(&[u8])) {
+    let mut chance = StdRng::seed_from_u64(42);
+    for seed in seeds {
+        entry(seed);
+        for end in 0..seed.len().min(400) {
+            entry(&seed[..end]);
+        }
+    }
+    for _ in 0..rounds {
+        let noise: Vec<u8> = (0..chance.random_range(0..200)).map(|_| chance.random()).collect();
+        entry(&noise);
+        let mut bytes = seeds[chance.random_range(0..seeds.len())].to_vec();
+        for _ in 0..chance.random_range(1..=4) {
+            let at = chance.random_range(0..=bytes.len());
+            let end = (at + chance.random_range(0..6)).min(bytes.len());
+            match chance.random_range(0..4) {
+                0 => bytes[at..end].fill(chance.random()),
+                1 => drop(bytes.drain(at..end)),
+                2 => {
+                    let piece = BITS_OF_SYNTAX[chance.random_range(0..BITS_OF_SYNTAX.len())];
+                    bytes.splice(at..end, piece.iter().copied());
+                }
+                _ => {
+                    let piece = bytes[at..].iter().take(60).copied().collect::<Vec<u8>>();
+                    let to = chance.random_range(0..=bytes.len());
+                    bytes.splice(to..to, piece);
+                }
+            }
+        }
+        entry(&bytes);
+    }
+}
+
+fn over_text(rounds: usize, seeds: &[&str], entry: impl Fn(&str)) {
+    let seeds: Vec<&[u8]> = seeds.iter().map(|seed| seed.as_bytes()).collect();
+    over_garbage(rounds, &seeds, |bytes| entry(&String::from_utf8_lossy(bytes)));
+}
+
+const JOB: &str = r#"{"job_id":"j-1","type":"image.upscale","user_id":"u","labels":{"shot":"42"},"parameters":{"scale":4,"deep":[[{"a":[1.5e3]}]]},
+    "inputs":[{"uri":"s3://studio/in.png"}],"output":{"prefix":"s3://studio/out/"},"priority":"high","requirements":{"vram_gb":12,"arch":"sm_80+"},
+    "limits":{"soft_s":1,"hard_s":2},"retry":{"failures":3,"backoff_s":1},"created_at":"9999-12-31T23:59:59.999-23:59",
+    "traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","colour_space":"rec709"}"#;
+
+#[test]
+fn a_job_that_is_taken_can_be_read_back_whatever_it_was() {
+    let deep =
+        |levels: usize| format!(r#"{{"type":"x","parameters":{{"a":{}{}}}}}"#, "[".repeat(levels), "]".repeat(levels));
+    over_text(4_000, &[JOB, &deep(60), &deep(64), &deep(126)], backlot::jobs::fuzz_spec);
+}
+
+#[test]
+fn no_configuration_makes_the_program_panic() {
+    let file = "[edge]\nhttp = \"127.0.0.1:0\"\nin_flight_max = 5\n[alerting]\nrules_files = [\"a\"]\nEDGE_AWS=x\nEDGE_INSECURE=true\n";
+    over_text(300, &[file], backlot::config::fuzz_parse);
+}
+
+#[test]
+fn no_record_of_the_control_journal_makes_its_follower_panic() {
+    let queue = [
+        &b"\x0e\0\x01\x01\x03\0\0\0{\"name\":\"q\"}"[..],
+        b"\x06\0\x01\x03\x03\0\0\0\x06\0\x01\x02\x03\0\0\0",
+        &[&[61, 0, 1, 4, 3, 0, 0, 0][..], &[7; 55]].concat(),
+        &[&[26, 0, 1, 6, 3, 0, 0, 0][..], &[7; 20]].concat(),
+    ];
+    over_garbage(4_000, &queue, backlot::queue::fuzz_journal);
+    let whole = format!("\x01{{\"record\":\"whole\",\"spec\":{JOB},\"head\":{{}}}}");
+    let patch = "\x01{\"record\":\"patch\",\"head\":{\"id\":\"a\",\"queue\":\"jobs\",\"status\":\"queued\",\"created_at\":0,\"updated_at\":0,\"revision\":9,\"message_id\":\"m\",\"waiting_since\":0},\
+        \"attempts\":[{\"id\":\"a.1\",\"number\":1,\"started_at\":0}],\"error\":\"cleared\"}";
+    over_garbage(2_000, &[whole.as_bytes(), patch.as_bytes()], backlot::jobs::fuzz_journal);
+    let key =
+        b"\x01{\"put\":{\"key_id\":\"BLK1\",\"role\":\"viewer\",\"note\":\"n\",\"created_at\":7,\"wrapped\":\"AA==\"}}";
+    over_garbage(2_000, &[key], backlot::identity::fuzz_journal);
+    over_garbage(2_000, &[b"\x01{\"key\":\"group/a\",\"value\":\"{}\"}"], backlot::alerting::fuzz_journal);
+}
+
+#[test]
+fn nothing_that_is_found_on_disk_makes_its_reader_panic() {
+    // A bucket's record in CBOR; a label's map with a length that is not there; what a snapshot begins with.
+    let record = b"\x01\xa1\x6aBucketMade\xa2\x66bucket\x61b\x63row\xa2\x61t\x05\x61r\x69us-east-1";
+    over_garbage(4_000, &[record, b"\x01\xa1\x61v\x50\x9f\xbf\x7f", &[0x81; 300]], backlot::artifacts::fuzz_stored);
+    over_garbage(
+        2_000,
+        &[b"BKLTSNAP\x01\0\0\0\x05\0\0\0\0\0\0\0\x03\0\0\0\x01\0\0\0abcd"],
+        backlot::catalogue::fuzz_snapshot,
+    );
+    over_garbage(4_000, &[&[1, 1, 1, 1, 120, 1, 1, 5, 1, 1, 2, 3]], backlot::metrics::fuzz_stored);
+    let meta = r#"{"segments":[],"payload":"{\"version\":1,\"applied\":5,\"min_ns\":1,\"max_ns\":2,\"documents\":1,\"bytes\":9,\"first_arrival_ms\":1,\"last_arrival_ms\":2,\"closed\":false}"}"#;
+    over_text(2_000, &[meta], backlot_windows::fuzz_meta);
+}
+
+#[test]
+fn no_head_of_a_request_makes_a_door_panic() {
+    let signed = "POST /000000000000/q?Action=SendMessage HTTP\nhost: a\nx-amz-date: 20261122T120000Z\nx-amz-target: AmazonSQS.SendMessage\n\
+        authorization: AWS4-HMAC-SHA256 Credential=AK/20261122/us-east-1/sqs/aws4_request, SignedHeaders=host;x-amz-date, Signature=ab\n\nAction=SendMessage&a=%20";
+    let basic = "GET /v1/jobs\nauthorization: Basic dGVzdDp0ZXN0\ncookie: backlot_session=abc; x=y\norigin: http://a\nhost: a\nsmithy-protocol: rpc-v2-cbor\n\n";
+    over_text(4_000, &[&signed.replace(" HTTP\n", "\n"), basic], backlot::edge::fuzz_head);
+}
+
+#[test]
+fn no_value_of_a_request_makes_a_door_panic() {
+    let seeds = [
+        "bytes=0-18446744073709551615",
+        "bytes=-5",
+        "bytes=5-",
+        "YS8Aw6k=",
+        "0192f3a4b5c6d7e8f90a1b2c3d4e5f60",
+        "\"etag\", W/\"x\"",
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "7d",
+        "99999999999999999999w",
+        "2026-11-22T12:00:00+23:59",
+        "1700000000.5",
+        "1h30m",
+        "status=queued,running&label.shot=42&cursor=00ff00ff00ff00ff00ff&limit=5",
+        "query=sum%28up%29&match[]=a",
+        "X-Amz-Credential=A%2F1%2Fr%2Fs3%2Faws4_request&X-Amz-Expires=60",
+        "Signature=x&Expires=18446744073709551615",
+        "8000000000000000ffffffffffffffff",
+    ];
+    over_text(4_000, &seeds, |text| {
+        backlot::artifacts::api_s3::fuzz_values(text);
+        backlot::logs::fuzz_values(text);
+        backlot::metrics::fuzz_values(text);
+        backlot::queue::fuzz_receipt(text);
+        let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+        let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let _ = backlot::jobs::Filter::parse(&pairs);
+    });
+}
+
+#[test]
+fn no_query_makes_its_parser_panic() {
+    over_text(4_000, &[r#"level:error service:agent "out of memory" gpu.index:[1 TO 3] -(a OR b) x:>5"#], |text| {
+        if let Err(error) = backlot::logs::parse(text) {
+            assert!(error.at <= text.chars().count(), "points outside of {text:?}");
+        }
+    });
+    let promql = r#"sum by (job) (rate(http_requests_total{code=~"5..",job!="a"}[5m] offset 1h)) / on(job) group_left up > bool 0.5"#;
+    over_text(1_000, &[promql], |text| drop(backlot::metrics::promql::parse(text)));
+}
+
+#[test]
+fn no_export_request_makes_a_door_panic() {
+    let json = r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"a","value":{"arrayValue":{"values":[{"intValue":"5"}]}}}]},"scopeLogs":[{"logRecords":[{"timeUnixNano":"1","body":{"stringValue":"x"},"traceId":"0af7651916cd43dd8448eb211c80319c"}]}]}]}"#;
+    let protobuf = b"\x0a\x1a\x12\x18\x12\x16\x09\x01\0\0\0\0\0\0\0\x2a\x0b\x0a\x09something";
+    over_garbage(2_000, &[json.as_bytes(), protobuf], |bytes| {
+        for encoding in [Encoding::Protobuf, Encoding::Json] {
+            let _ = decode(bytes, encoding).map(|request| backlot::logs::fuzz_export(&request));
+            let _ = decode(bytes, encoding).map(|request| backlot::traces::fuzz_export(&request));
+            let _ = decode(bytes, encoding).map(|request| backlot::metrics::fuzz_export(&request));
+        }
+    });
+}
