@@ -10,6 +10,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+#[cfg(test)]
+mod crash_testing;
 pub mod edge;
 pub mod folder;
 pub mod identity;

@@ -1,6 +1,9 @@
 //! The store over the real journal and catalogue, in a temporary folder, against a map in memory.
 
+mod power;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,29 +33,34 @@ impl Clock for FixedClock {
 struct Store {
     control: Control,
     artifacts: Artifacts,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// The folder's end, where it is ours.
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl Store {
     async fn new() -> Self {
-        let store = Self::open(tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Self::open(dir.path());
+        store.temporary = Some(dir);
         store.artifacts.ensure_bucket(BUCKET).await.unwrap();
         store
     }
 
-    fn open(dir: tempfile::TempDir) -> Self {
-        let (control, replay) = Control::open(dir.path(), &JournalConfig::default()).unwrap();
+    fn open(dir: &Path) -> Self {
+        let journal = JournalConfig { segment_bytes: 4 << 20, ..JournalConfig::default() };
+        let (control, replay) = Control::open(dir, &journal).unwrap();
         let config = ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048 };
-        let artifacts = Artifacts::build(control.clone(), Arc::new(FixedClock), dir.path(), config).unwrap();
+        let artifacts = Artifacts::build(control.clone(), Arc::new(FixedClock), dir, config).unwrap();
         replay.run(&[Arc::new(artifacts.clone())], Now::default()).unwrap();
-        Self { control, artifacts, dir }
+        Self { control, artifacts, dir: dir.to_owned(), temporary: None }
     }
 
     fn reopen(self) -> Self {
-        let Self { control, artifacts, dir } = self;
+        let Self { control, artifacts, dir, temporary } = self;
         control.close();
         drop((control, artifacts));
-        Self::open(dir)
+        Self { temporary, ..Self::open(&dir) }
     }
 
     async fn receive(&self, bytes: &[u8]) -> Received {
@@ -234,7 +242,7 @@ async fn bytes_that_are_not_what_was_announced_leave_nothing() {
         assert!(matches!(store.artifacts.receive(long, None, 5).await, Err(ArtifactError::EntityTooLarge { max: 5 })));
     }
     assert!(matches!(store.read("k", Wanted::All).await, Err(ArtifactError::NoSuchKey { .. })));
-    assert_eq!(std::fs::read_dir(store.dir.path().join("blobs/tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(store.dir.join("blobs/tmp")).unwrap().count(), 0);
     store.blobs_are(0).await;
 }
 
@@ -314,7 +322,7 @@ async fn a_pack_with_little_life_in_it_is_compacted_and_goes() {
     for number in 0..40 {
         store.put(&format!("{number:02}"), &[number; 40]).await;
     }
-    let packs = || std::fs::read_dir(store.dir.path().join("packs")).unwrap().count();
+    let packs = || std::fs::read_dir(store.dir.join("packs")).unwrap().count();
     let before = packs();
     assert!(before > 5, "{before}");
     for number in 0..40 {

@@ -1,5 +1,7 @@
 //! Logs with a real journal and real windows, in this process.
 
+mod power;
+
 use std::time::Duration;
 
 use backlot_windows::{Order, Query};

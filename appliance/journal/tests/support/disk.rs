@@ -51,7 +51,13 @@ impl Disk {
 
     /// Mounts again after a cut. Nothing may have files open in it.
     pub fn power_on(&self) {
-        run("umount", &[&self.mount_point]).unwrap();
+        // A process that another test is just starting holds our files for a moment.
+        let mut tries = 0;
+        while let Err(problem) = run("umount", &[&self.mount_point]) {
+            tries += 1;
+            assert!(tries < 200, "{problem}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         self.mount().unwrap();
     }
 }

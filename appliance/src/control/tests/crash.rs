@@ -3,12 +3,12 @@
 //! thrown away and rebuilt, and must come back the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
 
 use super::*;
 use crate::catalogue::Pair;
 use crate::catalogue::tests::disk::{Disk, disk_or_skip};
+use crate::crash_testing::Work;
 
 /// Tells the child its folder and the first of its numbers.
 const CHILD: &str = "BACKLOT_CONTROL_CRASH_CHILD";
@@ -67,45 +67,19 @@ fn rows(house: &House) -> Vec<Pair> {
     house.control.catalogue().range(Table::Keys, b"", b"", usize::MAX).unwrap()
 }
 
-/// Lets a child work in `data` and kills it at a moment that `round` chooses, after the power of its disk if it has one.
+/// Lets a child work in `data` and ends it at a moment that `round` chooses.
 fn round(data: &Path, round: u64, told: &mut Told, power: Option<&Disk>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "control::tests::crash::child", "--ignored", "--nocapture"])
-        .env(CHILD, format!("{} {}", data.display(), round << 20))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.starts_with("row") {
-        line.clear();
-        assert!(lines.read_line(&mut line).unwrap() > 0, "the child of round {round} ended: {:?}", child.wait());
-    }
-    told.take(line.trim_end());
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let listener = Arc::clone(&said);
-    let reader = std::thread::spawn(move || {
-        loop {
-            line.clear();
-            match lines.read_line(&mut line) {
-                Ok(1..) if line.ends_with('\n') => listener.lock().push(line.trim_end().to_owned()),
-                _ => return, // the end, perhaps in the middle of a line
-            }
-        }
-    });
-    std::thread::sleep(Duration::from_millis(20 + round * 7919 % 300)); // the moment is what is tried
-    let mut heard = usize::MAX;
-    if let Some(disk) = power {
-        // What is acknowledged while the power goes, nobody would have heard; what was begun then may have happened.
-        heard = said.lock().len();
-        disk.cut_power();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    reader.join().unwrap();
-    for (at, line) in said.lock().iter().enumerate() {
-        if at < heard || line.starts_with("leaving") {
+    let work = Work {
+        test: "control::tests::crash::child",
+        told: (CHILD, format!("{} {}", data.display(), round << 20)),
+        begins_with: "row",
+        pause: Duration::from_millis(20 + round * 7919 % 300),
+        power,
+    };
+    let said = work.until_the_end();
+    for (at, line) in said.lines.iter().enumerate() {
+        // What was begun while the power went may have happened.
+        if at < said.heard || line.starts_with("leaving") {
             told.take(line);
         }
     }

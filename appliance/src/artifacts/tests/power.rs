@@ -1,0 +1,126 @@
+//! Power cuts: a child puts and deletes, tells what was acknowledged, and its disk loses power at any moment. Afterwards each
+//! object is there with the bytes that were acknowledged, or with those of a later put that had begun.
+
+use std::io::Write;
+
+use super::*;
+use crate::catalogue::tests::disk::disk_or_skip;
+use crate::crash_testing::{Said, Work};
+
+/// Tells the child its folder and the first of its numbers.
+const CHILD: &str = "BACKLOT_ARTIFACTS_POWER_CHILD";
+const ROUNDS: u64 = 9;
+const CALLERS: u64 = 4;
+const KEYS_OF_A_CALLER: u64 = 7;
+
+/// The bytes of put `number`: some go to packs, some to a file, some to a file in several batches.
+fn bytes_of(number: u64) -> Vec<u8> {
+    let size = match number % 3 {
+        0 => 20 + number % 40,
+        1 => 100 + number % 5_000,
+        _ => 300_000 + number % 5_000,
+    };
+    number.to_le_bytes().into_iter().cycle().take(size as usize).collect()
+}
+
+fn number_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[..8].try_into().unwrap())
+}
+
+/// What was acknowledged of a key, and what had begun.
+#[derive(Debug, Default)]
+struct Told {
+    put: u64,
+    gone: u64,
+    leaving: u64,
+}
+
+fn take(told: &mut BTreeMap<String, Told>, said: &Said) {
+    for (at, line) in said.lines.iter().enumerate() {
+        let [what, key, number] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+        let Ok(number) = number.parse() else { continue };
+        let key = told.entry(key.to_owned()).or_default();
+        match what {
+            "put" if at < said.heard => key.put = number,
+            "gone" if at < said.heard => key.gone = number,
+            "leaving" => key.leaving = number,
+            _ => {} // not heard, or the test harness's own
+        }
+    }
+}
+
+async fn check(store: &Store, told: &BTreeMap<String, Told>, round: u64) {
+    for (key, told) in told {
+        match store.read(key, Wanted::All).await {
+            Ok(bytes) => {
+                let number = number_of(&bytes);
+                assert!(number >= told.put, "round {round}: {key} is at {number}, {told:?}");
+                assert!(number > told.gone, "round {round}: {key} came back, {told:?}");
+                assert!(bytes == bytes_of(number), "round {round}: {key} has other bytes than were put");
+            }
+            Err(ArtifactError::NoSuchKey { .. }) => {
+                assert!(told.gone.max(told.leaving) > told.put, "round {round}: {key} is lost, {told:?}");
+            }
+            Err(error) => panic!("round {round}: {key}: {error}, {told:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_was_put_survives_a_power_cut() {
+    let name = "artifacts: whatever_was_put_survives_a_power_cut";
+    let Some(disk) = disk_or_skip(name, 256 << 20) else { return };
+    let data = disk.path().join("data");
+    let mut told = BTreeMap::new();
+    for round in 0..ROUNDS {
+        let work = Work {
+            test: "artifacts::tests::power::child",
+            told: (CHILD, format!("{} {}", data.display(), round << 20)),
+            begins_with: "put",
+            pause: Duration::from_millis(20 + round * 7919 % 400),
+            power: Some(&disk),
+        };
+        take(&mut told, &work.until_the_end());
+        disk.power_on();
+        let store = Store::open(&data);
+        check(&store, &told, round).await;
+        store.sweep().await;
+        check(&store, &told, round).await;
+        store.control.close();
+        drop(store);
+    }
+    let puts = told.values().filter(|told| told.put > 0).count();
+    assert!(puts as u64 == CALLERS * KEYS_OF_A_CALLER, "the rounds did too little: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the child of the test above, which starts it and ends it"]
+async fn child() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let (data, first) = told.rsplit_once(' ').unwrap();
+    let first: u64 = first.parse().unwrap();
+    let data = PathBuf::from(data);
+    std::fs::create_dir_all(&data).unwrap();
+    let store = Arc::new(Store::open(&data));
+    store.artifacts.ensure_bucket(BUCKET).await.unwrap();
+    let say = |line: String| std::io::stdout().write_all(line.as_bytes()).unwrap();
+    say("\n".to_owned()); // the test harness leaves a line open
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for number in first + 1.. {
+                let key = format!("{caller}-{}", number % KEYS_OF_A_CALLER);
+                if number % 11 == 5 {
+                    say(format!("leaving {key} {number}\n"));
+                    store.delete(&key).await;
+                    say(format!("gone {key} {number}\n"));
+                } else {
+                    store.put(&key, &bytes_of(number)).await;
+                    say(format!("put {key} {number}\n"));
+                }
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
