@@ -82,10 +82,12 @@ pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePer
     let number = id.rsplit_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(delivery.receive_count);
     let attempt = Attempt { agent, delivery, job, id, number };
     async move {
+        attempt.agent.sample.notify_one();
         match spec {
             Ok(spec) => attempt.lead(spec, seat).await,
             Err(error) => attempt.refuse(error.to_string()).await,
         }
+        attempt.agent.sample.notify_one();
     }
     .instrument(span)
     .await;

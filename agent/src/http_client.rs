@@ -1,8 +1,9 @@
 //! The HTTP client for the appliance's http door and for OTLP: rustls over *ring*, the host's root certificates, bounded answers.
 //!
-//! SQS and S3 go through the AWS SDK's own client. Nothing here logs or opens spans: the exporters of logs and spans
-//! go through it, and would feed themselves.
+//! SQS and S3 go through the AWS SDK's own client. Nothing here opens spans, and nothing is logged but that exports fail, once:
+//! the exporters of logs and spans go through it, and would feed themselves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 /// Most bytes of an answer that are read.
@@ -88,15 +90,58 @@ fn reason(error: &dyn std::error::Error) -> HttpError {
 /// The same client for the exporters, whose threads know no runtime.
 #[derive(Debug)]
 pub struct ExporterClient {
-    pub client: HttpClient,
-    pub runtime: Handle,
-    pub timeout: Duration,
+    client: HttpClient,
+    runtime: Handle,
+    timeout: Duration,
+    /// Paths whose last export failed.
+    failing: Mutex<BTreeSet<String>>,
+}
+
+impl ExporterClient {
+    /// Sends on the runtime that is current now.
+    #[must_use]
+    pub fn new(client: HttpClient, timeout: Duration) -> Self {
+        Self { client, runtime: Handle::current(), timeout, failing: Mutex::default() }
+    }
+
+    /// One warning when exports begin to fail and one line when they arrive again, in place of what the SDK says each time.
+    fn tell(&self, path: &str, problem: Option<String>) {
+        let mut failing = self.failing.lock();
+        let failed_before = !failing.is_empty();
+        match problem {
+            Some(problem) => {
+                failing.insert(path.to_owned());
+                if !failed_before {
+                    tracing::warn!(
+                        problem,
+                        "logs, metrics and traces do not arrive; what does not fit the queues is lost"
+                    );
+                }
+            }
+            None => {
+                failing.remove(path);
+                if failed_before && failing.is_empty() {
+                    tracing::info!("logs, metrics and traces arrive again");
+                }
+            }
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl opentelemetry_http::HttpClient for ExporterClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, opentelemetry_http::HttpError> {
         let (client, timeout) = (self.client.clone(), self.timeout);
-        Ok(self.runtime.spawn(async move { client.send(request, timeout).await }).await??)
+        let path = request.uri().path().to_owned();
+        let answer = self.runtime.spawn(async move { client.send(request, timeout).await }).await?;
+        self.tell(
+            &path,
+            match &answer {
+                Ok(answer) if answer.status().is_success() => None,
+                Ok(answer) => Some(answer.status().to_string()),
+                Err(error) => Some(error.to_string()),
+            },
+        );
+        Ok(answer?)
     }
 }

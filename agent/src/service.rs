@@ -12,7 +12,7 @@ use std::time::Duration;
 use backlot_wire::{AgentRegistration, GpuInfo};
 use opentelemetry::KeyValue;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -59,6 +59,8 @@ pub struct Agent {
     pub drain_asked: Arc<watch::Sender<bool>>,
     /// The appliance has answered a registration: it gives no job to a name that it does not know.
     pub registered: watch::Sender<bool>,
+    /// Notified at the beginning and the end of each attempt, so that the host is looked at.
+    pub sample: Arc<Notify>,
 }
 
 /// Why the agent did not start, or ended otherwise than asked.
@@ -143,6 +145,8 @@ async fn serve(
     });
     signals.observe_host(&config.name, gpus.clone(), Arc::clone(&outbox));
 
+    let mut background = JoinSet::new();
+    let sample = signals.sampler(&mut background);
     let (drain, drain_state) = watch::channel(Drain::Working);
     let agent = Arc::new(Agent {
         queue: Arc::new(Queue::new(shared, &config)),
@@ -153,6 +157,7 @@ async fn serve(
         drain: drain_state,
         drain_asked: Arc::new(watch::Sender::new(false)),
         registered: watch::Sender::new(door.is_none()),
+        sample,
         scratch,
         programs,
         config,
@@ -160,10 +165,9 @@ async fn serve(
     let registration = registration(&agent.config, types, models, gpu_list);
     info!(name = agent.config.name, queue = agent.config.queue, slots = slot_count, types = ?registration.types, "the agent takes jobs");
 
-    let mut background = JoinSet::new();
     background.spawn(outbox.run());
-    if let Some(door) = door {
-        background.spawn(register(Arc::clone(&agent), door, registration));
+    if let Some(door) = door.clone() {
+        background.spawn(register(Arc::clone(&agent), door, registration.clone()));
     }
     let seats = Arc::new(Semaphore::new(slot_count * (1 + agent.config.ahead)));
     let work = tokio::spawn(receive(Arc::clone(&agent), seats));
@@ -173,6 +177,12 @@ async fn serve(
         return Err(RunError::Fault("ended by a second signal; jobs under way come back from the queue".into()));
     }
     agent.slots.end().await;
+    if let Some(door) = door {
+        let last = AgentRegistration { draining: true, stopped: true, ..registration };
+        if let Err(problem) = door.register(&agent.config.name, &last).await {
+            warn!(%problem, "could not say that this agent ends; it will be missed");
+        }
+    }
     info!("the agent has ended");
     Ok(())
 }
@@ -288,6 +298,7 @@ fn registration(config: &Config, types: Vec<String>, models: Vec<String>, gpus: 
         instance_type: Some(config.instance_type.clone()).filter(|kind| !kind.is_empty()),
         spot: config.spot,
         draining: false,
+        stopped: false,
         attempts: Vec::new(),
     }
 }

@@ -19,6 +19,8 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -49,8 +51,8 @@ impl Signals {
     /// # Errors
     /// A sentence that names the key that is wrong.
     pub fn start(config: &Config, http: &HttpClient, authorization: &str) -> Result<Self, String> {
-        // The SDK tells of its own comings and goings at info; a directive of the configuration still wins.
-        let directives = format!("opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn,{}", config.log);
+        // The SDK tells of each export that fails; our client tells it once. A directive of the configuration still wins.
+        let directives = format!("opentelemetry=off,{}", config.log);
         let filter = EnvFilter::try_new(directives).map_err(|error| format!("`log`: {error}"))?;
         let people = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
@@ -75,6 +77,24 @@ impl Signals {
         Registry::default().with(people).with(spans).with(records).try_init().map_err(|error| error.to_string())?;
         let meter = exporters.metrics.meter("backlot-agent");
         Ok(Self { exporters: Some(exporters), meter })
+    }
+
+    /// Ships the metrics whenever the answer is notified, at most once a second: an attempt that is shorter than
+    /// `metrics_s` is to have its curves too. Runs until `background` ends.
+    pub fn sampler(&self, background: &mut JoinSet<()>) -> Arc<Notify> {
+        let asked = Arc::new(Notify::new());
+        if let Some(exporters) = &self.exporters {
+            let (metrics, wanted) = (exporters.metrics.clone(), Arc::clone(&asked));
+            background.spawn(async move {
+                loop {
+                    wanted.notified().await;
+                    let metrics = metrics.clone();
+                    let _ = tokio::task::spawn_blocking(move || metrics.force_flush()).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        }
+        asked
     }
 
     #[must_use]
@@ -153,11 +173,8 @@ impl Exporters {
         authorization: &str,
     ) -> Result<Self, opentelemetry_otlp::ExporterBuildError> {
         let base = config.otlp.trim_end_matches('/');
-        let client: Arc<dyn opentelemetry_http::HttpClient> = Arc::new(ExporterClient {
-            client: http.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            timeout: EXPORT_TIMEOUT,
-        });
+        let client: Arc<dyn opentelemetry_http::HttpClient> =
+            Arc::new(ExporterClient::new(http.clone(), EXPORT_TIMEOUT));
         let headers = HashMap::from([("authorization".to_owned(), authorization.to_owned())]);
         let resource = Resource::builder()
             .with_service_name("backlot-agent")

@@ -76,18 +76,28 @@ pub enum Health {
     Error(String),
 }
 
+/// When a rule was evaluated last, and how long that took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    pub at: Moment,
+    pub took_ms: u64,
+}
+
 /// What is known of one rule.
 #[derive(Clone, Debug)]
 pub struct RuleReport<'a> {
     pub group: &'a str,
     pub rule: &'a Rule,
     pub health: &'a Health,
+    /// `None` before the first one of this run.
+    pub last: Option<Evaluation>,
     pub alerts: Vec<&'a Alert>,
 }
 
 #[derive(Default)]
 struct RuleState {
     health: Health,
+    last: Option<Evaluation>,
     /// By labels, so that their order is always the same.
     alerts: BTreeMap<BTreeMap<String, String>, Alert>,
 }
@@ -173,6 +183,13 @@ impl Engine {
         }
     }
 
+    /// The evaluation of a rule that gave its last result began at `began` and ended at `now`.
+    pub fn timed(&mut self, group: usize, rule: usize, began: Moment, now: Moment) {
+        if let Some(state) = self.groups.get_mut(group).and_then(|(_, rules)| rules.get_mut(rule)) {
+            state.last = Some(Evaluation { at: began, took_ms: now.mono_ms.saturating_sub(began.mono_ms) });
+        }
+    }
+
     /// All alerts that are not inactive, in the order of the rules.
     pub fn alerts(&self) -> impl Iterator<Item = &Alert> {
         self.groups.iter().flat_map(|(_, rules)| rules).flat_map(|rule| rule.alerts.values())
@@ -185,7 +202,7 @@ impl Engine {
         for (group, states) in &self.groups {
             for (rule, state) in group.rules.iter().zip(states) {
                 let alerts = state.alerts.values().collect();
-                report.push(RuleReport { group: &group.name, rule, health: &state.health, alerts });
+                report.push(RuleReport { group: &group.name, rule, health: &state.health, last: state.last, alerts });
             }
         }
         report

@@ -14,7 +14,7 @@ mod payload;
 pub mod rules;
 mod template;
 
-pub use engine::{Alert, Element, Engine, Health, RuleReport, State};
+pub use engine::{Alert, Element, Engine, Evaluation, Health, RuleReport, State};
 pub use notify::{GroupState, Notification, NotifiedAlert, Notifier, Timing};
 pub use payload::{alertmanager_json, subject};
 pub use template::{Template, TemplateError};

@@ -6,7 +6,7 @@ use axum::extract::State as With;
 use axum::routing::get;
 use axum::{Json, Router};
 use backlot_alerts::rules::Rule;
-use backlot_alerts::{Alert, Health, RuleReport, State};
+use backlot_alerts::{Alert, Evaluation, Health, RuleReport, State};
 use backlot_wire::Timestamp;
 use serde_json::{Value, json};
 
@@ -25,6 +25,14 @@ pub fn routes(alerting: Alerting) -> Router {
 
 fn time(since: backlot_alerts::Since) -> String {
     Timestamp(since.wall_ms).to_rfc3339()
+}
+
+/// Seconds and moment of an evaluation, as Prometheus says that there was none yet.
+fn evaluation(last: Option<Evaluation>) -> (f64, String) {
+    match last {
+        Some(Evaluation { at, took_ms }) => (took_ms as f64 / 1000.0, Timestamp(at.wall_ms).to_rfc3339()),
+        None => (0.0, "0001-01-01T00:00:00Z".to_owned()),
+    }
 }
 
 fn texts(templates: &BTreeMap<String, backlot_alerts::Template>) -> BTreeMap<&str, &str> {
@@ -117,12 +125,13 @@ async fn prometheus_rules(With(alerting): With<Alerting>, _: Viewer) -> Json<Val
     let report = held.engine.report();
     let rule = |report: &RuleReport<'_>| {
         let (health, problem) = health(report.health);
+        let (evaluation_s, evaluated_at) = evaluation(report.last);
         let mut rule = json!({
             "type": "alerting", "name": report.rule.alert, "query": report.rule.expr, "state": state(&report.alerts),
             "duration": report.rule.for_ms as f64 / 1000.0, "keepFiringFor": report.rule.keep_firing_for_ms as f64 / 1000.0,
             "labels": texts(&report.rule.labels), "annotations": texts(&report.rule.annotations), "health": health,
             "alerts": report.alerts.iter().filter_map(prometheus_alert).collect::<Vec<_>>(),
-            "evaluationTime": 0, "lastEvaluation": "0001-01-01T00:00:00Z",
+            "evaluationTime": evaluation_s, "lastEvaluation": evaluated_at,
         });
         if let Some(problem) = problem {
             rule["lastError"] = problem.into();
@@ -134,10 +143,18 @@ async fn prometheus_rules(With(alerting): With<Alerting>, _: Viewer) -> Json<Val
         .groups()
         .map(|group| {
             let interval_ms = group.interval_ms.unwrap_or(shared.config.interval_s.saturating_mul(1000));
+            let of_group: Vec<_> = report.iter().filter(|one| one.group == group.name).collect();
+            // Its rules are evaluated one after the other.
+            let (first, last) = (of_group.first().and_then(|one| one.last), of_group.last().and_then(|one| one.last));
+            let whole = first.zip(last).map(|(first, last)| {
+                let end_ms = last.at.mono_ms.saturating_add(last.took_ms);
+                Evaluation { at: first.at, took_ms: end_ms.saturating_sub(first.at.mono_ms) }
+            });
+            let (evaluation_s, evaluated_at) = evaluation(whole);
             json!({
                 "name": group.name, "file": "", "interval": interval_ms as f64 / 1000.0, "limit": 0,
-                "rules": report.iter().filter(|one| one.group == group.name).map(rule).collect::<Vec<_>>(),
-                "evaluationTime": 0, "lastEvaluation": "0001-01-01T00:00:00Z",
+                "rules": of_group.into_iter().map(rule).collect::<Vec<_>>(),
+                "evaluationTime": evaluation_s, "lastEvaluation": evaluated_at,
             })
         })
         .collect();

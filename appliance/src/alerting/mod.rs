@@ -224,12 +224,14 @@ impl Shared {
     async fn turn(&self) -> Duration {
         for (group, rules) in self.due() {
             for (rule, expression) in rules.into_iter().enumerate() {
+                let began = moment(self.clock.now());
                 let result = self.reader.query(&expression).await;
                 if let Err(problem) = &result {
                     tracing::warn!(expression, problem, "an alert rule could not be evaluated");
                 }
                 let now = moment(self.clock.now());
                 let mut state = self.state.lock();
+                state.engine.timed(group, rule, began, now);
                 if state.engine.evaluated(group, rule, result, now) {
                     state.unsaved.insert((group, rule));
                 }

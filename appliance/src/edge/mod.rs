@@ -214,7 +214,7 @@ impl OperationCell {
         *self.0.lock() = Some(operation.to_owned());
     }
 
-    fn get(&self) -> String {
+    pub(crate) fn get(&self) -> String {
         self.0.lock().clone().unwrap_or_else(|| "unknown".into())
     }
 }

@@ -128,8 +128,9 @@ impl Agents {
         self.known.values().map(Known::shown).collect()
     }
 
-    pub(super) fn last_seen(&self) -> impl Iterator<Item = (&str, Timestamp)> {
-        self.known.iter().map(|(name, known)| (name.as_str(), known.info.last_seen_at))
+    /// When each was last heard, and whether it said that it ends.
+    pub(super) fn last_seen(&self) -> impl Iterator<Item = (&str, Timestamp, bool)> {
+        self.known.iter().map(|(name, known)| (name.as_str(), known.info.last_seen_at, known.info.registration.stopped))
     }
 
     /// Reads what the catalogue holds.
@@ -214,7 +215,8 @@ fn encode(known: &Known, forgotten: bool) -> Record {
     }
     if payload.len() > STORED_BYTES_MAX {
         // Without its types it is given nothing until it registers again, half a minute after a restart at most.
-        info.registration = AgentRegistration { host: info.registration.host, ..AgentRegistration::default() };
+        let AgentRegistration { host, stopped, .. } = info.registration;
+        info.registration = AgentRegistration { host, stopped, ..AgentRegistration::default() };
         payload = bytes(&info);
     }
     Record { kind: Kind::Agent, payload }

@@ -141,8 +141,20 @@ impl Book {
             .with_description(metrics::AGENT_LAST_SEEN.help)
             .with_callback(move |gauge| {
                 let Some(book) = book.upgrade() else { return };
-                for (name, at) in book.agents.lock().last_seen() {
+                for (name, at, _) in book.agents.lock().last_seen() {
                     gauge.observe(at.unix_ms() as f64 / 1_000.0, &[KeyValue::new("agent", name.to_owned())]);
+                }
+            })
+            .build();
+        let book = Arc::downgrade(self);
+        let _ = meter
+            .f64_observable_gauge(metrics::AGENT_STOPPED.name)
+            .with_unit(metrics::AGENT_STOPPED.unit)
+            .with_description(metrics::AGENT_STOPPED.help)
+            .with_callback(move |gauge| {
+                let Some(book) = book.upgrade() else { return };
+                for (name, _, stopped) in book.agents.lock().last_seen() {
+                    gauge.observe(f64::from(u8::from(stopped)), &[KeyValue::new("agent", name.to_owned())]);
                 }
             })
             .build();

@@ -37,8 +37,9 @@ use prometheus::SharedReader;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a span waits for others before it is sent.
 const SPAN_DELAY: Duration = Duration::from_secs(1);
-/// Libraries that say at `info` what only their authors want to know.
-const QUIET: &str = "opentelemetry=warn,opentelemetry_sdk=warn,tantivy=warn";
+/// Libraries that say what only their authors want to know. The SDK tells of each export that fails, which `client` tells once; s3s
+/// calls each refusal an error, and what is one is told where S3 is answered.
+const QUIET: &str = "opentelemetry=off,s3s=off,tantivy=warn";
 /// What may be logged and must not be exported: it is said while an export is under way.
 const UNEXPORTED: &[&str] = &[
     "backlot::edge::otlp",
@@ -51,6 +52,7 @@ const UNEXPORTED: &[&str] = &[
     "opentelemetry_otlp",
     "opentelemetry_sdk",
     "rustls",
+    "s3s",
     "tantivy",
     "tonic",
     "tower",
@@ -83,6 +85,7 @@ pub struct OwnDoor {
 pub struct Telemetry {
     meters: SdkMeterProvider,
     exporters: Option<(SdkTracerProvider, SdkLoggerProvider)>,
+    client: Option<Arc<client::Loopback>>,
 }
 
 /// Sets up logging and instruments for this process, and exports to `own_door` if there is one, with span ids from `ids`. To be called once, within a
@@ -110,13 +113,14 @@ pub fn init(
     let resource = resource();
     let meters = SdkMeterProvider::builder().with_reader(reader.clone()).with_resource(resource.clone());
     let own_door = own_door.filter(|_| config.export);
-    let (meters, exporters) = match own_door {
+    let (meters, exporters, client) = match own_door {
         None => {
             Registry::default().with(people).try_init().map_err(|_| TelemetryError::Twice)?;
-            (meters.build(), None)
+            (meters.build(), None, None)
         }
         Some(door) => {
-            let exporters = Exporters::build(door)?;
+            let client = Arc::new(client::Loopback::new(EXPORT_TIMEOUT));
+            let exporters = Exporters::build(door, &client)?;
             let every = Duration::from_secs(config.metrics_every_s.max(1));
             let meters = meters.with_reader(PeriodicReader::builder(exporters.metrics).with_interval(every).build());
             let batch = BatchConfigBuilder::default().with_scheduled_delay(SPAN_DELAY).build();
@@ -137,12 +141,12 @@ pub fn init(
             let registry = Registry::default().with(people).with(own_spans).with(own_logs);
             registry.try_init().map_err(|_| TelemetryError::Twice)?;
             opentelemetry::global::set_tracer_provider(tracers.clone());
-            (meters.build(), Some((tracers, loggers)))
+            (meters.build(), Some((tracers, loggers)), Some(client))
         }
     };
     opentelemetry::global::set_meter_provider(meters.clone());
     let _ = READER.set(reader); // the first one stays, as the subscriber does
-    Ok(Telemetry { meters, exporters })
+    Ok(Telemetry { meters, exporters, client })
 }
 
 impl Telemetry {
@@ -159,6 +163,9 @@ impl Telemetry {
     /// Ends the exporters, for a second at most. Blocks.
     pub fn shutdown(&self) {
         let within = Duration::from_secs(1);
+        if let Some(client) = &self.client {
+            client.end();
+        }
         std::thread::scope(|scope| {
             if let Some((tracers, loggers)) = &self.exporters {
                 scope.spawn(move || tracers.shutdown_with_timeout(within));
@@ -176,8 +183,8 @@ struct Exporters {
 }
 
 impl Exporters {
-    fn build(door: &OwnDoor) -> Result<Self, ExporterBuildError> {
-        let client: Arc<dyn opentelemetry_http::HttpClient> = Arc::new(client::Loopback::new(EXPORT_TIMEOUT));
+    fn build(door: &OwnDoor, client: &Arc<client::Loopback>) -> Result<Self, ExporterBuildError> {
+        let client: Arc<dyn opentelemetry_http::HttpClient> = Arc::<client::Loopback>::clone(client);
         let (id, secret) = &door.credential;
         let basic = format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
         let headers = HashMap::from([("authorization".to_owned(), basic)]);

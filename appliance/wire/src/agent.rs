@@ -28,6 +28,9 @@ pub struct AgentRegistration {
     /// It finishes what it holds and takes nothing more.
     #[serde(default)]
     pub draining: bool,
+    /// It has ended because it was told to, and will be silent.
+    #[serde(default)]
+    pub stopped: bool,
     /// Attempts under way.
     #[serde(default)]
     pub attempts: Vec<String>,

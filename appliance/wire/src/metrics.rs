@@ -58,6 +58,7 @@ catalogue! {
     JOB_TENANTS_FOLDED = Kind::Gauge, "backlot_job_tenants_folded", "{tenant}", [], "Owners and keys counted with others because there were too many, since the start.";
 
     AGENT_LAST_SEEN = Kind::Gauge, "backlot_agent_last_seen_timestamp_seconds", "s", ["agent"], "When a registered agent was last heard, as Unix time.";
+    AGENT_STOPPED = Kind::Gauge, "backlot_agent_stopped", "{flag}", ["agent"], "1 for an agent that said that it ends.";
 
     ARTIFACT_OBJECTS = Kind::Gauge, "backlot_artifact_objects", "{object}", ["bucket"], "Objects stored.";
     ARTIFACT_BYTES = Kind::Gauge, "backlot_artifact_stored_bytes", "By", ["bucket"], "Bytes of the objects stored.";

@@ -23,7 +23,7 @@ export interface Queue {
   name: string; ready: number; in_flight: number; delayed: number; oldest_age_s: number; is_job_queue: boolean; dlq?: string; is_dlq: boolean;
 }
 export interface Agent {
-  name: string; version: string; host: string; types: string[]; gpus: { name: string; executor: string }[]; draining: boolean;
+  name: string; version: string; host: string; types: string[]; gpus: { name: string; executor: string }[]; draining: boolean; stopped?: boolean;
   attempts: string[]; last_seen_at: string;
 }
 export interface LogRecord {

@@ -69,7 +69,7 @@ impl<R: Roles> S3Access for Access<R> {
 }
 
 /// Operations whose body is an object's bytes are bounded elsewhere; the body of any other is read whole.
-fn reads_xml(operation: &str) -> bool {
+pub(super) fn reads_xml(operation: &str) -> bool {
     !matches!(operation, "PutObject" | "PostObject" | "UploadPart")
 }
 
@@ -100,7 +100,11 @@ fn check_signature(authorization: Option<&str>, query: &str, now_s: u64) -> S3Re
     }
     if parameter("Signature").is_some() {
         let expires = parameter("Expires").and_then(|moment| moment.parse::<u64>().ok());
-        return if expires.is_some_and(|moment| moment <= now_s.saturating_add(PRESIGNED_MAX_S)) { Ok(()) } else { Err(long()) };
+        return if expires.is_some_and(|moment| moment <= now_s.saturating_add(PRESIGNED_MAX_S)) {
+            Ok(())
+        } else {
+            Err(long())
+        };
     }
     match authorization {
         Some(header) if header.starts_with("AWS4-HMAC-SHA256") => scope(header),

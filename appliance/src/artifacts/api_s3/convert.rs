@@ -103,8 +103,7 @@ fn custom(code: &'static str, status: http::StatusCode, message: String) -> S3Er
 /// s3s keeps the types of its body errors to itself; their texts tell them apart.
 fn body_error(text: &str) -> S3Error {
     if text.contains("Sha256Mismatch") {
-        let message = "x-amz-content-sha256 does not match the bytes received";
-        return custom("XAmzContentSHA256Mismatch", http::StatusCode::BAD_REQUEST, message.into());
+        return other_bytes_than_signed();
     }
     if text.contains("SignatureMismatch") {
         return s3_error!(SignatureDoesNotMatch, "the signature of a chunk does not match");
@@ -116,6 +115,11 @@ fn body_error(text: &str) -> S3Error {
         return s3_error!(InvalidRequest, "the body is not well-formed aws-chunked");
     }
     s3_error!(IncompleteBody, "the body ended before its announced length")
+}
+
+pub(super) fn other_bytes_than_signed() -> S3Error {
+    let message = "x-amz-content-sha256 does not match the bytes received";
+    custom("XAmzContentSHA256Mismatch", http::StatusCode::BAD_REQUEST, message.into())
 }
 
 pub(super) fn etag(etag: &ETag) -> S3ETag {

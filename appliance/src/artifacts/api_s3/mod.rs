@@ -9,6 +9,7 @@ mod convert;
 mod listing;
 mod multipart;
 mod objects;
+mod signed;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 pub use access::Roles;
 
 use super::Artifacts;
-use crate::edge::{Request, Response, S3Door};
+use crate::edge::{OperationCell, Request, Response, S3Door};
 
 /// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
 const XML_BYTES_MAX: usize = 4 << 20;
@@ -79,9 +80,23 @@ impl S3Door for S3Service {
             let empty = request.version() <= http::Version::HTTP_11
                 && !request.headers().contains_key(header::CONTENT_LENGTH)
                 && !request.headers().contains_key(header::TRANSFER_ENCODING);
+            let operation = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
+            let (request, verdict) = signed::Signed::of(request);
             let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
-            match Self::call(&service, request.map(body)).await {
-                Ok(response) => response.map(axum::body::Body::new),
+            let mut answer = Self::call(&service, request.map(body)).await;
+            let is_fault =
+                |response: &http::Response<s3s::Body>| response.status() == http::StatusCode::INTERNAL_SERVER_ERROR;
+            if verdict.differs() && answer.as_ref().is_ok_and(is_fault) {
+                let told = convert::other_bytes_than_signed().to_http_response();
+                answer = told.map_err(|error| s3s::HttpError::new(error.into()));
+            }
+            match answer {
+                Ok(response) => {
+                    if is_fault(&response) {
+                        tracing::warn!(operation = operation.get(), "an S3 call was answered with InternalError");
+                    }
+                    response.map(axum::body::Body::new)
+                }
                 Err(error) => {
                     tracing::error!(?error, "S3 gave no answer");
                     let mut response = Response::default();

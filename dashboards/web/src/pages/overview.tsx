@@ -14,18 +14,21 @@ export function Overview() {
   const agents = useSignal<Agent[]>([]);
   const alerts = useSignal<Alert[]>([]);
   const recent = useSignal<Job[]>([]);
+  const counts = useSignal<Partial<Record<Status, number>> | null>(null);
   const problem = useSignal<string | null>(null);
   usePoll("overview", 5000, async (stop) => {
-    const [q, a, l, j] = await Promise.all([
+    const [q, a, l, j, c] = await Promise.all([
       get<{ queues: Queue[] }>("/v1/queues", stop),
       get<{ agents: Agent[] }>("/v1/agents", stop),
       get<{ alerts: Alert[] }>("/v1/alerts", stop),
       get<{ jobs: Job[] }>("/v1/jobs?limit=20", stop),
+      get<{ status: Partial<Record<Status, number>> }>("/v1/jobs/counts", stop),
     ]);
     queues.value = q.queues;
     agents.value = a.agents;
     alerts.value = l.alerts.filter((alert) => alert.state === "firing" || alert.state === "pending");
     recent.value = j.jobs;
+    counts.value = c.status;
   }, problem);
   useEvents("/v1/jobs/events", {
     job: (data) => {
@@ -34,7 +37,6 @@ export function Overview() {
         .sort((a, b) => b.created_at.localeCompare(a.created_at)).slice(0, 20);
     },
   });
-  const count = (status: Status) => recent.value.filter((job) => job.status === status).length;
   return (
     <main>
       <h1>Overview</h1>
@@ -49,9 +51,9 @@ export function Overview() {
           ))}
         </section>
       )}
-      <section class="cards" aria-label="Latest twenty jobs by status">
+      <section class="cards" aria-label="Jobs by status">
         {(["queued", "running", "succeeded", "failed"] as Status[]).map((status) => (
-          <a class="card" href={`/jobs?status=${status}`} key={status}><b>{count(status)}</b> {status}<small>of the latest twenty</small></a>
+          <a class="card" href={`/jobs?status=${status}`} key={status}><b>{counts.value ? (counts.value[status] ?? 0).toLocaleString() : "–"}</b> {status}</a>
         ))}
       </section>
       <div class="columns">
@@ -80,8 +82,8 @@ export function Overview() {
             <p class="agent" key={agent.name}>
               <strong>{agent.name}</strong> <span class="muted">{agent.gpus.map((gpu) => `${gpu.name} (${gpu.executor})`).join(", ")}</span>
               <br />
-              <span class={Date.parse(agent.last_seen_at) < now_ms.value - 60_000 ? "problem" : "muted"}>
-                heard {ago(agent.last_seen_at, now_ms.value)}, {agent.attempts.length} under way{agent.draining && ", draining"}
+              <span class={!agent.stopped && Date.parse(agent.last_seen_at) < now_ms.value - 60_000 ? "problem" : "muted"}>
+                heard {ago(agent.last_seen_at, now_ms.value)}, {agent.attempts.length} under way{agent.stopped ? ", stopped" : agent.draining && ", draining"}
               </span>
             </p>
           ))}

@@ -54,7 +54,9 @@ export function Curve({ title, query, unit, label, last_s, from_ms, to_ms, max }
     }, [times, ...columns] as uPlot.AlignedData, box.current);
   };
   const key = `${query} ${last_s ?? ""} ${from_ms ?? ""} ${to_ms ?? ""}`;
-  usePoll(key, to_ms === undefined ? 10_000 : 0, async (stop) => {
+  // What happened at the end of a fixed span arrives a little after it.
+  const settled = to_ms !== undefined && to_ms < Date.now() - 60_000;
+  usePoll(key, settled ? 0 : 10_000, async (stop) => {
     const [from, to] = span();
     const step = Math.max(1, Math.ceil((to - from) / POINTS));
     draw(await range(query, from, to, step, stop), [from, to]);
