@@ -46,7 +46,7 @@ type Given = Result<Parameters<HashMap<String, String>>, QueryRejection>;
 async fn search(_: Viewer, State(api): State<Api>, given: Given) -> Result<Json<Page>, ApiError> {
     let given = given.map_err(|error| ApiError::bad_request(error.body_text()))?.0;
     known(&given, &["query", "from", "to", "limit", "cursor", "order"])?;
-    let search = search_of(&given, api.logs.now())?;
+    let search = search_of(&given, api.logs.store.now())?;
     let found = api.logs.search(search).await?;
     let last = found.hits.last().map(|hit| hit.position);
     let records = found

@@ -5,8 +5,7 @@ use futures::future::BoxFuture;
 
 use super::Logs;
 use crate::edge::otlp::{ExportLogsServiceRequest, OtlpError, Partial, Sink};
-use crate::signals::{ITEMS_MAX, encode};
-use crate::telemetry_journal::Kind;
+use crate::signals::ITEMS_MAX;
 
 impl Sink<ExportLogsServiceRequest> for Logs {
     fn export(&self, request: ExportLogsServiceRequest) -> BoxFuture<'_, Result<Partial, OtlpError>> {
@@ -17,9 +16,7 @@ impl Sink<ExportLogsServiceRequest> for Logs {
                 return Err(OtlpError::TooLarge(format!("a request holds at most {ITEMS_MAX} log records")));
             }
             if records > 0 {
-                let payload = encode(self.now().wall_ms, &request);
-                drop(request);
-                self.journal().append(Kind::Logs, &payload).await?;
+                self.store.keep(request).await?;
             }
             Ok(Partial { accepted: records as u64, ..Partial::default() })
         }

@@ -12,14 +12,14 @@ mod tail;
 use std::path::Path;
 use std::sync::Arc;
 
-use backlot_windows::{Batch, Found, Opened, Options, Search, Stats, Windows, WindowsError};
-use tokio::sync::{Semaphore, broadcast};
+use backlot_windows::{Found, Opened, Options, Search, WindowsError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 use crate::config;
 use crate::edge::ApiError;
-use crate::signals::{Follower, Searches};
+use crate::signals::Store;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
@@ -34,15 +34,7 @@ const TAILS_MAX: usize = 64;
 /// The log store. Cheap to clone.
 #[derive(Clone)]
 pub struct Logs {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    journal: TelemetryJournal,
-    windows: Windows,
-    follower: Follower,
-    searches: Searches,
-    clock: Arc<dyn Clock>,
+    store: Store,
     tails: Arc<Semaphore>,
 }
 
@@ -62,18 +54,13 @@ impl Logs {
             disk_bytes_max: config.disk_bytes_max,
             ..Options::new(data_dir.join("logs"))
         };
-        let (windows, opened) = Windows::open(options)?;
-        let follower =
-            Follower::new(journal.clone(), Kind::Logs, windows.clone(), Arc::clone(&clock), schema::documents);
-        let searches = Searches::new(windows.clone());
-        let tails = Arc::new(Semaphore::new(TAILS_MAX));
-        let shared = Shared { journal, windows, follower, searches, clock, tails };
-        Ok((Self { shared: Arc::new(shared) }, opened))
+        let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, clock)?;
+        Ok((Self { store, tails: Arc::new(Semaphore::new(TAILS_MAX)) }, opened))
     }
 
     /// Starts indexing. `stage` is that of the stores.
     pub fn start(&self, stage: &Stage) {
-        self.shared.follower.start(stage);
+        self.store.start(stage);
     }
 
     /// Routes of the http door. Tails end when `stopping` is cancelled.
@@ -81,30 +68,12 @@ impl Logs {
         api::routes(self.clone(), stopping)
     }
 
-    /// Finds records; everything that was acknowledged before the call is looked at.
+    /// As [`Store::search`].
     ///
     /// # Errors
     /// 503 when too many search at once.
     pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
-        self.shared.follower.caught_up().await;
-        self.shared.searches.run(search).await
-    }
-
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.shared.windows.stats()
-    }
-
-    fn journal(&self) -> &TelemetryJournal {
-        &self.shared.journal
-    }
-
-    fn now(&self) -> Now {
-        self.shared.clock.now()
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
-        self.shared.windows.subscribe()
+        self.store.search(search).await
     }
 }
 

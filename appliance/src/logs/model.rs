@@ -83,10 +83,7 @@ pub struct Placed {
 pub fn records(request: &ExportLogsServiceRequest, first_seq: u64, arrived_ms: u64) -> Vec<Placed> {
     let mut placed = Vec::new();
     for group in &request.resource_logs {
-        let resource = group.resource.as_ref();
-        let resource = resource
-            .map(|resource| Attributes::of(&resource.attributes, resource.dropped_attributes_count))
-            .unwrap_or_default();
+        let resource = Attributes::of_resource(group.resource.as_ref());
         for scoped in &group.scope_logs {
             let scope = scoped.scope.as_ref().map(|scope| scope.name.as_str()).filter(|name| !name.is_empty());
             for record in &scoped.log_records {

@@ -34,11 +34,11 @@ pub(super) fn sse(
     query: Query,
     stopping: CancellationToken,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, ApiError> {
-    let turn = Arc::clone(&logs.shared.tails)
+    let turn = Arc::clone(&logs.tails)
         .try_acquire_owned()
         .map_err(|_| ApiError::unavailable("too_many_tails", "too many readers follow the log already", 10))?;
     let ready = VecDeque::from([Event::default().comment("following")]);
-    let tail = Tail { batches: logs.subscribe(), query, ready, expected: None, stopping, _turn: turn };
+    let tail = Tail { batches: logs.store.subscribe(), query, ready, expected: None, stopping, _turn: turn };
     let events = futures::stream::unfold(tail, async |mut tail| {
         let event = tail.next().await?;
         Some((Ok(event), tail))

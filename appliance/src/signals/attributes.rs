@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use serde_json::{Map, Number, Value};
 
 /// Most attributes of one record or span; further ones are dropped and counted.
@@ -37,6 +38,12 @@ impl Attributes {
         let mut made = Self { dropped: dropped_before, ..Self::default() };
         made.extend("", attributes, DEPTH_MAX);
         made
+    }
+
+    /// Those of a resource, if there is one.
+    #[must_use]
+    pub fn of_resource(resource: Option<&Resource>) -> Self {
+        resource.map(|of| Self::of(&of.attributes, of.dropped_attributes_count)).unwrap_or_default()
     }
 
     /// Adds the entries of a map under `prefix`, which is empty or ends with a dot.

@@ -29,7 +29,7 @@ pub(super) type Convert = fn(payload: &[u8], first_seq: u64, arrived_ms: u64) ->
 
 /// A payload as these followers keep it: when it arrived, then the request as protobuf.
 #[must_use]
-pub fn encode(arrived_ms: u64, request: &impl prost::Message) -> Vec<u8> {
+pub(super) fn encode(arrived_ms: u64, request: &impl prost::Message) -> Vec<u8> {
     let mut payload = Vec::with_capacity(8 + request.encoded_len());
     payload.extend(arrived_ms.to_le_bytes());
     payload.extend(request.encode_to_vec());
@@ -38,14 +38,14 @@ pub fn encode(arrived_ms: u64, request: &impl prost::Message) -> Vec<u8> {
 
 /// Takes a payload apart again.
 #[must_use]
-pub fn arrived(payload: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn arrived(payload: &[u8]) -> Option<(u64, &[u8])> {
     let (arrived_ms, request) = payload.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*arrived_ms), request))
 }
 
 /// Follows one kind of record. Cheap to clone.
 #[derive(Clone)]
-pub struct Follower {
+pub(super) struct Follower {
     journal: TelemetryJournal,
     kind: Kind,
     windows: Windows,
@@ -57,7 +57,7 @@ pub struct Follower {
 
 impl Follower {
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         journal: TelemetryJournal,
         kind: Kind,
         windows: Windows,
@@ -69,7 +69,7 @@ impl Follower {
     }
 
     /// Starts following. Commits at the stop.
-    pub fn start(&self, stage: &Stage) {
+    pub(super) fn start(&self, stage: &Stage) {
         let (follower, stop) = (self.clone(), stage.stopping());
         stage.spawn(self.kind.as_str(), async move {
             let mut more = follower.journal.subscribe();
@@ -114,7 +114,7 @@ impl Follower {
     }
 
     /// Waits, for a while at most, until everything that was acknowledged before the call can be found.
-    pub async fn caught_up(&self) {
+    pub(super) async fn caught_up(&self) {
         let wanted = *self.journal.subscribe().borrow();
         let mut found = self.found.subscribe();
         let reached = found.wait_for(|found| *found >= wanted);

@@ -1,14 +1,14 @@
-//! What logs and traces share: attributes of OTLP as plain values, the names that are recognised among them, the follower
-//! that keeps windows up with the telemetry journal, and how a request says which moments it means.
+//! What logs and traces share: the store with its journal, its windows and the follower between them, attributes of OTLP as
+//! plain values, the names that are recognised among them, and how a request says which moments it means.
 
 pub mod attributes;
 mod follower;
 mod moments;
 mod searches;
+mod store;
 
 /// Most log records or spans of one request. An empty one is two bytes on the wire and kilobytes on its way to the index.
 pub const ITEMS_MAX: usize = 50_000;
 
-pub use follower::{Follower, arrived, encode};
 pub use moments::{Moment, rfc3339_ns};
-pub use searches::Searches;
+pub use store::Store;

@@ -15,7 +15,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Searches {
+pub(super) struct Searches {
     windows: Windows,
     turns: Arc<Semaphore>,
 }
@@ -31,13 +31,13 @@ impl Drop for CancelOnDrop {
 
 impl Searches {
     #[must_use]
-    pub fn new(windows: Windows) -> Self {
+    pub(super) fn new(windows: Windows) -> Self {
         Self { windows, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// # Errors
     /// 503 when too many search, 500 when a window that is being written does not read.
-    pub async fn run(&self, search: Search) -> Result<Found, ApiError> {
+    pub(super) async fn run(&self, search: Search) -> Result<Found, ApiError> {
         let turn = tokio::time::timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(ApiError::unavailable("too_many_searches", "too many searches are under way", 2));

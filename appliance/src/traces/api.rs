@@ -48,7 +48,7 @@ async fn list(_: Viewer, State(traces): State<Traces>, given: Given) -> Result<J
         return Err(ApiError::bad_request(format!("`{name}` is no parameter of this; it takes {}", names.join(", "))));
     }
     let text = |name: &str| given.get(name).filter(|text| !text.is_empty()).cloned();
-    let now = traces.now();
+    let now = traces.store.now();
     let moment = |name: &str, default: i64| match text(name) {
         None => Ok(default),
         Some(written) => Moment::parse(&written, now)

@@ -6,8 +6,7 @@ use futures::future::BoxFuture;
 use super::Traces;
 use super::model::is_valid;
 use crate::edge::otlp::{ExportTraceServiceRequest, OtlpError, Partial, Sink};
-use crate::signals::{ITEMS_MAX, encode};
-use crate::telemetry_journal::Kind;
+use crate::signals::ITEMS_MAX;
 
 impl Sink<ExportTraceServiceRequest> for Traces {
     fn export(&self, mut request: ExportTraceServiceRequest) -> BoxFuture<'_, Result<Partial, OtlpError>> {
@@ -23,9 +22,7 @@ impl Sink<ExportTraceServiceRequest> for Traces {
                 return Err(OtlpError::TooLarge(format!("a request holds at most {ITEMS_MAX} spans")));
             }
             if accepted > 0 {
-                let payload = encode(self.now().wall_ms, &request);
-                drop(request);
-                self.journal().append(Kind::Spans, &payload).await?;
+                self.store.keep(request).await?;
             }
             let message = if rejected > 0 { "spans without a valid trace id and span id were not taken" } else { "" };
             Ok(Partial { accepted, rejected, message: message.to_owned() })

@@ -11,12 +11,11 @@ mod store;
 use std::path::Path;
 use std::sync::Arc;
 
-use backlot_windows::{Found, Opened, Options, Search, Stats, Windows, WindowsError};
+use backlot_windows::{Opened, Options, WindowsError};
 
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 use crate::config;
-use crate::edge::ApiError;
-use crate::signals::{Follower, Searches};
+use crate::signals;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
@@ -26,15 +25,7 @@ pub use store::Narrow;
 /// The trace store. Cheap to clone.
 #[derive(Clone)]
 pub struct Traces {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    journal: TelemetryJournal,
-    windows: Windows,
-    follower: Follower,
-    searches: Searches,
-    clock: Arc<dyn Clock>,
+    store: signals::Store,
 }
 
 impl Traces {
@@ -53,38 +44,17 @@ impl Traces {
             disk_bytes_max: config.disk_bytes_max,
             ..Options::new(data_dir.join("traces"))
         };
-        let (windows, opened) = Windows::open(options)?;
-        let follower =
-            Follower::new(journal.clone(), Kind::Spans, windows.clone(), Arc::clone(&clock), model::documents);
-        let searches = Searches::new(windows.clone());
-        Ok((Self { shared: Arc::new(Shared { journal, windows, follower, searches, clock }) }, opened))
+        let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, clock)?;
+        Ok((Self { store }, opened))
     }
 
     /// Starts indexing. `stage` is that of the stores.
     pub fn start(&self, stage: &Stage) {
-        self.shared.follower.start(stage);
+        self.store.start(stage);
     }
 
     /// Routes of the http door.
     pub fn routes(&self) -> axum::Router {
         api::routes(self.clone())
-    }
-
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.shared.windows.stats()
-    }
-
-    async fn search(&self, search: Search) -> Result<Found, ApiError> {
-        self.shared.follower.caught_up().await;
-        self.shared.searches.run(search).await
-    }
-
-    fn journal(&self) -> &TelemetryJournal {
-        &self.shared.journal
-    }
-
-    fn now(&self) -> Now {
-        self.shared.clock.now()
     }
 }

@@ -116,10 +116,7 @@ pub fn fuzz_export(request: &ExportTraceServiceRequest) {
 pub(super) fn spans(request: &ExportTraceServiceRequest) -> Vec<Option<Span>> {
     let mut made = Vec::new();
     for group in &request.resource_spans {
-        let resource = group.resource.as_ref();
-        let resource = resource
-            .map(|resource| Attributes::of(&resource.attributes, resource.dropped_attributes_count))
-            .unwrap_or_default();
+        let resource = Attributes::of_resource(group.resource.as_ref());
         made.extend(group.scope_spans.iter().flat_map(|scoped| &scoped.spans).map(|span| plain(span, &resource)));
     }
     made

@@ -67,7 +67,7 @@ impl Traces {
         bytes_max: usize,
     ) -> Result<(Vec<Span>, bool), ApiError> {
         let search = Search { query, from_ns, to_ns, order: Order::Newest, limit, after: None, bytes_max };
-        let found = self.search(search).await?;
+        let found = self.store.search(search).await?;
         let spans = found.hits.iter().map(|hit| serde_json::from_slice(&hit.source));
         let spans = spans.collect::<Result<_, _>>().map_err(|error| ApiError::internal(&error))?;
         Ok((spans, found.more))

@@ -1,18 +1,17 @@
 //! The handle: one writer, many searches, a ring of what is not committed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod search;
+mod upkeep;
+
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use tantivy::{DocAddress, Searcher};
 use tokio::sync::broadcast;
 
-use crate::chain::{self, Aside, Chain, Entry, Folder, Open, lock};
+pub use self::search::{Cancel, Found, Hit, Search};
+use crate::chain::{self, Aside, Chain, Entry, Open, lock};
 use crate::document::Document;
-use crate::index::{self, Fields, IndexFault, Summary};
-use crate::query::Query;
-use crate::top::{Order, Position, Top};
-use crate::walk::{self, Fault, Range};
+use crate::index::Summary;
 use crate::{Options, WindowsError};
 
 /// Batches that a slow reader of the tail may be behind before it loses some.
@@ -26,51 +25,6 @@ pub struct Batch {
     pub documents: Vec<Document>,
     /// How many documents came through the tail before these: a gap is what a slow reader has lost.
     pub first: u64,
-}
-
-/// What is searched for.
-#[derive(Clone, Debug)]
-pub struct Search {
-    pub query: Query,
-    /// Both ends included.
-    pub from_ns: i64,
-    pub to_ns: i64,
-    pub order: Order,
-    pub limit: usize,
-    /// Where the page before ended.
-    pub after: Option<Position>,
-    /// The page ends early when its sources are more than this; it has one hit at least.
-    pub bytes_max: usize,
-}
-
-/// One document of the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hit {
-    pub position: Position,
-    pub source: Vec<u8>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    pub hits: Vec<Hit>,
-    /// There may be more after the last hit.
-    pub more: bool,
-    /// Windows that could hold more and do not read.
-    pub set_aside: Vec<String>,
-}
-
-/// Tells a search that nobody waits for it any more.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What was found at the start.
@@ -134,12 +88,6 @@ struct State {
     entries: Vec<Entry>,
     asides: Vec<Aside>,
     ring: Vec<Arc<Batch>>,
-}
-
-/// Where a candidate of a search stands.
-enum Origin {
-    Ring(Arc<Batch>, usize),
-    Window(usize, DocAddress),
 }
 
 impl Windows {
@@ -259,45 +207,10 @@ impl Windows {
         (writing.end, writing.committed) = (0, 0);
     }
 
-    /// Closes windows whose span is over, lets old ones go, merges one that is closed. To be called every minute or so.
-    ///
-    /// # Errors
-    /// When a step fails; the next call tries again.
-    pub fn housekeep(&self, now_ms: u64) -> Result<(), WindowsError> {
-        for chain in Chain::ALL {
-            let mut writing = lock(&self.shared.writing);
-            if writing.slot(chain).open.is_none()
-                && self.left_open(chain).is_some_and(|entry| self.is_full(&entry.summary, now_ms))
-            {
-                writing.slot(chain).open = Some(self.open_window(chain, now_ms, 0)?); // left open by an earlier run
-            }
-            if writing.slot(chain).open.as_ref().is_some_and(|open| self.is_full(&open.summary, now_ms)) {
-                self.commit_locked(&mut writing, Some(chain))?;
-            }
-        }
-        self.retain(now_ms)?;
-        self.merge_one()
-    }
-
     /// The newest documents as they arrive. A reader that is too slow loses whole batches, see [`Batch::first`].
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
         self.shared.tail.subscribe()
-    }
-
-    /// Searches what is in the ring and in the windows. Blocks.
-    ///
-    /// # Errors
-    /// [`WindowsError::Cancelled`], or [`WindowsError::Index`] when the open window does not read.
-    pub fn search(&self, search: &Search, cancel: &Cancel) -> Result<Found, WindowsError> {
-        loop {
-            match self.try_search(search, cancel) {
-                Ok(found) => return Ok(found),
-                Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside or ends, so the rounds end.
-                Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
-            }
-        }
     }
 
     #[must_use]
@@ -404,173 +317,6 @@ impl Windows {
         }
         Ok(())
     }
-
-    fn retain(&self, now_ms: u64) -> Result<(), WindowsError> {
-        let options = &self.shared.options;
-        let mut closed: Vec<_> = {
-            let state = lock(&self.shared.state);
-            state.entries.iter().filter(|entry| entry.summary.closed).cloned().collect()
-        };
-        closed.sort_by_key(|entry| entry.summary.last_arrival_ms);
-        let mut disk_bytes: u64 = closed.iter().map(|entry| entry.folder.disk_bytes()).sum();
-        for entry in closed {
-            let old = entry.summary.last_arrival_ms.saturating_add(options.retention_ms) < now_ms;
-            if !old && disk_bytes <= options.disk_bytes_max {
-                continue;
-            }
-            disk_bytes = disk_bytes.saturating_sub(entry.folder.disk_bytes());
-            lock(&self.shared.state).entries.retain(|other| !Arc::ptr_eq(&other.folder, &entry.folder));
-            chain::remove(&entry.folder.path)?;
-            let (window, documents) = (&entry.folder.name, entry.summary.documents);
-            tracing::info!(window, documents, old, "dropped a window: retention or disk budget");
-        }
-        Ok(())
-    }
-
-    fn merge_one(&self) -> Result<(), WindowsError> {
-        let next = {
-            let state = lock(&self.shared.state);
-            state.entries.iter().find(|entry| entry.summary.closed && entry.segments != 1).cloned()
-        };
-        let Some(entry) = next else { return Ok(()) };
-        let folder = &entry.folder;
-        let segments = match folder.meta() {
-            Ok(meta) if meta.segments > 1 => {
-                let window = folder.window().map_err(|fault| folder.error("open", fault))?;
-                window.merge(self.shared.options.writer_bytes).map_err(|error| folder.error("merge", error))?;
-                folder.shut(); // the next search opens the merged segment; the old files can go
-                1
-            }
-            Ok(_) => 1,
-            Err(reason) => return self.set_aside(folder, reason),
-        };
-        let mut state = lock(&self.shared.state);
-        if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, folder)) {
-            entry.segments = segments;
-        }
-        Ok(())
-    }
-
-    /// Sets a window aside when its files are at fault; a fault of another kind, such as too many open files, is the caller's to see.
-    fn judge(&self, folder: &Arc<Folder>, fault: IndexFault) -> Result<(), WindowsError> {
-        let broken = index::broken_files(&folder.path);
-        let gone = !lock(&self.shared.state).entries.iter().any(|entry| Arc::ptr_eq(&entry.folder, folder));
-        if gone {
-            return Ok(()); // retention dropped it, or another search has judged
-        }
-        if broken.is_empty() && !fault.is_damage {
-            return Err(folder.error("search", fault));
-        }
-        let names: Vec<_> = broken.iter().map(|path| path.display().to_string()).collect();
-        let reason = match names.as_slice() {
-            [] => fault.problem,
-            names => format!("{}; bytes differ from what was written in {}", fault.problem, names.join(", ")),
-        };
-        self.set_aside(folder, reason)
-    }
-
-    fn set_aside(&self, folder: &Arc<Folder>, reason: String) -> Result<(), WindowsError> {
-        let mut state = lock(&self.shared.state);
-        let Some(at) = state.entries.iter().position(|entry| Arc::ptr_eq(&entry.folder, folder)) else {
-            return Ok(()); // somebody else did, or retention dropped it
-        };
-        let entry = state.entries.remove(at);
-        folder.shut();
-        let aside = chain::set_aside(&self.shared.options.dir, folder, Some(entry.summary), reason)?;
-        state.asides.push(aside);
-        Ok(())
-    }
-
-    fn try_search(&self, search: &Search, cancel: &Cancel) -> Result<Found, SearchFault> {
-        let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
-        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
-        let limit = search.limit.max(1);
-        let number = self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1;
-
-        let (ring, mut windows, set_aside) = {
-            let state = lock(&self.shared.state);
-            let mut windows = Vec::new();
-            for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
-                // Searchers of windows that are written are taken here, together with the ring that goes with them.
-                let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
-                windows.push((entry.clone(), searcher));
-            }
-            let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
-            (state.ring.clone(), windows, asides.map(|aside| aside.name.clone()).collect())
-        };
-
-        let mut top = Top::new(search.order, limit + 1, search.after);
-        for batch in &ring {
-            for (index, document) in batch.documents.iter().enumerate() {
-                if document.time_ns >= range.from_ns
-                    && document.time_ns <= range.to_ns
-                    && search.query.matches(document)
-                {
-                    let position = Position { time_ns: document.time_ns, seq: document.seq };
-                    top.offer(position, || Origin::Ring(Arc::clone(batch), index));
-                }
-            }
-        }
-        let best = |summary: &Summary| match search.order {
-            Order::Newest => search.order.time_rank(summary.max_ns),
-            Order::Oldest => search.order.time_rank(summary.min_ns),
-        };
-        windows.sort_by_key(|(entry, _)| best(&entry.summary));
-        let mut searchers: Vec<(Searcher, Fields, Arc<Folder>)> = Vec::new();
-        for (entry, searcher) in windows {
-            if cancel.is_cancelled() {
-                return Err(SearchFault::Cancelled);
-            }
-            if top.closed_to(best(&entry.summary)) {
-                break; // this window and those after it have nothing better
-            }
-            let (searcher, fields) = match searcher {
-                Some(searcher) => searcher,
-                None => open_searcher(&entry.folder)?,
-            };
-            chain::next_use(&entry.folder, number);
-            let at = searchers.len();
-            guard(&entry.folder, || {
-                let origin = |address| Origin::Window(at, address);
-                walk::walk(&searcher, fields, &search.query, range, &mut top, &origin, cancel)
-            })?;
-            searchers.push((searcher, fields, entry.folder));
-        }
-
-        let mut found = Found { set_aside, ..Found::default() };
-        let ranked = top.into_sorted();
-        let (total, mut bytes) = (ranked.len(), 0);
-        for (position, origin) in ranked.into_iter().take(limit) {
-            let source = match origin {
-                Origin::Ring(batch, index) => batch.documents[index].source.clone(),
-                Origin::Window(at, address) => {
-                    let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, || walk::source(searcher, *fields, address))?
-                }
-            };
-            bytes += source.len();
-            if bytes > search.bytes_max && !found.hits.is_empty() {
-                break;
-            }
-            found.hits.push(Hit { position, source });
-        }
-        found.more = found.hits.len() < total;
-        self.shut_unused();
-        Ok(found)
-    }
-
-    /// Keeps the closed windows open that were searched last.
-    fn shut_unused(&self) {
-        let mut opened: Vec<_> = {
-            let state = lock(&self.shared.state);
-            let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
-            closed.map(|entry| Arc::clone(&entry.folder)).collect()
-        };
-        opened.sort_by_key(|folder| std::cmp::Reverse(folder.used.load(Ordering::Relaxed)));
-        for folder in opened.iter().skip(self.shared.options.readers_max) {
-            folder.shut();
-        }
-    }
 }
 
 impl Writing {
@@ -596,28 +342,5 @@ impl Writing {
             Chain::Regular => &mut self.regular,
             Chain::Stray => &mut self.stray,
         }
-    }
-}
-
-enum SearchFault {
-    Cancelled,
-    Window(Arc<Folder>, IndexFault),
-}
-
-fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault> {
-    guard(folder, || {
-        let window = folder.window()?;
-        Ok((window.searcher(), window.fields))
-    })
-}
-
-/// Runs a step of a search in one window. tantivy trusts its files and panics on some damage.
-fn guard<T>(folder: &Arc<Folder>, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, SearchFault> {
-    let fault = |fault| SearchFault::Window(Arc::clone(folder), fault);
-    match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(Fault::Cancelled)) => Err(SearchFault::Cancelled),
-        Ok(Err(Fault::Index(reason))) => Err(fault(reason)),
-        Err(_) => Err(fault(IndexFault { problem: "reading it failed unexpectedly".to_owned(), is_damage: false })),
     }
 }

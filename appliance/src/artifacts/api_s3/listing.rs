@@ -22,6 +22,23 @@ pub(super) fn limit(asked: Option<i32>) -> S3Result<(i32, usize)> {
     }
 }
 
+/// The page that all three listings ask for; an empty `after` is none.
+async fn page(
+    artifacts: &Artifacts,
+    bucket: &str,
+    (prefix, delimiter): (Option<&String>, Option<&String>),
+    after: Option<String>,
+    max: usize,
+) -> S3Result<Page<ObjectRow>> {
+    let query = Query {
+        prefix: prefix.cloned().unwrap_or_default(),
+        delimiter: delimiter.cloned(),
+        after: after.filter(|after| !after.is_empty()),
+        max,
+    };
+    artifacts.list(bucket, query).await.map_err(error)
+}
+
 fn prefixes(names: &Names, page: &Page<ObjectRow>) -> Option<CommonPrefixList> {
     let prefix = |prefix: &String| CommonPrefix { prefix: Some(names.write(prefix)) };
     Some(page.common_prefixes.iter().map(prefix).collect())
@@ -48,13 +65,8 @@ pub(super) async fn first(
     let input = request.input;
     let names = Names::read(input.encoding_type.as_ref())?;
     let (max_keys, max) = limit(input.max_keys)?;
-    let query = Query {
-        prefix: input.prefix.clone().unwrap_or_default(),
-        delimiter: input.delimiter.clone(),
-        after: input.marker.clone().filter(|marker| !marker.is_empty()),
-        max,
-    };
-    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let within = (input.prefix.as_ref(), input.delimiter.as_ref());
+    let page = page(artifacts, &input.bucket, within, input.marker.clone(), max).await?;
     let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, true)).collect();
     Ok(S3Response::new(ListObjectsOutput {
         common_prefixes: prefixes(&names, &page),
@@ -82,11 +94,10 @@ pub(super) async fn second(
     let (max_keys, max) = limit(input.max_keys)?;
     let after = match &input.continuation_token {
         Some(token) => Some(parse_token(token)?),
-        None => input.start_after.clone().filter(|start| !start.is_empty()),
+        None => input.start_after.clone(),
     };
-    let query =
-        Query { prefix: input.prefix.clone().unwrap_or_default(), delimiter: input.delimiter.clone(), after, max };
-    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let within = (input.prefix.as_ref(), input.delimiter.as_ref());
+    let page = page(artifacts, &input.bucket, within, after, max).await?;
     let with_owner = input.fetch_owner.unwrap_or(false);
     let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, with_owner)).collect();
     let count = page.entries.len() + page.common_prefixes.len();
@@ -114,13 +125,8 @@ pub(super) async fn versions(
     let input = request.input;
     let names = Names::read(input.encoding_type.as_ref())?;
     let (max_keys, max) = limit(input.max_keys)?;
-    let query = Query {
-        prefix: input.prefix.clone().unwrap_or_default(),
-        delimiter: input.delimiter.clone(),
-        after: input.key_marker.clone().filter(|marker| !marker.is_empty()),
-        max,
-    };
-    let page = artifacts.list(&input.bucket, query).await.map_err(error)?;
+    let within = (input.prefix.as_ref(), input.delimiter.as_ref());
+    let page = page(artifacts, &input.bucket, within, input.key_marker.clone(), max).await?;
     let versions = page.entries.iter().map(|(key, row)| ObjectVersion {
         checksum_algorithm: Some(vec![ChecksumAlgorithm::from_static(row.checksum.algorithm.name())]),
         checksum_type: Some(checksum_type(&row.checksum)),

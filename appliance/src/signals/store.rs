@@ -1,0 +1,78 @@
+//! A store of one kind of record: durable in the telemetry journal when it is acknowledged, found in windows from then on.
+
+use std::sync::Arc;
+
+use backlot_windows::{Batch, Found, Opened, Options, Search, Windows, WindowsError};
+use tokio::sync::broadcast;
+
+use super::follower::{Convert, Follower, encode};
+use super::searches::Searches;
+use crate::clock::{Clock, Now};
+use crate::edge::ApiError;
+use crate::tasks::Stage;
+use crate::telemetry_journal::{AppendError, Kind, TelemetryJournal};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    kind: Kind,
+    journal: TelemetryJournal,
+    windows: Windows,
+    follower: Follower,
+    searches: Searches,
+    clock: Arc<dyn Clock>,
+}
+
+impl Store {
+    /// Opens the windows. `convert` makes documents of a record as [`Store::keep`] has put it into the journal.
+    ///
+    /// # Errors
+    /// [`WindowsError`] when the folder cannot be read or written.
+    pub fn open(
+        options: Options,
+        kind: Kind,
+        convert: Convert,
+        journal: TelemetryJournal,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Opened), WindowsError> {
+        let (windows, opened) = Windows::open(options)?;
+        let follower = Follower::new(journal.clone(), kind, windows.clone(), Arc::clone(&clock), convert);
+        let searches = Searches::new(windows.clone());
+        Ok((Self { kind, journal, windows, follower, searches, clock }, opened))
+    }
+
+    /// Starts indexing. `stage` is that of the stores.
+    pub fn start(&self, stage: &Stage) {
+        self.follower.start(stage);
+    }
+
+    /// Makes a request durable.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was kept.
+    pub async fn keep(&self, request: impl prost::Message) -> Result<(), AppendError> {
+        let payload = encode(self.now().wall_ms, &request);
+        drop(request);
+        self.journal.append(self.kind, &payload).await.map(drop)
+    }
+
+    /// Finds records; everything that was acknowledged before the call is looked at.
+    ///
+    /// # Errors
+    /// 503 when too many search at once.
+    pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
+        self.follower.caught_up().await;
+        self.searches.run(search).await
+    }
+
+    /// The newest records as they arrive.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.windows.subscribe()
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+}
