@@ -93,6 +93,9 @@ fn limits_hold_over_a_restart_and_a_job_says_that_it_waits_for_them() {
     let second = submit(&appliance, &json!({"type": "x", "project_id": "film"}));
     assert_eq!(codes(&appliance, &first), ["no_agents"]);
     assert_eq!(codes(&appliance, &second), ["no_agents", "behind"]);
+    assert!(appliance.http("POST", "/v1/queues/jobs/pause", None).0 < 300);
+    assert_eq!(codes(&appliance, &first), ["queue_paused", "no_agents"]);
+    assert!(appliance.http("POST", "/v1/queues/jobs/resume", None).0 < 300);
     let held = consumer(&appliance, &["beat", "600"], "held");
     eventually("the first one runs", || {
         (appliance.json("GET", &format!("/v1/jobs/{first}"), None)["status"] == "running").then_some(())
@@ -168,6 +171,18 @@ fn a_bulk_action_counts_first_and_then_acts_on_what_it_counted() {
     assert!(said.contains("20 of 20 done"), "{said}");
     assert_eq!(appliance.json("GET", "/v1/jobs/counts", None)["status"], json!({"queued": 30}));
     assert_eq!(cli_json(&appliance, &["job", "bulk", "list", "--json"]).len(), 2);
+
+    // One that has failed lies on the dead-letter queue and comes back from there.
+    submit(&appliance, &json!({"type": "x", "job_id": "bad", "priority": 9, "retry": {"failures": 1}}));
+    appliance.python("jobs_consumer.py", &["fail", "1"]);
+    let dead = |appliance: &Appliance| cli_json(appliance, &["job", "search", "status:failed", "--json"]);
+    eventually("it has failed", || (ids(&dead(&appliance)) == ["bad"]).then_some(()));
+    let done = &cli_json(&appliance, &["job", "bulk", "redrive", "--query", "*", "--yes", "--json"])[0];
+    assert_eq!((&done["matched"], &done["done"]), (&json!(1), &json!(1)), "{done}");
+    assert_eq!(appliance.json("GET", "/v1/jobs/bad", None)["status"], "queued");
+    let queues = appliance.json("GET", "/v1/queues", None);
+    let dlq = queues["queues"].as_array().expect("queues").iter().find(|queue| queue["name"] == "jobs-dlq");
+    assert_eq!(dlq.expect("it is there from the start")["ready"], 0);
     for body in [
         r#"{"action":"cancel","query":" "}"#,
         r#"{"action":"explode","query":"*"}"#,

@@ -258,6 +258,7 @@ impl From<JobsError> for ApiError {
             JobsError::Exists(_) => Self::conflict("job_exists", sentence).hint("leave the id out to get a new one"),
             JobsError::Ended { .. } => Self::conflict("job_ended", sentence),
             JobsError::NotRetryable { .. } => Self::conflict("not_retryable", sentence),
+            JobsError::NotDeadLettered(_) => Self::conflict("not_dead_lettered", sentence),
             JobsError::Busy(_) => Self::conflict("busy", sentence),
             JobsError::Full(_) => Self::unavailable("full", sentence, 30),
             JobsError::Queue(QueueError::NotAdmitted(_)) => Self::new(StatusCode::BAD_REQUEST, "invalid", sentence),

@@ -313,7 +313,6 @@ impl Overseer for Book {
             return Ok(Admission::Send(self.admitted(&spec, request.body.clone(), delay_s)?));
         }
         take_attributes(&mut spec, &request.attributes)?;
-        turns::check(&spec)?;
         if let Some(id) = &spec.job_id
             && let Some(known) = self.find(&table, id)?
         {

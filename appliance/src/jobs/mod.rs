@@ -111,6 +111,8 @@ pub enum JobsError {
     Ended { id: String, status: JobStatus },
     #[error("job `{id}` is {}; only a failed or cancelled one is queued again", .status.as_str())]
     NotRetryable { id: String, status: JobStatus },
+    #[error("job `{0}` lies on no dead-letter queue")]
+    NotDeadLettered(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]

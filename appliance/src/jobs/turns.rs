@@ -17,7 +17,6 @@ use crate::queue::{Class, Tenant, Turn};
 
 /// Where limits stand among the settings.
 const PREFIX: &str = "limit/";
-const RATE_KEY_BYTES_MAX: usize = 128;
 
 pub(super) struct Turns {
     shares: Mutex<Shares>,
@@ -65,11 +64,24 @@ impl Turns {
         }
         let stood = before.map_or(Stand::Aside, |before| self.stand(before));
         let stands = self.stand(after);
-        if stood != stands {
-            let now_mono_ms = self.clock.now().mono_ms;
-            let moved = (&stood, &stands);
-            let (head, fresh) = (&after.head, before.is_some());
-            self.shares.lock().moved(now_mono_ms, &head.id, &owner(&after.spec), &head.queue, moved, fresh);
+        let (was, is) = (before.map(|before| owner(&before.spec)), owner(&after.spec));
+        let changed_hands = was.as_ref().is_some_and(|was| *was != is);
+        if stood == stands && !changed_hands {
+            return;
+        }
+        let now_mono_ms = self.clock.now().mono_ms;
+        let (head, fresh) = (&after.head, before.is_some());
+        let mut shares = self.shares.lock();
+        let mut moved = |owner: &Owner, from: &Stand, to: &Stand| {
+            shares.moved(now_mono_ms, &head.id, owner, &head.queue, (from, to), fresh);
+        };
+        match was.filter(|_| changed_hands) {
+            // A retry may put a job into another project.
+            Some(was) => {
+                moved(&was, &stood, &Stand::Aside);
+                moved(&is, &Stand::Aside, &stands);
+            }
+            None => moved(&is, &stood, &stands),
         }
     }
 
@@ -130,27 +142,7 @@ fn owner(spec: &JobSpec) -> Owner {
         project: spec.project_id.clone().unwrap_or_default(),
         user: spec.user_id.clone().unwrap_or_default(),
         kind: spec.kind.clone(),
-        rate_key: rate_key(spec).map(str::to_owned),
-    }
-}
-
-/// What a job counts against beside its queue: `"rate": {"key": "…"}`.
-fn rate_key(spec: &JobSpec) -> Option<&str> {
-    spec.extra.get("rate")?.get("key")?.as_str()
-}
-
-/// Checks what a specification says of rates.
-///
-/// # Errors
-/// A sentence for the sender.
-pub(super) fn check(spec: &JobSpec) -> Result<(), String> {
-    let Some(rate) = spec.extra.get("rate") else { return Ok(()) };
-    let known = rate.as_object().is_some_and(|rate| rate.keys().all(|name| name == "key"));
-    match rate_key(spec).filter(|_| known) {
-        Some(key) if !key.is_empty() && key.len() <= RATE_KEY_BYTES_MAX && !key.chars().any(char::is_control) => Ok(()),
-        _ => Err(format!(
-            "`rate` is {{\"key\": …}} with a text of 1 to {RATE_KEY_BYTES_MAX} bytes without control characters"
-        )),
+        rate_key: spec.rate.as_ref().map(|rate| rate.key.clone()),
     }
 }
 
@@ -179,20 +171,5 @@ impl Jobs {
         turns.shares.lock().limits_mut().set(scope, name, setting);
         self.queues.reconsider(); // somebody may wait for what was held back until now
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_an_object_with_a_key() {
-        let check = |rate: &str| check(&JobSpec::parse(&format!(r#"{{"type":"x","rate":{rate}}}"#)).unwrap());
-        assert_eq!(check(r#"{"key":"api"}"#), Ok(()));
-        for wrong in [r#""api""#, "{}", r#"{"key":""}"#, r#"{"key":1}"#, r#"{"key":"a","per_s":1}"#, "null"] {
-            assert!(check(wrong).is_err(), "{wrong}");
-        }
-        assert!(check(&format!(r#"{{"key":"{}"}}"#, "k".repeat(200))).is_err());
     }
 }

@@ -84,6 +84,11 @@ impl Jobs {
         let agents = self.book.agents.lock().all();
         let suited: Vec<&AgentInfo> = agents.iter().filter(|agent| suits(agent, tracked)).collect();
         let mut reasons = Vec::new();
+        let queue = &tracked.head.queue;
+        if self.queues.overview("").iter().any(|known| known.name == *queue && known.flow == "paused") {
+            let sentence = format!("queue `{queue}` is paused: nothing is received from it");
+            reasons.push(reason("queue_paused", sentence, json!({"queue": queue})));
+        }
         let nobody = nobody_fits(now, tracked, &agents);
         let is_anybody = nobody.is_none();
         reasons.extend(nobody);
@@ -249,4 +254,78 @@ fn scheduled(now: Now, tracked: &Tracked) -> Reason {
 
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use backlot_wire::{AgentRegistration, GpuInfo, JobSpec, Timestamp};
+
+    use super::*;
+
+    const NOW: Now = Now { mono_ms: 1_000_000, wall_ms: 1_000_000 };
+
+    fn agent(name: &str, types: &[&str], gpu: Option<(u64, u32)>) -> AgentInfo {
+        let gpus = gpu.map(|(gb, sm)| GpuInfo { vram_bytes: gb * 1_000_000_000, sm: Some(sm), ..GpuInfo::default() });
+        let registration = AgentRegistration {
+            types: types.iter().map(|kind| (*kind).to_owned()).collect(),
+            gpus: gpus.into_iter().collect(),
+            ..AgentRegistration::default()
+        };
+        AgentInfo { name: name.into(), registration, last_seen_at: Timestamp(NOW.wall_ms), ..AgentInfo::default() }
+    }
+
+    fn job(spec: &str) -> Tracked {
+        Tracked::sent(NOW, "jobs", "m", "j".into(), JobSpec::parse(spec).unwrap(), 0)
+    }
+
+    fn nobody(spec: &str, agents: &[AgentInfo]) -> (&'static str, String) {
+        let reason = nobody_fits(NOW, &job(spec), agents);
+        reason.map_or(("", String::new()), |reason| (reason.code, reason.sentence))
+    }
+
+    #[test]
+    fn what_the_agents_lack_is_said_with_the_best_that_there_is() {
+        let agents = [
+            agent("a", &["x"], Some((16, 86))),
+            agent("b", &["x"], Some((12, 90))),
+            agent("c", &["y"], Some((80, 90))),
+        ];
+        assert_eq!(nobody(r#"{"type":"x"}"#, &[]).0, "no_agents");
+        assert_eq!(nobody(r#"{"type":"z"}"#, &agents).0, "no_agent_of_type");
+        let (code, sentence) = nobody(r#"{"type":"x","requirements":{"vram_gb":24}}"#, &agents);
+        assert_eq!(
+            (code, sentence.as_str()),
+            ("no_agent_with_vram", "none of 2 agents that run `x` has a GPU with 24 GB; the best has 16")
+        );
+        assert_eq!(nobody(r#"{"type":"x","requirements":{"arch":"sm_100+"}}"#, &agents).0, "no_agent_with_arch");
+        assert_eq!(nobody(r#"{"type":"x","requirements":{"labels":{"zone":"b"}}}"#, &agents).0, "no_agent_with_label");
+        let both = r#"{"type":"x","requirements":{"vram_gb":14,"arch":"sm_90"}}"#;
+        assert_eq!(nobody(both, &agents).0, "no_agent_with_all", "each has one half of it");
+        assert_eq!(nobody(r#"{"type":"x","requirements":{"vram_gb":14}}"#, &agents).0, "");
+    }
+
+    #[test]
+    fn agents_that_take_nothing_are_told_apart() {
+        let mut agents = [agent("a", &["x"], None), agent("b", &["x"], None)];
+        agents[0].registration.draining = true;
+        assert_eq!(nobody(r#"{"type":"x"}"#, &agents).0, "", "the other one takes jobs");
+        agents[1].last_seen_at = Timestamp(NOW.wall_ms - SILENT_AFTER_MS - 1);
+        assert_eq!(nobody(r#"{"type":"x"}"#, &agents).0, "agents_drained");
+        agents[0].registration.draining = false;
+        agents[0].last_seen_at = Timestamp(0);
+        assert_eq!(nobody(r#"{"type":"x"}"#, &agents).0, "agents_silent");
+    }
+
+    #[test]
+    fn limits_and_rates_are_said_with_their_numbers() {
+        let limit = held(NOW, &Hold::Limit { scope: Scope::User, name: "anna".into(), running: 5, most: 5 });
+        assert_eq!((limit.code, limit.sentence.as_str()), ("user_limit", "user `anna` is at its limit: 5 of 5 run"));
+        let rate = held(NOW, &Hold::Rate { bucket: BucketName::Key("api".into()), at_mono_ms: NOW.mono_ms + 3_000 });
+        assert_eq!((rate.code, rate.numbers["next_s"].as_f64()), ("rate_limit", Some(3.0)));
+        let mut resting = job(r#"{"type":"x"}"#);
+        resting.head.runs_after = Some(Timestamp(NOW.wall_ms + 60_000));
+        resting.head.failures = 2;
+        let reason = scheduled(NOW, &resting);
+        assert!(reason.sentence.contains("failure 2") && reason.numbers["left_s"] == 60.0, "{reason:?}");
+    }
 }

@@ -70,6 +70,9 @@ pub struct JobSpec {
     pub delay_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique: Option<Unique>,
+    /// What it counts against beside its queue, where rates are limited by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Jobs that must have ended before this one is queued. An input that names a job is one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<After>,
@@ -156,6 +159,13 @@ impl From<AfterForm> for After {
             AfterForm::Whole { job, on } => Self { job, on },
         }
     }
+}
+
+/// Jobs with one key begin no faster than the key's rate allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    pub key: String,
 }
 
 /// Of several jobs with one key on one queue, one is taken; the others are answered with it.
@@ -296,6 +306,7 @@ impl JobSpec {
             run_at: None,
             delay_s: None,
             unique: None,
+            rate: None,
             after: Vec::new(),
             flow_id: None,
             created_at: None,

@@ -80,31 +80,38 @@ impl Bulk {
     }
 }
 
-/// The jobs that `action` can be taken on, among those that the query finds; those created up to `now`.
-fn asked(action: Action, query: &str, now: Now) -> Result<Asked, JobsError> {
-    let mut asked = parse(query, now).map_err(|error| JobsError::Query {
-        text: query.to_owned(),
-        at: error.at,
-        problem: error.to_string(),
-    })?;
-    let statuses = action.statuses().iter().map(|status| Query::keyword("status", status.as_str())).collect();
-    let mut all = vec![Query::Or(statuses), asked.query];
-    if action == Action::Redrive {
-        all.push(Query::Exists { name: "dlq".into() });
-    }
-    asked.query = Query::And(all);
-    asked.to_ns = asked.to_ns.min(i64::try_from(now.wall_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000));
-    Ok(asked)
-}
-
 impl Jobs {
+    /// The jobs that `action` can be taken on, among those that the query finds; those created up to `now`.
+    fn asked_of(&self, action: Action, query: &str, now: Now) -> Result<Asked, JobsError> {
+        let mut asked = parse(query, now).map_err(|error| JobsError::Query {
+            text: query.to_owned(),
+            at: error.at,
+            problem: error.to_string(),
+        })?;
+        let statuses = action.statuses().iter().map(|status| Query::keyword("status", status.as_str())).collect();
+        let mut all = vec![Query::Or(statuses), asked.query];
+        if action == Action::Redrive {
+            let queues = self.dead_letter_queues().into_keys();
+            all.push(Query::Or(queues.map(|queue| Query::keyword("queue", &queue)).collect()));
+        }
+        asked.query = Query::And(all);
+        asked.to_ns = asked.to_ns.min(i64::try_from(now.wall_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000));
+        Ok(asked)
+    }
+
+    /// The queues that have a dead-letter queue, with its name.
+    fn dead_letter_queues(&self) -> BTreeMap<String, String> {
+        let overview = self.queues.overview("");
+        overview.into_iter().filter_map(|queue| Some((queue.name, queue.dlq?))).collect()
+    }
+
     /// Counts the jobs that an action would be taken on.
     ///
     /// # Errors
     /// [`JobsError::Query`] points at the character; [`JobsError::Search`].
     pub async fn bulk_dry_run(&self, order: &Order) -> Result<DryRun, JobsError> {
         check(order)?;
-        let asked = asked(order.action, &order.query, self.book.clock.now())?;
+        let asked = self.asked_of(order.action, &order.query, self.book.clock.now())?;
         let matched = self.count_found(asked.clone()).await?;
         let (found, _) = self.found(asked, None, SAMPLE).await?;
         let mut sample = Vec::new();
@@ -127,7 +134,7 @@ impl Jobs {
     pub async fn bulk(&self, order: &Order, by: &str) -> Result<Task, JobsError> {
         check(order)?;
         let now = self.book.clock.now();
-        let asked = asked(order.action, &order.query, now)?;
+        let asked = self.asked_of(order.action, &order.query, now)?;
         let matched = self.count_found(asked).await?;
         let id = uuid::Uuid::now_v7().to_string();
         let rate = order.rate_per_s.unwrap_or(RATE_DEFAULT);

@@ -6,8 +6,8 @@ use backlot_windows::Position;
 use futures::StreamExt;
 
 use super::super::{Jobs, JobsError};
+use super::stored;
 use super::task::{Action, Task, TaskStatus};
-use super::{asked, stored};
 use crate::clock::Now;
 use crate::tasks::Stage;
 
@@ -58,7 +58,7 @@ impl Jobs {
         let began = Now { mono_ms: 0, wall_ms: task.created_at.unix_ms() };
         let id = task.id.clone();
         tracing::info!(task = id, action = ?task.action, query = task.query, matched = task.matched, "bulk action runs");
-        let asked = match asked(task.action, &task.query, began) {
+        let asked = match self.asked_of(task.action, &task.query, began) {
             Ok(asked) => asked,
             Err(error) => return self.ended(&id, TaskStatus::Failed, Some(&error.to_string())).await,
         };
@@ -115,10 +115,11 @@ impl Jobs {
             let (jobs, job) = (self.clone(), job.clone());
             async move {
                 let result = match action {
-                    Action::Cancel => jobs.cancel(&job).await,
-                    Action::Retry | Action::Redrive => jobs.retry(&job, None).await,
+                    Action::Cancel => jobs.cancel(&job).await.map(drop),
+                    Action::Retry => jobs.retry(&job, None).await.map(drop),
+                    Action::Redrive => jobs.redrive(&job).await,
                 };
-                (job, result.map(drop))
+                (job, result)
             }
         };
         let results: Vec<(String, Result<(), JobsError>)> =
@@ -131,6 +132,16 @@ impl Jobs {
             task.position = jobs.last().map(|(_, position)| stored(*position)).or(task.position);
             task.updated_at = now.timestamp();
         });
+    }
+
+    /// Moves the message of a failed job back from the dead-letter queue of its queue.
+    async fn redrive(&self, id: &str) -> Result<(), JobsError> {
+        let known = self.find(id)?.ok_or_else(|| JobsError::NoSuchJob(id.to_owned()))?;
+        let not_there = || JobsError::NotDeadLettered(id.to_owned());
+        let of_queue = || self.dead_letter_queues().remove(&known.head.queue);
+        let dlq = known.head.dlq.clone().or_else(of_queue).ok_or_else(not_there)?;
+        let bytes = serde_json::to_vec(&*known.spec).map_or(0, |body| body.len());
+        if self.return_from(&dlq, &known, &known.spec, bytes).await? { Ok(()) } else { Err(not_there()) }
     }
 
     async fn ended(&self, id: &str, status: TaskStatus, problem: Option<&str>) {

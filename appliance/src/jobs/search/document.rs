@@ -2,7 +2,7 @@
 //!
 //! | name | how |
 //! | --- | --- |
-//! | id, type, status, user, project, queue, agent, trace, flow, dlq | as a whole, or by its beginning |
+//! | id, type, status, user, project, queue, agent, trace, flow, cause | as a whole, or by its beginning |
 //! | priority, failures, attempts, cost | number |
 //! | duration, wait, gpu | number of seconds |
 //! | created, updated, started, ended, runs_after | moment |
@@ -36,7 +36,6 @@ pub(in crate::jobs) fn document(tracked: &Tracked) -> Document {
     let (head, spec) = (&tracked.head, &tracked.spec);
     let time_ns = i64::try_from(head.created_at.unix_ms()).unwrap_or(0).saturating_mul(1_000_000);
     let mut writer = Writer { document: Document::new(time_ns, number_of(&head.id)), texts_bytes: 0, names: 0 };
-    let flow = spec.extra.get("flow_id").and_then(Value::as_str);
     for (name, value) in [
         ("id", Some(head.id.as_str())),
         ("type", Some(spec.kind.as_str())),
@@ -45,8 +44,8 @@ pub(in crate::jobs) fn document(tracked: &Tracked) -> Document {
         ("project", spec.project_id.as_deref()),
         ("queue", Some(head.queue.as_str())),
         ("trace", head.trace_id.as_deref()),
-        ("flow", flow),
-        ("dlq", head.dlq.as_deref()),
+        ("flow", spec.flow_id.as_deref()),
+        ("cause", tracked.error.as_ref().and_then(|error| error.cause.as_deref())),
     ] {
         if let Some(value) = value {
             writer.document.add(name, Indexed::Keyword(value.to_owned()));
