@@ -25,7 +25,7 @@ use super::search::Index;
 use super::table::{Reserved, Table, unique_key};
 use super::turns::Turns;
 use super::webhooks::{Seal, Webhooks};
-use super::{flows, schedules, settings, spans, store, turns};
+use super::{flows, schedules, settings, spans, store};
 use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
 use crate::config;

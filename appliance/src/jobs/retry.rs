@@ -46,7 +46,13 @@ impl Jobs {
     }
 
     /// Moves the message of a failed job back from its dead-letter queue. False: it is not there any more.
-    pub(super) async fn return_from(&self, dlq: &str, known: &Tracked, spec: &JobSpec, bytes: usize) -> Result<bool, JobsError> {
+    pub(super) async fn return_from(
+        &self,
+        dlq: &str,
+        known: &Tracked,
+        spec: &JobSpec,
+        bytes: usize,
+    ) -> Result<bool, JobsError> {
         let (book, id, spec) = (self.book.clone(), known.head.id.clone(), spec.clone());
         let message_id = known.head.message_id.clone();
         book.table.lock().load(known.clone());

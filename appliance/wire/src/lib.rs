@@ -20,7 +20,9 @@ pub use attempt::{
 pub use flow::{Flow, FlowJob, FlowOrder, FlowStatus, OnFailure};
 pub use job::{Job, JobError, JobStatus, Output};
 pub use schedule::{Missed, Schedule, ScheduleOrder};
-pub use spec::{After, CauseRetry, Input, JobSpec, Limits, On, OutputTarget, Requirements, Retry, SpecError, Unique};
+pub use spec::{
+    After, CauseRetry, Input, JobSpec, Limits, On, OutputTarget, Rate, Requirements, Retry, SpecError, Unique,
+};
 pub use time::Timestamp;
 
 /// Header that an agent adds to its SQS calls: its registered name. It must be among the signed headers.

@@ -400,6 +400,7 @@ mod tests {
             (r#"{"type":"x","delay_s":400000000}"#, "366 days"),
             (r#"{"type":"x","unique":{"key":""}}"#, "unique.key"),
             (r#"{"type":"x","unique":{"key":"k","period_s":0}}"#, "unique.period_s"),
+            (r#"{"type":"x","rate":{"key":""}}"#, "rate.key"),
             (r#"{"type":"x","retry":{"causes":{"out_of_memory":{"vram_factor":2}}}}"#, "requirements.vram_gb"),
             (r#"{"type":"x","retry":{"causes":{"timeout":{"failures":0}}}}"#, "`timeout`"),
             (r#"{"type":"x","requirements":{"arch":"ampere"}}"#, "sm_NN"),

@@ -12,7 +12,8 @@ use backlot_wire::Timestamp;
 use crate::clock::Now;
 
 /// Found as a whole or by their beginning.
-pub(super) const KEYWORDS: &[&str] = &["id", "type", "status", "user", "project", "queue", "agent", "trace", "flow", "cause"];
+pub(super) const KEYWORDS: &[&str] =
+    &["id", "type", "status", "user", "project", "queue", "agent", "trace", "flow", "cause"];
 /// Found by moment.
 pub(super) const MOMENTS: &[&str] = &["created", "updated", "started", "ended", "runs_after"];
 /// Found by seconds, which may be written `90s`, `5m`, `2h`.

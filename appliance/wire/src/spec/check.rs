@@ -128,9 +128,11 @@ impl JobSpec {
                 return field("unique.period_s", "is 1 second to 30 days");
             }
         }
-        if self.rate.as_ref().is_some_and(|rate| {
-            rate.key.is_empty() || rate.key.len() > 128 || rate.key.chars().any(char::is_control)
-        }) {
+        if self
+            .rate
+            .as_ref()
+            .is_some_and(|rate| rate.key.is_empty() || rate.key.len() > 128 || rate.key.chars().any(char::is_control))
+        {
             return field("rate.key", "is 1 to 128 bytes without control characters");
         }
         if self.after.len() > AFTER_MAX {
