@@ -68,6 +68,9 @@ pub(in crate::queue) struct Slot {
     pub guest: bool,
 }
 
+/// A million messages are to fit into 150 MB with all that orders them.
+const _: () = assert!(size_of::<Slot>() <= 72);
+
 impl Slot {
     pub(in crate::queue) fn new(id: MessageId, aged_from_ms: i64, record_bytes: usize) -> Self {
         Self {
