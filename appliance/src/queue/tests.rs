@@ -2,6 +2,7 @@
 
 mod fifo;
 mod moves;
+mod upkeep;
 mod turns;
 
 use std::path::Path;
