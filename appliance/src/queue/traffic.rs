@@ -106,8 +106,9 @@ impl Queues {
             })
             .ok()?;
         // What was let go before the end of a long delay was received before it ages.
-        let first_received_ms =
-            head.sent_at_ms + u64::from(head.held_s) * 1000 + u64::from(taken.first_received_after_ms);
+        let aged_from_ms = head.sent_at_ms + u64::from(head.held_s) * 1000;
+        let latest_ms = if head.held_s > 0 { self.shared.clock.now().wall_ms } else { u64::MAX };
+        let first_received_ms = (aged_from_ms + u64::from(taken.first_received_after_ms)).min(latest_ms);
         let (mut attributes, mut body) = (content.attributes, content.body);
         if let Some(overseer) = self.shared.overseer().filter(|_| taken.admitted) {
             let added = overseer.attributes(queue.name.as_str(), &message_id);
@@ -131,7 +132,7 @@ impl Queues {
             sender_id: content.sender_id,
             sent_at: Timestamp(head.sent_at_ms),
             receive_count: taken.receive_count,
-            first_received_at: Timestamp(first_received_ms.min(self.shared.clock.now().wall_ms)),
+            first_received_at: Timestamp(first_received_ms),
             source: taken.source.map(|source| source.to_string()),
             group_id: content.group_id,
             deduplication_id: content.deduplication_id,
