@@ -80,6 +80,10 @@ def main():
         digest = hashlib.sha256(body).hexdigest()
         status, answer = call("POST", "/studio", body, digest, query="delete=")
         assert 400 <= status < 500 and "<Code>" in answer, (body[:20], status, answer)
+    # XML that is another than was signed is the caller's fault, and deletes nothing.
+    delete = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    expect(call("POST", "/studio", delete, good, query="delete="), 400, "XAmzContentSHA256Mismatch")
+    assert s3.get_object(Bucket="studio", Key="k")["Body"].read() == b"x"
     long = b" " * (5 << 20)
     status, answer = call("POST", "/studio", long, hashlib.sha256(long).hexdigest(), query="delete=")
     assert 400 <= status < 500, (status, answer)

@@ -4,7 +4,7 @@ usage: jobs_consumer.py work COUNT        take and delete COUNT messages
        jobs_consumer.py fail COUNT        take COUNT messages for a second each, and let the timeout end
        jobs_consumer.py beat SECONDS      take one for 2 seconds, extend it again and again for SECONDS, delete it
        jobs_consumer.py give-back         take one and make it visible again
-       jobs_consumer.py send BODY         send BODY to the queue, print the job's id
+       jobs_consumer.py send BODY [TRACE] send BODY to the queue, TRACE as the message attribute `traceparent`
        jobs_consumer.py forever           take and delete messages for ever, over restarts of the appliance
 Prints one line of JSON for each message.
 """
@@ -85,7 +85,8 @@ def main(action, *arguments):
         sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0)
     elif action == "send":
         try:
-            sqs.send_message(QueueUrl=url, MessageBody=arguments[0])
+            attributes = {"traceparent": {"DataType": "String", "StringValue": trace} for trace in arguments[1:]}
+            sqs.send_message(QueueUrl=url, MessageBody=arguments[0], MessageAttributes=attributes)
             print(json.dumps({"sent": True}))
         except ClientError as error:
             print(json.dumps({"sent": False, "code": error.response["Error"]["Code"], "message": str(error)}))

@@ -47,7 +47,16 @@ impl Appliance {
     /// The same with configuration from the environment, such as `("BACKLOT_ALERTING_INTERVAL_S", "1")`.
     #[must_use]
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(tempfile::tempdir().expect("a temporary folder"), settings)
+    }
+
+    /// The same with its folder in `parent`: a disk of the test's own.
+    #[must_use]
+    pub fn start_on(parent: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir_in(parent).expect("a temporary folder"), settings)
+    }
+
+    fn start_in(dir: TempDir, settings: &[(&str, &str)]) -> Self {
         let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (child, addresses) = launch(dir.path(), &settings, None);
         Self { child, addresses, settings, dir }

@@ -310,3 +310,23 @@ fn a_jobs_trace_and_its_counters_are_in_the_appliance_itself() {
     assert!(counted("backlot_job_attempts_total traced succeeded"));
     assert!(counted("backlot_job_phase_duration_seconds traced queued"));
 }
+
+#[test]
+fn a_traceparent_attribute_of_a_message_is_its_jobs_parent() {
+    let appliance = Appliance::start();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (id, attribute) in [("traced", trace), ("untraced", "whatever the sender means by it")] {
+        let body = json!({"job_id": id, "type": "x"}).to_string();
+        assert!(appliance.python("jobs_consumer.py", &["send", &body, attribute]).contains("\"sent\": true"));
+    }
+    appliance.python("jobs_consumer.py", &["work", "2"]);
+    let traced = status_is(&appliance, "traced", "succeeded");
+    assert_eq!(traced["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_ne!(status_is(&appliance, "untraced", "succeeded")["trace_id"], traced["trace_id"]);
+    eventually("the job's span hangs under its sender's", || {
+        let (status, text) = appliance.http("GET", "/v1/traces/4bf92f3577b34da6a3ce929d0e0e4736", None);
+        let trace: Value = serde_json::from_str(&text).ok().filter(|_| status == 200)?;
+        let job = trace["spans"].as_array()?.iter().find(|span| span["name"] == "job")?.clone();
+        (job["parent_span_id"] == "00f067aa0ba902b7").then_some(())
+    });
+}

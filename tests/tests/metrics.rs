@@ -126,6 +126,13 @@ fn the_api_has_the_shapes_that_grafana_and_promtool_know() {
     let rules = appliance.json("GET", "/api/v1/rules", None);
     assert_eq!(rules["data"]["groups"][0]["name"], "backlot");
     assert_eq!(rules["data"]["groups"][0]["rules"][0]["type"], "alerting");
+    eventually("the rules were evaluated", || {
+        let rules = appliance.json("GET", "/api/v1/rules", None);
+        let group = &rules["data"]["groups"][0];
+        let all = group["rules"].as_array()?.iter().chain([group]);
+        let now = |one: &Value| one["lastEvaluation"].as_str().is_some_and(|at| !at.starts_with("0001"));
+        all.cloned().all(|one| now(&one) && one["evaluationTime"].is_number()).then_some(())
+    });
 }
 
 #[test]

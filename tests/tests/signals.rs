@@ -4,8 +4,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
-use backlot_tests::{Appliance, PATIENCE, eventually, http};
+use backlot_tests::{Appliance, PATIENCE, Process, binary, eventually, http};
 use serde_json::{Value, json};
 
 fn encode(text: &str) -> String {
@@ -120,6 +121,39 @@ fn the_tail_shows_what_arrives_and_only_what_was_asked_for() {
     let records = lines.filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
     let bodies: Vec<_> = records.take(2).map(|record| record["body"].as_str().unwrap().to_owned()).collect();
     assert_eq!(bodies, ["wanted this", "wanted that"]);
+}
+
+#[test]
+fn the_command_line_follows_the_log_until_it_is_interrupted() {
+    let appliance = Appliance::start();
+    let dir = tempfile::tempdir().unwrap();
+    let tail = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(binary("backlot"));
+        command.args(["logs", "tail"]).args(arguments).envs(appliance.environment());
+        Process::start(&mut command, dir.path(), name)
+    };
+    let (people, mut json) = (tail("people", &["wanted"]), tail("json", &["--json", "wanted level:error"]));
+    let mut number = 0;
+    // It follows from the moment at which it is connected.
+    eventually("both show something", || {
+        number += 1;
+        let record = json!({"body": {"stringValue": format!("wanted {number} \u{1b}[31m")}, "severityNumber": 17});
+        let request = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]});
+        let headers = [("content-type", "application/json")];
+        let body = request.to_string();
+        assert_eq!(http(&appliance.addresses.otlp_http, "POST", "/v1/logs", &headers, body.as_bytes()).0, 200);
+        assert_eq!(send(&appliance, "not this"), 200);
+        (people.log().contains("wanted") && json.log().contains("wanted")).then_some(())
+    });
+    let said = people.log();
+    let line = said.lines().next().unwrap();
+    assert!(line.contains(" error ") && line.contains("wanted"), "{said}");
+    assert!(!said.contains("not this") && !said.contains('\u{1b}'), "{said}");
+    let record: Value = serde_json::from_str(json.log().lines().next().unwrap()).unwrap();
+    assert!(record["body"].as_str().unwrap().starts_with("wanted") && record["level"] == "error");
+    json.signal(libc::SIGINT);
+    assert!(!json.wait().success(), "an interrupted command says so");
+    assert!(!appliance.log().contains("panicked"));
 }
 
 #[test]
