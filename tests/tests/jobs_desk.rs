@@ -138,7 +138,7 @@ fn a_rate_of_a_key_lets_one_begin_and_says_when_the_next_may() {
     let appliance = Appliance::start();
     cli(&appliance, &["job", "limits", "set", "key", "api-*", "--rate", "0.01", "--burst", "1"]);
     let (status, text) = appliance.http("POST", "/v1/jobs", Some(r#"{"type":"x","rate":{"per_s":1}}"#));
-    assert!(status == 400 && text.contains("rate"), "{status} {text}");
+    assert!(status == 400 && text.contains("expected `key`"), "{status} {text}");
     let held_back = submit(&appliance, &json!({"type": "x", "rate": {"key": "api-1"}}));
     let free = submit(&appliance, &json!({"type": "x"}));
     let taken = appliance.python("jobs_consumer.py", &["work", "1"]);
