@@ -7,6 +7,7 @@
 //! What is absent on purpose: no caller sees a type of sled, nobody but the control's committer writes,
 //! and sled's own flush thread, because a flush is decided together with the journal's segments.
 
+mod headroom;
 mod snapshot;
 mod syncs;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use backlot_journal::Lsn;
 use parking_lot::Mutex;
 
+use self::headroom::Headroom;
 use self::snapshot::Export;
 pub use self::snapshot::fuzz_snapshot;
 
@@ -123,6 +125,7 @@ pub struct Catalogue {
 struct Inner {
     tree: sled::Tree,
     db: sled::Db,
+    headroom: Headroom,
     applied: AtomicU64,
     /// Position up to which the last flush has made it durable.
     flushed: AtomicU64,
@@ -142,9 +145,17 @@ impl Catalogue {
             return Err(CatalogueError::Engine { verb: "open", problem });
         }
         let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
+        let room = Headroom::of(path);
         // sled asserts on some damage where it could answer an error.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let db = open_unlocked(&config)?;
+            headroom::remove_unfinished_snapshots(path);
+            let db = match open_unlocked(&config) {
+                Err(error) if headroom::is_full(&error) && room.give_up() => {
+                    headroom::remove_unfinished_snapshots(path);
+                    open_unlocked(&config)?
+                }
+                opened => opened?,
+            };
             let tree = db.open_tree(TREE)?;
             Ok((db, tree))
         }));
@@ -171,9 +182,11 @@ impl Catalogue {
                 }
             },
         };
+        room.make();
         let inner = Inner {
             tree,
             db,
+            headroom: room,
             applied: AtomicU64::new(applied),
             flushed: AtomicU64::new(applied),
             export: Mutex::new(None),
@@ -253,6 +266,7 @@ impl Catalogue {
     /// Makes durable what has been applied so far, and says up to where. Blocks.
     pub(crate) fn flush(&self) -> Result<Lsn, CatalogueError> {
         let applied = self.applied();
+        self.inner.headroom.make();
         self.inner.db.flush().map_err(CatalogueError::engine("flush"))?;
         self.inner.flushed.fetch_max(applied.0, Ordering::AcqRel);
         Ok(applied)

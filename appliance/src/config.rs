@@ -147,6 +147,10 @@ config! {
         segment_bytes: u64 = 67_108_864;
         /// Preallocated room for deletes when the disk is full, in bytes.
         reserve_bytes: u64 = 16_777_216;
+        /// Bytes that the control journal may have beside twice what lives in it; past that, its oldest segments go.
+        slack_bytes: u64 = 1_073_741_824;
+        /// How often that is looked at, in seconds.
+        collect_every_s: u64 = 10;
         /// Most bytes of the control journal on disk.
         control_disk_bytes_max: u64 = 68_719_476_736;
         /// Most bytes of the telemetry journal on disk.
@@ -272,6 +276,7 @@ impl Config {
             ("edge.connections_max", self.edge.connections_max as u64),
             ("edge.head_timeout_s", self.edge.head_timeout_s),
             ("edge.body_timeout_s", self.edge.body_timeout_s),
+            ("journal.collect_every_s", self.journal.collect_every_s),
             ("jobs.unfinished_max", self.jobs.unfinished_max as u64),
             ("jobs.lease_s", u64::from(self.jobs.lease_s)),
         ];

@@ -20,6 +20,7 @@ mod signals;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use backlot_journal::{Class, Journal, JournalError, Lsn, OpenError, Options, Submitted};
 use parking_lot::Mutex;
@@ -36,6 +37,10 @@ use crate::config::JournalConfig;
 
 /// One more than the largest byte of a kind.
 const KINDS: usize = 8;
+
+/// How often, and how long in all (5 s), what makes room is tried again on a full disk.
+const FULL_TRIES: u32 = 100;
+const FULL_PAUSE: Duration = Duration::from_millis(50);
 
 /// First byte of each control record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -207,7 +212,8 @@ impl Control {
             ..Options::new(journal_dir(data))
         };
         instrument_journal(&mut options, "control");
-        Self::open_with(data, options, Compaction::default())
+        let every = Duration::from_secs(config.collect_every_s);
+        Self::open_with(data, options, Compaction { slack_bytes: config.slack_bytes, every })
     }
 
     /// The same with every bound given.
@@ -258,16 +264,36 @@ impl Control {
 
     /// Room for records of `bytes` payload bytes in all. Wait for it before taking the lock that decides.
     ///
+    /// What makes room on a full disk waits a moment where it finds none: collection is on its way.
+    ///
     /// # Errors
     /// As [`Journal::reserve`].
     pub async fn reserve(&self, bytes: usize, class: Class) -> Result<Permit, ControlError> {
+        for _ in 0..FULL_TRIES {
+            match self.reserve_at_once(bytes, class).await {
+                Err(ControlError::Journal(JournalError::Full)) if class == Class::Shrinking => {
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.reserve_at_once(bytes, class).await
+    }
+
+    /// The same without that patience, for collection itself.
+    async fn reserve_at_once(&self, bytes: usize, class: Class) -> Result<Permit, ControlError> {
         self.shared.committer.has_room().await;
-        // Each record has a byte for its kind before it.
-        let reserved = self.shared.journal.reserve(bytes + 32 + bytes / 32, class).await;
+        let reserved = self.shared.journal.reserve(with_kinds(bytes), class).await;
         if matches!(reserved, Err(JournalError::Full)) {
             self.shared.nudge.notify_one();
         }
         Ok(Permit { inner: reserved?, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Most payload bytes that one permit can be for.
+    #[must_use]
+    pub fn permit_bytes_max(&self) -> usize {
+        self.shared.journal.permit_bytes_max().saturating_sub(with_kinds(0)) / 33 * 32
     }
 
     /// Reads the payload of one record back.
@@ -293,6 +319,11 @@ impl Control {
             tracing::warn!(%error, "flush the catalogue at the end; it will be replayed from the journal");
         }
     }
+}
+
+/// Each record has a byte for its kind before it.
+fn with_kinds(bytes: usize) -> usize {
+    bytes + 32 + bytes / 32
 }
 
 /// Folder of the control journal within the data folder.

@@ -181,7 +181,8 @@ impl Appliance {
         let dialects = HashMap::from([("sqs", sqs)]);
         let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
-        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, telemetry::prometheus_text)
+        let troubles = troubles(&control);
+        let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, telemetry::prometheus_text, troubles)
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
             .merge(artifacts::api_http::routes(artifacts))
@@ -231,6 +232,15 @@ impl Appliance {
         let _ = closed.await;
         fallen.map_or(Ok(()), |name| Err(StartError::TaskEnded(name)))
     }
+}
+
+/// What `/readyz` tells beside `ok`.
+fn troubles(control: &Control) -> edge::Troubles {
+    let journal = control.journal().clone();
+    Arc::new(move || {
+        let full = "the disk is full: what adds something is refused, receives and deletes go on";
+        journal.stats().full.then(|| full.to_owned()).into_iter().collect()
+    })
 }
 
 /// What is kept of everybody's logs, traces and metrics.

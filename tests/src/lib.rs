@@ -7,6 +7,8 @@
 #![allow(clippy::expect_used, reason = "a harness panics with what went wrong; that is its report")]
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock, with a deadline")]
 
+pub mod faults;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -360,9 +362,9 @@ pub fn repository() -> PathBuf {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test has a path");
-    let folder =
-        exe.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "deps")).and_then(Path::parent);
-    let path = folder.unwrap_or(Path::new("target/debug")).join(name);
+    let folder = exe.parent().unwrap_or(Path::new("."));
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join(name);
     assert!(path.exists(), "{} is not built: run `cargo xtask test`, or `cargo build -p {name}` first", path.display());
     path
 }

@@ -253,6 +253,12 @@ impl Journal {
         self.running.shared.reserve_blocking(bytes, class)
     }
 
+    /// Most bytes that one permit can be for.
+    #[must_use]
+    pub fn permit_bytes_max(&self) -> usize {
+        log::permit_bytes_max(self.running.shared.options.pending_bytes_max)
+    }
+
     /// Reads one record back: from memory if it is not yet written, else from its file, checked.
     ///
     /// # Errors

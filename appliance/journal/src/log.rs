@@ -325,6 +325,12 @@ fn permit_cost(bytes: usize) -> usize {
     bytes.saturating_add(GROUP_HEADER_BYTES + records * RECORD_HEADER_BYTES)
 }
 
+/// Most bytes for which [`permit_cost`] is no more than `cost`.
+pub(crate) fn permit_bytes_max(cost: usize) -> usize {
+    let left = cost.saturating_sub(GROUP_HEADER_BYTES + PERMIT_RECORDS * RECORD_HEADER_BYTES);
+    left / (BYTES_PER_RECORD + RECORD_HEADER_BYTES) * BYTES_PER_RECORD
+}
+
 /// Smallest room in which a record of `bytes` can be permitted.
 pub(crate) fn room_for(bytes: usize) -> usize {
     permit_cost(bytes)

@@ -164,3 +164,45 @@ fn what_was_flushed_survives_a_power_cut() {
         disk.power_on();
     }
 }
+
+#[test]
+fn a_full_disk_neither_stops_the_catalogue_nor_keeps_it_from_opening() {
+    let name = "catalogue: a_full_disk_neither_stops_the_catalogue_nor_keeps_it_from_opening";
+    let Some(disk) = disk_or_skip(name, 64 << 20) else { return };
+    let path = disk.path().join("catalogue");
+    let catalogue = Catalogue::open(&path).unwrap();
+    let mut ballast = std::fs::File::create(disk.path().join("ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[7; 4096]).is_ok() {}
+    let put = |catalogue: &Catalogue, number: u64| {
+        let mut batch = Batch::default();
+        batch.put(Table::Jobs, number.to_be_bytes(), vec![number as u8; 3000]);
+        catalogue.apply(batch, Lsn(number)).unwrap();
+    };
+    for number in 1..=300 {
+        put(&catalogue, number);
+        if number % 50 == 0 {
+            assert_eq!(catalogue.flush().unwrap(), Lsn(number));
+        }
+    }
+    drop(catalogue);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.range(Table::Jobs, b"", b"", usize::MAX).unwrap().len(), 300);
+    put(&catalogue, 301);
+    catalogue.flush().unwrap();
+    drop(catalogue);
+    std::fs::remove_file(disk.path().join("ballast")).unwrap();
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.applied(), Lsn(301));
+    assert!(path.with_extension("headroom").exists(), "made again when there is room");
+}
+
+#[test]
+fn a_snapshot_of_sled_that_was_not_finished_does_not_keep_the_catalogue_from_opening() {
+    let (dir, catalogue) = with(&[(Table::Jobs, "kept", "1")]);
+    catalogue.flush().unwrap();
+    drop(catalogue);
+    let path = dir.path().join("catalogue");
+    std::fs::write(path.join("snap.FFFFFFFFFFFFFFFF.generating"), b"").unwrap();
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.range(Table::Jobs, b"", b"", 9).unwrap(), [pair("kept", "1")]);
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backlot_journal::{Journal, Options};
-use backlot_wire::metrics::{JOURNAL_BYTES, JOURNAL_GROUP_RECORDS, JOURNAL_SYNC_DURATION};
+use backlot_wire::metrics::{JOURNAL_BYTES, JOURNAL_FULL, JOURNAL_GROUP_RECORDS, JOURNAL_SYNC_DURATION};
 use opentelemetry::KeyValue;
 
 use crate::telemetry;
@@ -21,6 +21,7 @@ pub fn instrument_journal(options: &mut Options, name: &'static str) {
 
 /// Reports what the journal takes on disk. Called now and then.
 pub fn report_journal(journal: &Journal, name: &'static str) {
-    let bytes = journal.stats().disk_bytes;
-    telemetry::gauge(&JOURNAL_BYTES).record(bytes as f64, &[KeyValue::new("journal", name)]);
+    let (stats, label) = (journal.stats(), [KeyValue::new("journal", name)]);
+    telemetry::gauge(&JOURNAL_BYTES).record(stats.disk_bytes as f64, &label);
+    telemetry::gauge(&JOURNAL_FULL).record(f64::from(u8::from(stats.full)), &label);
 }

@@ -29,16 +29,27 @@ struct Own {
     endpoints: Endpoints,
     /// The Prometheus text of the appliance's own metrics.
     metrics_text: fn() -> String,
+    /// Sentences about what does not work at the moment; empty when all does.
+    troubles: Troubles,
     /// Whether only this machine can reach the door: then `/metrics` needs no key, as scrapers expect.
     is_loopback: bool,
 }
 
+/// Asks the rest of the appliance what does not work at the moment.
+pub type Troubles = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// Routes of the door itself.
-pub fn routes(gate: &Gate, endpoints: Endpoints, is_loopback: bool, metrics_text: fn() -> String) -> Router {
-    let own = Own { gate: gate.clone(), endpoints, metrics_text, is_loopback };
+pub fn routes(
+    gate: &Gate,
+    endpoints: Endpoints,
+    is_loopback: bool,
+    metrics_text: fn() -> String,
+    troubles: Troubles,
+) -> Router {
+    let own = Own { gate: gate.clone(), endpoints, metrics_text, troubles, is_loopback };
     Router::new()
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(async || "ok\n")) // the door opens after the replay
+        .route("/readyz", get(ready))
         .route("/metrics", get(own_metrics))
         .route("/v1/endpoints", get(own_endpoints))
         .route("/v1/session", get(who).post(sign_in).delete(sign_out))
@@ -51,6 +62,13 @@ pub fn routes(gate: &Gate, endpoints: Endpoints, is_loopback: bool, metrics_text
 
 async fn no_such_path() -> ApiError {
     ApiError::not_found("no_such_path", "the native API has no such path").hint("docs/api.md lists them")
+}
+
+/// Always 200, for the door opens after the replay: whoever takes an appliance with a full disk out of service keeps away those
+/// whose deletes would make room.
+async fn ready(State(own): State<Arc<Own>>) -> String {
+    let troubles = (own.troubles)();
+    if troubles.is_empty() { "ok\n".to_owned() } else { format!("ok, but {}\n", troubles.join("; ")) }
 }
 
 async fn own_metrics(State(own): State<Arc<Own>>, viewer: Result<Viewer, ApiError>) -> Result<Response, ApiError> {

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 pub use aws_door::{AwsDoor, S3Door};
 pub use error::ApiError;
-pub use http_door::{Endpoints, routes as http_routes};
+pub use http_door::{Endpoints, Troubles, routes as http_routes};
 pub use listen::{ListenError, Listener};
 pub use roles::{Admin, Operator, Viewer, Worker};
 pub use sigv4::S3Keys;

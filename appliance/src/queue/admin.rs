@@ -299,13 +299,14 @@ impl Queues {
     async fn purge_overseen(&self, queue: &Queue) -> Result<(), QueueError> {
         let before = self.shared.state.lock().engine.next_arrival(queue.id);
         let (mut walk, mut more) = (0, true);
+        let changes_max = self.shared.changes_max(PURGE_CHANGES_MAX);
         while more {
-            let room = self.shared.room(PURGE_CHANGES_MAX);
+            let room = self.shared.room(changes_max);
             let permit = self.shared.control.reserve(room, RecordClass::Shrinking);
             let permit = permit.await.map_err(store_error(queue.name.as_str()))?;
-            let (left, commit) = self.shared.decide(permit, |state, ctx| {
-                state.engine.purge_some(ctx, queue.id, &mut walk, before, PURGE_CHANGES_MAX)
-            });
+            let (left, commit) = self
+                .shared
+                .decide(permit, |state, ctx| state.engine.purge_some(ctx, queue.id, &mut walk, before, changes_max));
             acknowledged(queue.name.as_str(), commit).await?;
             more = left;
         }

@@ -67,10 +67,11 @@ async fn pause(shared: &Shared, stopping: &CancellationToken, at_most: Duration)
 
 /// Ends what is due, and goes on with the sweep. True when the sweep is through.
 async fn step(shared: &Shared, sweeping: bool) -> Result<bool, crate::control::ControlError> {
-    let permit = shared.control.reserve(shared.room(CHANGES_MAX + 1), RecordClass::Shrinking).await?;
+    let changes_max = shared.changes_max(CHANGES_MAX + 1);
+    let permit = shared.control.reserve(shared.room(changes_max), RecordClass::Shrinking).await?;
     let (swept, commit) = shared.decide(permit, |state: &mut State, ctx| {
-        let more = state.engine.tick(ctx, CHANGES_MAX);
-        !more && sweeping && state.engine.sweep(ctx, SWEEP_PLACES, CHANGES_MAX)
+        let more = state.engine.tick(ctx, changes_max - 1);
+        !more && sweeping && state.engine.sweep(ctx, SWEEP_PLACES, changes_max - 1)
     });
     if let Some(commit) = commit {
         commit.acknowledged().await?;

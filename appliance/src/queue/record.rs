@@ -3,19 +3,23 @@
 //! A sent record holds the message's whole state beside its content, so that compaction can append a live message
 //! again as it stands now, and records before that are needed no more. Times are wall milliseconds.
 //!
-//! Version 1 knew no FIFO queues and no delay beyond 900 s: its heads and moves end earlier. It is read, and no longer written.
+//! Version 1 knew no FIFO queues and no delay beyond 900 s: its heads and moves end earlier. Version 2 did not say how long a timer
+//! was. They are read, and no longer written.
 
 mod content;
+mod due;
 mod reader;
 
 pub(super) use self::content::Content;
+use self::due::DUE_BYTES;
+pub(super) use self::due::Due;
 use self::reader::Reader;
 use super::model::{DeduplicationKey, MessageId, QueueId, QueueName};
 use super::move_task::MoveTask;
 use super::settings::Settings;
 use crate::control::{Kind, Record};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// How a message stood when its record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub(super) struct Head {
     pub message: MessageId,
     pub sent_at_ms: u64,
     /// End of the visibility timeout or the delay.
-    pub due_at_ms: u64,
+    pub due: Due,
     pub receives: u32,
     pub receives_elsewhere: u32,
     /// Milliseconds from the send to the first receive, plus one; 0 before that.
@@ -88,24 +92,24 @@ pub(super) enum Entry {
         message: MessageId,
         receives: u32,
         first_received: u32,
-        due_at_ms: u64,
+        due: Due,
     },
     /// Deleted, or dropped by retention.
     Gone {
         queue: QueueId,
         message: MessageId,
     },
-    /// A new end of the visibility timeout; 0: it has ended.
+    /// A new end of the visibility timeout, or [`Due::OVER`].
     Hidden {
         queue: QueueId,
         message: MessageId,
-        due_at_ms: u64,
+        due: Due,
     },
-    /// Taken from its consumer; ready at `due_at_ms`.
+    /// Taken from its consumer; ready when `due` ends.
     Released {
         queue: QueueId,
         message: MessageId,
-        due_at_ms: u64,
+        due: Due,
     },
     /// To the dead-letter queue `to`, or, where `back`, from it to `to` with its receives forgotten. `sequence` is its new
     /// place where `to` is a FIFO queue.
@@ -143,8 +147,9 @@ pub(super) const SMALL_BYTES_MAX: usize = 64;
 /// Bytes of the largest definition.
 pub(super) const DEFINITION_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a sent record beside its content.
-pub(super) const HEAD_BYTES: usize = HEAD_BYTES_V1 + 4 + 8;
-const HEAD_BYTES_V1: usize = 2 + 4 + 16 + 8 + 8 + 4 + 4 + 4 + 4 + 1;
+pub(super) const HEAD_BYTES: usize = 2 + 4 + 16 + 8 + DUE_BYTES + 4 + 4 + 4 + 4 + 1 + 4 + 8;
+const HEAD_BYTES_V2: usize = HEAD_BYTES - 4;
+const HEAD_BYTES_V1: usize = HEAD_BYTES_V2 - 4 - 8;
 
 fn record(payload: Vec<u8>) -> Record {
     Record { kind: Kind::Queue, payload }
@@ -177,22 +182,22 @@ impl Entry {
                 out
             }
             Self::Sent(head) => head.encode(&[]).payload,
-            Self::Received { queue, message, receives, first_received, due_at_ms } => {
+            Self::Received { queue, message, receives, first_received, due } => {
                 let mut out = small(RECEIVED, *queue, Some(*message));
                 out.extend(receives.to_le_bytes());
                 out.extend(first_received.to_le_bytes());
-                out.extend(due_at_ms.to_le_bytes());
+                due.put(&mut out);
                 out
             }
             Self::Gone { queue, message } => small(GONE, *queue, Some(*message)),
-            Self::Hidden { queue, message, due_at_ms } => {
+            Self::Hidden { queue, message, due } => {
                 let mut out = small(HIDDEN, *queue, Some(*message));
-                out.extend(due_at_ms.to_le_bytes());
+                due.put(&mut out);
                 out
             }
-            Self::Released { queue, message, due_at_ms } => {
+            Self::Released { queue, message, due } => {
                 let mut out = small(RELEASED, *queue, Some(*message));
-                out.extend(due_at_ms.to_le_bytes());
+                due.put(&mut out);
                 out
             }
             Self::Moved { queue, message, to, back, sequence } => {
@@ -246,11 +251,11 @@ impl Entry {
                 message: from.message()?,
                 receives: from.u32()?,
                 first_received: from.u32()?,
-                due_at_ms: from.u64()?,
+                due: Due::read(version, &mut from)?,
             },
             GONE => Self::Gone { queue, message: from.message()? },
-            HIDDEN => Self::Hidden { queue, message: from.message()?, due_at_ms: from.u64()? },
-            RELEASED => Self::Released { queue, message: from.message()?, due_at_ms: from.u64()? },
+            HIDDEN => Self::Hidden { queue, message: from.message()?, due: Due::read(version, &mut from)? },
+            RELEASED => Self::Released { queue, message: from.message()?, due: Due::read(version, &mut from)? },
             MOVED => Self::Moved {
                 queue,
                 message: from.message()?,
@@ -278,7 +283,7 @@ impl Head {
         out.extend(self.queue.0.to_le_bytes());
         out.extend(self.message.0);
         out.extend(self.sent_at_ms.to_le_bytes());
-        out.extend(self.due_at_ms.to_le_bytes());
+        self.due.put(&mut out);
         out.extend(self.receives.to_le_bytes());
         out.extend(self.receives_elsewhere.to_le_bytes());
         out.extend(self.first_received.to_le_bytes());
@@ -299,7 +304,7 @@ impl Head {
 
     fn decode(version: u8, queue: QueueId, from: &mut Reader<'_>) -> Result<Self, String> {
         let message = from.message()?;
-        let (sent_at_ms, due_at_ms) = (from.u64()?, from.u64()?);
+        let (sent_at_ms, due) = (from.u64()?, Due::read(version, from)?);
         let (receives, receives_elsewhere, first_received) = (from.u32()?, from.u32()?, from.u32()?);
         let source = Some(from.u32()?).filter(|source| *source != 0).map(QueueId);
         let flags = from.u8()?;
@@ -314,7 +319,7 @@ impl Head {
             queue,
             message,
             sent_at_ms,
-            due_at_ms,
+            due,
             receives,
             receives_elsewhere,
             first_received,
@@ -337,7 +342,11 @@ const PER_GROUP: u8 = 0x80;
 
 /// The content part of a sent record.
 pub(super) fn content_of(payload: &[u8]) -> &[u8] {
-    let head_bytes = if payload.first() == Some(&1) { HEAD_BYTES_V1 } else { HEAD_BYTES };
+    let head_bytes = match payload.first() {
+        Some(1) => HEAD_BYTES_V1,
+        Some(2) => HEAD_BYTES_V2,
+        _ => HEAD_BYTES,
+    };
     payload.get(head_bytes..).unwrap_or_default()
 }
 
@@ -352,7 +361,7 @@ pub fn fuzz_journal(mut bytes: &[u8]) {
         if let Ok(Entry::Sent(_)) = Entry::decode(record) {
             let _ = Content::decode(content_of(record));
         }
-        let _ = engine.replay(backlot_journal::Lsn(lsn), record, None);
+        let _ = engine.replay(crate::clock::Now::default(), backlot_journal::Lsn(lsn), record, None);
     }
     engine.replayed(crate::clock::Now { mono_ms: 5, wall_ms: 1_700_000_000_000 }, None);
 }
@@ -380,6 +389,7 @@ mod tests {
     fn entries() -> Vec<Entry> {
         let (queue, to) = (QueueId(3), QueueId(4));
         let message = MessageId::from_random([5; 16]);
+        let due = Due::after(crate::clock::Now { mono_ms: 1, wall_ms: 2 }, 1_500);
         let definition = Definition {
             name: "jobs".into(),
             settings: Settings::default(),
@@ -396,7 +406,7 @@ mod tests {
                 queue,
                 message,
                 sent_at_ms: 1,
-                due_at_ms: 2,
+                due,
                 receives: 3,
                 receives_elsewhere: 1,
                 first_received: 9,
@@ -409,10 +419,10 @@ mod tests {
                 moved: true,
                 per_group: true,
             }),
-            Entry::Received { queue, message, receives: 7, first_received: 8, due_at_ms: 9 },
+            Entry::Received { queue, message, receives: 7, first_received: 8, due },
             Entry::Gone { queue, message },
-            Entry::Hidden { queue, message, due_at_ms: 1 },
-            Entry::Released { queue, message, due_at_ms: 1 },
+            Entry::Hidden { queue, message, due },
+            Entry::Released { queue, message, due },
             Entry::Moved { queue, message, to, back: true, sequence: 5 },
             Entry::Seen { queue, message, key: DeduplicationKey([6; 16]), sequence: 5, at_ms: 1 },
         ]

@@ -13,7 +13,8 @@ impl Follower for Queues {
     }
 
     fn replay(&self, _: Kind, lsn: Lsn, payload: &[u8]) -> Result<(), String> {
-        self.shared.state.lock().engine.replay(lsn, payload, self.shared.overseer())
+        let now = self.shared.clock.now();
+        self.shared.state.lock().engine.replay(now, lsn, payload, self.shared.overseer())
     }
 
     fn replayed(&self, now: Now) {

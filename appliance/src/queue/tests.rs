@@ -2,8 +2,8 @@
 
 mod fifo;
 mod moves;
-mod upkeep;
 mod turns;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -29,6 +29,11 @@ impl Shared {
         let told = if self.overseer.is_some() { 2 * CHANGE_RECORDS_BYTES_MAX } else { 0 };
         changes * (3 * SMALL_BYTES_MAX + told)
     }
+
+    /// How many changes one journal group can surely hold: `wanted`, unless segments are small.
+    pub(super) fn changes_max(&self, wanted: usize) -> usize {
+        (self.control.permit_bytes_max() / self.room(1)).min(wanted).max(2)
+    }
 }
 
 impl Queues {

@@ -69,6 +69,7 @@ catalogue! {
 
     JOURNAL_SYNC_DURATION = Kind::Histogram(LATENCY_S), "backlot_journal_sync_duration_seconds", "s", ["journal"], "Time of one fdatasync.";
     JOURNAL_BYTES = Kind::Gauge, "backlot_journal_size_bytes", "By", ["journal"], "Bytes of all segments.";
+    JOURNAL_FULL = Kind::Gauge, "backlot_journal_full", "{flag}", ["journal"], "1 when disk or budget have no room for the next segment: what adds something is refused.";
     JOURNAL_GROUP_RECORDS = Kind::Counter, "backlot_journal_records_total", "{record}", ["journal"], "Records made durable.";
 
     ALERT_DELIVERIES = Kind::Counter, "backlot_alert_deliveries_total", "{notification}", ["receiver", "outcome"], "Notifications sent, retried, given up.";

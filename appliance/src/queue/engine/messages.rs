@@ -4,7 +4,7 @@ use backlot_journal::Lsn;
 
 use super::super::model::{DELAY_S_MAX, MessageId, QueueError, QueueId, Receipt, Standing};
 use super::super::overseer::{Change, Turn};
-use super::super::record::{Entry, HEAD_BYTES, Head, Stance};
+use super::super::record::{Due, Entry, HEAD_BYTES, Head, Stance};
 use super::super::settings::Flow;
 use super::attempts::Handed;
 use super::deduplication::Seen;
@@ -61,7 +61,7 @@ impl Engine {
             queue: queue.id,
             message: incoming.id,
             sent_at_ms: ctx.now.wall_ms,
-            due_at_ms: ctx.now.wall_ms + delay_ms,
+            due: Due::after(ctx.now, delay_ms),
             receives: 0,
             receives_elsewhere: 0,
             first_received: 0,
@@ -254,7 +254,7 @@ impl Engine {
             hide(kept, ctx, place, visibility_s);
             return Ok(());
         }
-        ctx.group.write(&Entry::Hidden { queue: queue.id, message: receipt.message, due_at_ms: 0 });
+        ctx.group.write(&Entry::Hidden { queue: queue.id, message: receipt.message, due: Due::OVER });
         let message_id = id_text(kept, ctx, receipt.message);
         match observe(kept, ctx, Change::Released { message_id: &message_id }) {
             Some(action) => self.act(ctx, queue.id, receipt.message, action),
@@ -287,7 +287,7 @@ fn is_newest(slot: &Slot, receipt: &Receipt) -> bool {
 fn hide(kept: &mut Kept, ctx: &mut Context<'_>, place: Place, visibility_s: u32) {
     let visibility_ms = u64::from(visibility_s) * 1000;
     let (queue, message) = (kept.queue.id, kept.shelf.slot(place).id);
-    ctx.group.write(&Entry::Hidden { queue, message, due_at_ms: ctx.now.wall_ms + visibility_ms });
+    ctx.group.write(&Entry::Hidden { queue, message, due: Due::after(ctx.now, visibility_ms) });
     ctx.group.changes += 1;
     put(kept, ctx.now, ctx.group, place, State::InFlight, ctx.now.mono_ms + visibility_ms);
     ctx.group.timer(ctx.now.mono_ms + visibility_ms);
@@ -354,7 +354,7 @@ fn take(kept: &mut Kept, ctx: &mut Context<'_>, place: Place, asked: &Asked<'_>)
         message: receipt.message,
         receives: receipt.receives,
         first_received,
-        due_at_ms: ctx.now.wall_ms + visibility_ms,
+        due: Due::after(ctx.now, visibility_ms),
     });
     let message_id = id_text(kept, ctx, receipt.message);
     if !message_id.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::super::model::{MessageId, QueueId};
 use super::super::overseer::{Action, Change};
-use super::super::record::Entry;
+use super::super::record::{Due, Entry};
 use super::order::Lane;
 use super::shelf::{Place, Removed, Slot, State};
 use super::{Context, Engine, Kept, id_text, observe, overseer_of, put, remove, take_off, worn_out};
@@ -24,7 +24,7 @@ impl Engine {
                 let Some(kept) = self.kept.get_mut(&queue) else { return };
                 reclass(kept, ctx, place);
                 let delay_ms = u64::from(delay_s) * 1000;
-                ctx.group.write(&Entry::Released { queue, message, due_at_ms: ctx.now.wall_ms + delay_ms });
+                ctx.group.write(&Entry::Released { queue, message, due: Due::after(ctx.now, delay_ms) });
                 let slot = kept.shelf.slot_mut(place);
                 slot.receipt_void = true;
                 if slot.state == State::Pending {

@@ -10,7 +10,7 @@ use backlot_journal::Lsn;
 
 use super::super::model::{DeduplicationKey, HELD_S_MAX, QueueId, QueueName, VISIBILITY_S_MAX};
 use super::super::overseer::Overseer;
-use super::super::record::{Content, Entry, Head, Stance, content_of};
+use super::super::record::{Content, Due, Entry, Head, Stance, content_of};
 use super::super::settings::Settings;
 use super::deduplication::Seen;
 use super::moves::moved;
@@ -28,6 +28,7 @@ impl Engine {
     /// A sentence when it cannot be understood.
     pub(in crate::queue) fn replay(
         &mut self,
+        now: Now,
         lsn: Lsn,
         payload: &[u8],
         overseer: Option<&dyn Overseer>,
@@ -60,12 +61,12 @@ impl Engine {
             Entry::Purged { queue } => {
                 self.kept_or_new(queue).shelf.take();
             }
-            Entry::Sent(head) => self.replay_sent(lsn, &head, payload, overseer),
-            Entry::Received { queue, message, receives, first_received, due_at_ms } => {
+            Entry::Sent(head) => self.replay_sent(now, lsn, &head, payload, overseer),
+            Entry::Received { queue, message, receives, first_received, due } => {
                 self.change(queue, message, |slot| {
                     (slot.receives, slot.first_received) = (receives, first_received);
                     slot.receipt_void = false;
-                    (State::InFlight, due_at_ms)
+                    (State::InFlight, due.seen(now))
                 });
             }
             Entry::Gone { queue, message } => {
@@ -75,16 +76,16 @@ impl Engine {
                     kept.shelf.remove(place, 0);
                 }
             }
-            Entry::Hidden { queue, message, due_at_ms } => {
-                self.change(queue, message, |_| match due_at_ms {
-                    0 => (State::Ready, 0),
-                    due_at_ms => (State::InFlight, due_at_ms),
+            Entry::Hidden { queue, message, due } => {
+                self.change(queue, message, |_| match due {
+                    Due::OVER => (State::Ready, 0),
+                    due => (State::InFlight, due.seen(now)),
                 });
             }
-            Entry::Released { queue, message, due_at_ms } => {
+            Entry::Released { queue, message, due } => {
                 self.change(queue, message, |slot| {
                     slot.receipt_void = true;
-                    (State::Delayed, due_at_ms)
+                    (State::Delayed, due.seen(now))
                 });
             }
             Entry::Moved { queue, message, to, back, sequence } => {
@@ -111,7 +112,7 @@ impl Engine {
         Ok(())
     }
 
-    fn replay_sent(&mut self, lsn: Lsn, head: &Head, payload: &[u8], overseer: Option<&dyn Overseer>) {
+    fn replay_sent(&mut self, now: Now, lsn: Lsn, head: &Head, payload: &[u8], overseer: Option<&dyn Overseer>) {
         let sent_ms = i64::try_from(head.sent_at_ms).unwrap_or(i64::MAX);
         let aged_from_ms = sent_ms.saturating_add(i64::from(head.held_s) * 1000);
         let mut slot = Slot::new(head.message, aged_from_ms, payload.len());
@@ -121,7 +122,7 @@ impl Engine {
         slot.first_received = head.first_received;
         slot.admitted = head.admitted;
         slot.receipt_void = head.receipt_void;
-        slot.due_ms = head.due_at_ms;
+        slot.due_ms = head.due.seen(now);
         slot.state = match head.stance {
             Stance::Ready => State::Ready,
             Stance::InFlight => State::InFlight,
@@ -241,7 +242,7 @@ impl Engine {
                     queue,
                     message: slot.id,
                     sent_at_ms: head.sent_at_ms,
-                    due_at_ms: now.wall_ms + left_ms,
+                    due: Due::after(now, left_ms),
                     receives: slot.receives,
                     receives_elsewhere: slot.receives_elsewhere,
                     first_received: slot.first_received,

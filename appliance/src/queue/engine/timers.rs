@@ -2,7 +2,7 @@
 
 use super::super::model::QueueId;
 use super::super::overseer::Change;
-use super::super::record::Entry;
+use super::super::record::{Due, Entry};
 use super::shelf::{Place, State};
 use super::{Context, Engine, drop_message, expired, id_text, observe};
 
@@ -44,7 +44,7 @@ impl Engine {
         let overseen = super::overseer_of(kept, ctx.overseer).is_some();
         if overseen {
             // Said once: after a restart the message stands as ready, and the overseer is not told again.
-            ctx.group.write(&Entry::Hidden { queue, message, due_at_ms: 0 });
+            ctx.group.write(&Entry::Hidden { queue, message, due: Due::OVER });
         }
         let message_id = id_text(kept, ctx, message);
         match observe(kept, ctx, Change::TimedOut { message_id: &message_id }) {

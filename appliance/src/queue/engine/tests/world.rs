@@ -120,8 +120,9 @@ impl World {
         self.end = end;
         self.began_ms = self.now_ms;
         self.engine = Engine::default();
+        let now = self.now();
         for (lsn, payload) in &self.journal {
-            self.engine.replay(*lsn, payload, None).unwrap();
+            self.engine.replay(now, *lsn, payload, None).unwrap();
         }
         self.engine.replayed(self.now(), None);
         self.unanswered.clear();
