@@ -173,7 +173,9 @@ impl Attempt {
             },
             end = self.unstarted(&mut orders) => return end,
         };
-        let verdict = self.compute(spec, program, &task, &mut slot, &mut orders, reporter, &mut phase).await;
+        // In a box: an attempt that waits need not hold the room of one that computes.
+        let computing = Box::pin(self.compute(spec, program, &task, &mut slot, &mut orders, reporter, &mut phase));
+        let verdict = computing.await;
         let announced = match verdict {
             Verdict::Done(announced) => announced,
             Verdict::Failed { class, message, details } => return End::Failed { class, message, details },

@@ -19,8 +19,12 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> Self {
         let stage = Self {
-            appliance: Appliance::start_with(&[("BACKLOT_JOBS_LEASE_S", "5")]),
+            appliance: Appliance::start_with(&[&[("BACKLOT_JOBS_LEASE_S", "5")], settings].concat()),
             dir: tempfile::tempdir().unwrap(),
         };
         let manifests = stage.path("manifests");
@@ -282,7 +286,10 @@ fn a_job_goes_on_while_the_appliance_is_down_and_its_events_arrive_afterwards() 
     stage.appliance.kill();
     std::fs::write(&until, "").unwrap();
     eventually("the agent misses the appliance", || agent.log().contains("they are kept").then_some(()));
+    eventually("its exports do not arrive", || agent.log().contains("traces do not arrive").then_some(()));
     stage.appliance.start_again();
+    eventually("its exports arrive", || agent.log().contains("traces arrive again").then_some(()));
+    assert!(!agent.log().contains("ExportFailed") && !agent.log().contains("ExportError"), "{}", agent.log());
     let job = stage.ended(&id);
     assert_eq!(job["status"], "succeeded", "{job}\n{}", agent.log());
     let good = outcomes(&job).iter().filter(|outcome| **outcome == "succeeded").count();
@@ -292,6 +299,46 @@ fn a_job_goes_on_while_the_appliance_is_down_and_its_events_arrive_afterwards() 
         let queues = stage.appliance.json("GET", "/v1/queues", None).to_string();
         (!queues.contains("\"in_flight\":1") && !queues.contains("\"ready\":1")).then_some(())
     });
+}
+
+#[test]
+fn agent_silent_fires_for_one_that_was_killed_until_it_is_back_and_not_for_one_that_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    // The rule that comes with Backlot, with shorter times.
+    let rule = std::fs::read_to_string(repository().join("alerts/rules/backlot.yml")).unwrap();
+    let short = rule.replace("> 60 unless", "> 4 unless").replace("for: 30s", "for: 1s");
+    assert_ne!(rule.replace("for: 30s", "for: 1s"), short, "the rule reads differently now");
+    let path = dir.path().join("rules.yml");
+    std::fs::write(&path, short).unwrap();
+    let stage = Stage::with(&[
+        ("BACKLOT_ALERTING_RULES_FILES", show(&path)),
+        ("BACKLOT_ALERTING_DEFAULT_RULES", "false"),
+        ("BACKLOT_ALERTING_INTERVAL_S", "1"),
+        ("BACKLOT_TELEMETRY_METRICS_EVERY_S", "1"),
+    ]);
+    let alerts = || {
+        let alerts = stage.appliance.json("GET", "/v1/alerts", None);
+        let one = |alert: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            (alert["name"] == "AgentSilent").then(|| (text(&alert["labels"]["agent"]), text(&alert["state"])))
+        };
+        alerts["alerts"].as_array().unwrap().iter().filter_map(one).collect::<Vec<_>>()
+    };
+    let (mut killed, mut stopped) = (stage.agent("killed", &[]), stage.agent("stopped", &[]));
+    eventually("both are registered", || {
+        (stage.appliance.json("GET", "/v1/agents", None)["agents"].as_array()?.len() == 2).then_some(())
+    });
+    stopped.signal(libc::SIGTERM);
+    assert!(stopped.wait().success(), "{}", stopped.log());
+    let agents = stage.appliance.json("GET", "/v1/agents", None);
+    let ended = agents["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == "stopped").unwrap();
+    assert_eq!((&ended["stopped"], &ended["attempts"]), (&json!(true), &json!([])));
+    killed.signal(libc::SIGKILL);
+    killed.wait();
+    let firing = eventually("it fires", || Some(alerts()).filter(|alerts| alerts.iter().any(|one| one.1 == "firing")));
+    assert_eq!(firing, [("killed".to_owned(), "firing".to_owned())], "the stopped one was silent for longer");
+    let _back = stage.agent("killed", &[]);
+    eventually("it resolves", || (alerts() == [("killed".to_owned(), "resolved".to_owned())]).then_some(()));
 }
 
 #[test]

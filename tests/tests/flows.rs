@@ -34,7 +34,7 @@ fn work(appliance: &Appliance) -> (String, Value) {
     let name = attempt.rsplit_once('.').unwrap().0.to_owned();
     let result = json!({"events": [{"seq": 1, "at": "2026-11-22T12:00:00Z", "event": "result",
         "outputs": [{"uri": format!("s3://studio/{name}.png")}]}]});
-    appliance.json("POST", &format!("/v1/attempts/{attempt}/events"), Some(&result.to_string()));
+    let _ = appliance.json("POST", &format!("/v1/attempts/{attempt}/events"), Some(&result.to_string()));
     (name, body)
 }
 
@@ -159,7 +159,7 @@ fn the_same_job_by_key_by_idempotency_key_and_by_message_attribute_is_one() {
 #[test]
 fn a_failed_job_is_queued_again_with_more_memory_and_other_parameters() {
     let appliance = Appliance::start();
-    appliance.json(
+    let _ = appliance.json(
         "POST",
         "/v1/jobs",
         Some(r#"{"job_id":"j","type":"x","parameters":{"tile":512},"retry":{"failures":1}}"#),
@@ -167,7 +167,7 @@ fn a_failed_job_is_queued_again_with_more_memory_and_other_parameters() {
     let attempt = receive(&appliance)["attributes"]["backlot.attempt"].as_str().unwrap().to_owned();
     let failure = json!({"events": [{"seq": 1, "at": "2026-11-22T12:00:00Z", "event": "failure", "class": "transient",
         "message": "CUDA out of memory", "details": {"cause": "out_of_memory"}}]});
-    appliance.json("POST", &format!("/v1/attempts/{attempt}/events"), Some(&failure.to_string()));
+    let _ = appliance.json("POST", &format!("/v1/attempts/{attempt}/events"), Some(&failure.to_string()));
     let failed = status_is(&appliance, "j", "failed");
     assert_eq!(failed["error"]["cause"], "out_of_memory");
     let retried = appliance.cli(&["job", "retry", "j", "--vram", "24", "--param", "tile=256", "--json"]);
@@ -185,7 +185,7 @@ fn a_failed_job_is_queued_again_with_more_memory_and_other_parameters() {
 fn a_plain_consumers_attempt_ends_at_its_hard_limit() {
     let appliance = Appliance::start();
     let order = r#"{"job_id":"j","type":"x","limits":{"hard_s":1},"retry":{"failures":1}}"#;
-    appliance.json("POST", "/v1/jobs", Some(order));
+    let _ = appliance.json("POST", "/v1/jobs", Some(order));
     receive(&appliance);
     let failed = status_is(&appliance, "j", "failed");
     assert_eq!(

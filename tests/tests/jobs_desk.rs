@@ -61,7 +61,7 @@ fn a_search_finds_jobs_by_what_they_say_and_goes_on_after_a_kill_and_without_its
     assert_eq!(ids(&search(&appliance, "user:anna parameters.steps:[25 TO 50]")), ["fox-1"]);
     assert_eq!(ids(&search(&appliance, "prompt:\"red fox\" OR owl")), ["fox-1", "owl-1"]);
     assert_eq!(ids(&search(&appliance, "labels.shot:42 -user:anna created:>1h")), ["fox-2"]);
-    appliance.json("POST", "/v1/jobs/fox-2/cancel", None);
+    let _ = appliance.json("POST", "/v1/jobs/fox-2/cancel", None);
     assert_eq!(ids(&search(&appliance, "status:cancelled")), ["fox-2"]);
     let page = appliance.json("GET", "/v1/jobs?query=type:image.*&limit=2&status=queued,cancelled", None);
     let cursor = page["cursor"].as_str().expect("a second page");

@@ -129,9 +129,9 @@ fn the_api_has_the_shapes_that_grafana_and_promtool_know() {
     eventually("the rules were evaluated", || {
         let rules = appliance.json("GET", "/api/v1/rules", None);
         let group = &rules["data"]["groups"][0];
-        let all = group["rules"].as_array()?.iter().chain([group]);
+        let mut all = group["rules"].as_array()?.iter().chain([group]);
         let now = |one: &Value| one["lastEvaluation"].as_str().is_some_and(|at| !at.starts_with("0001"));
-        all.cloned().all(|one| now(&one) && one["evaluationTime"].is_number()).then_some(())
+        all.all(|one| now(one) && one["evaluationTime"].is_number()).then_some(())
     });
 }
 

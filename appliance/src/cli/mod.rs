@@ -64,7 +64,7 @@ enum Command {
         #[command(flatten)]
         connection: Connection,
         #[command(subcommand)]
-        command: job::JobCommand,
+        command: Box<job::JobCommand>,
     },
     /// Flows: jobs that wait for each other.
     Flow {
@@ -228,7 +228,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
         }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
-        Command::Job { connection, command } => return block_on(job::run(command, &Client::connect(&connection)?)),
+        Command::Job { connection, command } => return block_on(job::run(*command, &Client::connect(&connection)?)),
         Command::Flow { connection, command } => return block_on(flow::run(command, &Client::connect(&connection)?)),
         Command::Schedule { connection, command } => {
             return block_on(schedule::run(command, &Client::connect(&connection)?));

@@ -73,6 +73,7 @@ try {
   await step("picture", async () => {
     await page.locator(`a[href="/jobs/${picture}"]`).click();
     await page.locator(".phase.is-infer").first().waitFor();
+    await page.locator("figure.curve canvas").first().waitFor(); // however short it was, the machine was looked at
     await page.getByRole("link", { name: "Log lines" }).click(); // one click from the job to its log lines
     await page.locator("#log .line").first().waitFor();
     const image = page.locator("#output img");
