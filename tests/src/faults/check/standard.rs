@@ -111,7 +111,9 @@ pub(super) fn nothing_is_lost(facts: &Facts<'_>, report: Report<'_>) {
     for (number, story) in &facts.stories {
         let Some(queue) = story.sent_to() else { continue };
         let emptied = facts.line(queue).all(|queue| facts.history.queues[queue].emptied);
-        if !emptied || facts.purgeable(story) {
+        // A receipt from an answer that does not count as heard deletes all the same.
+        let deletable = story.deletes.iter().any(|(take, delete)| may_delete(story, *take, delete));
+        if !emptied || deletable || facts.purgeable(story) {
             continue;
         }
         if story.takes.is_empty() {
@@ -119,7 +121,7 @@ pub(super) fn nothing_is_lost(facts: &Facts<'_>, report: Report<'_>) {
                 let name = facts.name(queue);
                 report(Promise::NothingIsLost, format!("message {number} was acknowledged by {name} and never came"));
             }
-        } else if !story.deletes.iter().any(|(take, delete)| may_delete(story, *take, delete)) {
+        } else {
             let last = story.takes.last().map(span).unwrap_or_default();
             report(
                 Promise::NothingIsLost,

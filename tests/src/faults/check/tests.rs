@@ -233,6 +233,17 @@ fn what_was_heard_while_the_power_went_is_not_counted() {
 }
 
 #[test]
+fn a_receipt_that_came_while_the_power_went_deletes_all_the_same() {
+    let received = || {
+        let mut tale = Tale::new().sends(0, STANDARD, 1).receives(10, STANDARD, &[1]).killed(20);
+        tale.history.runs[0].silent = Some(5 * MS);
+        tale
+    };
+    received().deletes(200, STANDARD, 1).keeps_every_promise();
+    received().breaks(Promise::NothingIsLost);
+}
+
+#[test]
 fn foreign_changed_and_doubled_messages_are_found() {
     let tale = || Tale::new().sends(0, STANDARD, 1).receives(5, STANDARD, &[1]);
     let mut changed = tale();
