@@ -302,6 +302,19 @@ fn a_job_goes_on_while_the_appliance_is_down_and_its_events_arrive_afterwards() 
 }
 
 #[test]
+fn a_job_that_is_shorter_than_the_agents_interval_has_its_curve() {
+    let stage = Stage::new();
+    let _agent = stage.agent("brief", &[("BACKLOT_AGENT_METRICS_S", "3600")]);
+    let id = stage.work(json!({}));
+    assert_eq!(stage.ended(&id)["status"], "succeeded");
+    eventually("the host was looked at meanwhile", || {
+        let query = "backlot_agent_cpu_utilisation_ratio%7Bagent%3D%22brief%22%7D";
+        let found = stage.appliance.json("GET", &format!("/api/v1/query?query={query}"), None);
+        found["data"]["result"][0]["value"][1].is_string().then_some(())
+    });
+}
+
+#[test]
 fn agent_silent_fires_for_one_that_was_killed_until_it_is_back_and_not_for_one_that_was_stopped() {
     let dir = tempfile::tempdir().unwrap();
     // The rule that comes with Backlot, with shorter times.
