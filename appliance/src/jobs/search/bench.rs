@@ -76,7 +76,7 @@ fn job(n: u64, chance: &mut ChaCha8Rng) -> Tracked {
 }
 
 #[test]
-#[ignore = "takes minutes; its figures stand in docs/benchmarks.md"]
+#[ignore = "a measurement by hand, in release; it takes minutes"]
 fn a_million_jobs_are_searched_fast() {
     let jobs: u64 = std::env::var("JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir().unwrap();
