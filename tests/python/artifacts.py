@@ -331,10 +331,13 @@ def write_forever(state):
                 size = (100, 60_000, 70_000, 3 * MIB)[number % 4]
                 body = number.to_bytes(4, "big") * (size // 4)
                 s3.put_object(Bucket="studio", Key=f"crash/{number:06}", Body=body)
+                answered.write(f"+ {number}\n")
                 if number % 5 == 4:
+                    # Asked for is not answered: the crash may come between, with the object gone or not.
+                    answered.write(f"? {number - 2}\n")
+                    answered.flush()
                     s3.delete_object(Bucket="studio", Key=f"crash/{number - 2:06}")
                     answered.write(f"- {number - 2}\n")
-                answered.write(f"+ {number}\n")
                 answered.flush()
                 number += 1
         except Exception as error:  # pylint: disable=broad-except
@@ -344,14 +347,15 @@ def write_forever(state):
 def check_written(state):
     """Everything that was answered is there, whole, and what is listed can be read."""
     s3 = client()
-    put, gone = set(), set()
+    told = {"+": set(), "?": set(), "-": set()}
     for line in open(state, encoding="utf-8"):
         sign, number = line.split()
-        (put if sign == "+" else gone).add(int(number))
+        told[sign].add(int(number))
+    put, asked, gone = told["+"], told["?"], told["-"]
     assert put, "nothing was written before the crash"
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket="studio", Prefix="crash/")
     listed = {int(entry["Key"][6:]) for page in pages for entry in page.get("Contents", [])}
-    missing = put - gone - listed
+    missing = put - asked - listed
     assert not missing, f"acknowledged and missing: {missing}"
     assert not gone & listed, f"deleted and back: {gone & listed}"
     # The one that was under way may be there or not, but whole.
