@@ -11,6 +11,7 @@ use crate::OpenError;
 
 pub(crate) const SPARE: &str = "spare";
 pub(crate) const RESERVE: &str = "reserve";
+pub(crate) const COLLECT: &str = "collect";
 const SUFFIX: &str = ".seg";
 
 /// The journal's folder, held for this process alone.
@@ -53,21 +54,30 @@ impl Folder {
         Ok(bases)
     }
 
-    /// Makes a file of `bytes` zeros whose room on disk is taken, durably.
-    pub(crate) fn prepare(&self, name: &str, bytes: u64) -> io::Result<File> {
+    /// Makes a file whose room on disk is taken, durably: of the first of `sizes` (largest first) that fits, which it returns.
+    ///
+    /// What an earlier run, or an earlier attempt, has left of it is kept and made longer: on a full disk its room must not be let go.
+    pub(crate) fn prepare(&self, name: &str, sizes: &[u64]) -> io::Result<(File, u64)> {
         let path = self.path.join(name);
         let made = || {
-            if let Ok(file) = OpenOptions::new().read(true).write(true).open(&path)
-                && let held = file.metadata()?
-                && held.len() == bytes
-                && held.blocks() * 512 >= bytes
-            {
-                return Ok(file); // left by an earlier run; on a full disk its room must not be let go
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+            let held = file.metadata()?;
+            // Holes are room that was not taken.
+            let held = if held.blocks() * 512 >= held.len() { held.len() } else { 0 };
+            let mut full = io::ErrorKind::StorageFull.into();
+            for &bytes in sizes {
+                if held != bytes {
+                    file.set_len(held.min(bytes))?;
+                    if let Err(error) = allocate(&file, bytes) {
+                        file.set_len(held.min(bytes))?; // it may have got half of it
+                        full = error;
+                        continue;
+                    }
+                }
+                file.sync_all()?;
+                return Ok((file, bytes));
             }
-            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
-            allocate(&file, bytes)?;
-            file.sync_all()?;
-            Ok(file)
+            Err(full)
         };
         made().inspect_err(|_| {
             let _ = std::fs::remove_file(&path); // it would hold what little room there is

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 pub(crate) enum Supply {
     Spare,
     Reserve,
+    Collect,
 }
 
 /// Records that will be made durable by one sync.

@@ -8,11 +8,15 @@ use std::time::Duration;
 use crate::folder;
 use crate::log::{Prepared, Shared, State};
 
+/// What collection makes do with, in sixteenths of its file: a segment that went frees a little less than a segment.
+const SHORTER: [u64; 5] = [16, 15, 14, 12, 8];
+
 /// Somebody else may have made room on the disk; nobody tells.
 const RETRY: Duration = Duration::from_secs(2);
 
 enum Task {
     Trim(u64),
+    Collect,
     Reserve,
     Spare,
 }
@@ -29,7 +33,8 @@ pub(crate) fn run(shared: &Shared) {
                 if let Some(task) = next(shared, &mut state) {
                     break task;
                 }
-                if matches!(state.spare, Prepared::Full) || matches!(state.reserve, Prepared::Full) {
+                let lacks = [&state.spare, &state.reserve].iter().any(|file| matches!(file, Prepared::Full));
+                if lacks || state.collect_is_short() {
                     if shared.keeper.wait_for(&mut state, RETRY).timed_out() {
                         state.want_files();
                     }
@@ -40,14 +45,21 @@ pub(crate) fn run(shared: &Shared) {
         };
         match task {
             Task::Trim(base) => trim(shared, base),
+            Task::Collect => {
+                let full = shared.options.collect_bytes();
+                let made = prepare(shared, folder::COLLECT, &SHORTER.map(|sixteenths| full / 16 * sixteenths));
+                let mut state = shared.state.lock();
+                state.collect = made;
+                settled(shared, &mut state);
+            }
             Task::Reserve => {
-                let made = prepare(shared, folder::RESERVE, shared.options.reserve_bytes);
+                let made = prepare(shared, folder::RESERVE, &[shared.options.reserve_bytes]);
                 let mut state = shared.state.lock();
                 state.reserve = made;
                 settled(shared, &mut state);
             }
             Task::Spare => {
-                let made = prepare(shared, folder::SPARE, shared.options.segment_bytes);
+                let made = prepare(shared, folder::SPARE, &[shared.options.segment_bytes]);
                 let mut state = shared.state.lock();
                 state.full = matches!(made, Prepared::Full);
                 state.spare = made;
@@ -64,21 +76,27 @@ fn settled(shared: &Shared, state: &mut State) {
     shared.room_changed();
 }
 
-/// The reserve before the spare: whoever frees room must not starve behind those who fill it.
+/// Collection before the reserve, and the reserve before the spare: whoever frees room must not starve behind those who fill it.
 fn next(shared: &Shared, state: &mut State) -> Option<Task> {
     if let Some(base) = state.to_trim.pop() {
         return Some(Task::Trim(base));
     }
     let (used, max) = (state.disk_bytes(), shared.options.disk_bytes_max);
+    // Whatever the budget: this is what brings the journal back under it.
+    if matches!(state.collect, Prepared::Wanted) {
+        return Some(Task::Collect);
+    }
+    // Until collection has its file, and all of it, nobody is given another.
+    let collects = !state.collect_is_short();
     if matches!(state.reserve, Prepared::Wanted) {
-        if shared.options.reserve_bytes > 0 && used <= max {
+        if collects && shared.options.reserve_bytes > 0 && used <= max {
             return Some(Task::Reserve);
         }
         state.reserve = Prepared::Full;
         settled(shared, state);
     }
     if matches!(state.spare, Prepared::Wanted) {
-        if used.saturating_add(shared.options.segment_bytes) <= max {
+        if collects && used.saturating_add(shared.options.segment_bytes) <= max {
             return Some(Task::Spare);
         }
         state.full = true;
@@ -88,9 +106,10 @@ fn next(shared: &Shared, state: &mut State) -> Option<Task> {
     None
 }
 
-fn prepare(shared: &Shared, name: &'static str, bytes: u64) -> Prepared {
-    match shared.folder.prepare(name, bytes) {
-        Ok(file) => Prepared::Ready(Arc::new(file), bytes),
+/// The first of `sizes` for which there is room.
+fn prepare(shared: &Shared, name: &'static str, sizes: &[u64]) -> Prepared {
+    match shared.folder.prepare(name, sizes) {
+        Ok((file, bytes)) => Prepared::Ready(Arc::new(file), bytes),
         Err(error) => {
             let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             if !full {

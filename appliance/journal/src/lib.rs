@@ -54,7 +54,8 @@ pub struct Options {
     /// Most bytes on disk. Past it, `reserve` of [`Class::Growing`] answers [`JournalError::Full`]. 64 GiB by default.
     pub disk_bytes_max: u64,
     /// Preallocated file that keeps room for [`Class::Shrinking`] records when the disk is full: it becomes a segment of
-    /// this size. Comes on top of `disk_bytes_max`. 16 MiB by default, at most one segment; 0 for none.
+    /// this size. Comes on top of `disk_bytes_max`, and so does another of about one segment, in which alone
+    /// [`Class::Collecting`] goes on. 16 MiB by default, at most one segment; 0 for neither.
     pub reserve_bytes: u64,
     /// Called, from the writer thread, when a write or sync has failed. The default writes the error to
     /// standard error and aborts the process; a test may do otherwise.
@@ -83,9 +84,14 @@ impl Options {
         }
     }
 
+    /// A segment in which everything lives fits into so many, in other groups than before.
+    fn collect_bytes(&self) -> u64 {
+        self.segment_bytes + self.segment_bytes / 16
+    }
+
     /// Brings the bounds into an order in which they can hold.
     fn settle(mut self) -> Self {
-        self.segment_bytes = self.segment_bytes.clamp(4096, u64::from(u32::MAX));
+        self.segment_bytes = self.segment_bytes.clamp(4096, u64::from(u32::MAX / 17 * 16));
         let groups = self.segment_bytes as usize - SEGMENT_HEADER_BYTES;
         self.pending_bytes_max = self.pending_bytes_max.max(log::room_for(self.record_bytes_max)).min(groups);
         self.reserve_bytes = self.reserve_bytes.min(self.segment_bytes);
@@ -122,8 +128,11 @@ pub struct Stats {
 pub enum Class {
     /// Adds something: refused when the disk or the budget is full.
     Growing,
-    /// Takes something away or moves it (deletes, receives, collection): may use the reserve.
+    /// Takes something away or moves it (deletes, receives): may use the reserve.
     Shrinking,
+    /// Submits again what lives in an old segment, so that the segment can go: finds room when nobody else does. Only for
+    /// what [`Journal::release_before`] follows.
+    Collecting,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -213,6 +222,8 @@ impl Journal {
             pending_bytes: 0,
             spare: Prepared::Wanted,
             reserve: Prepared::Wanted,
+            collect: if options.reserve_bytes > 0 { Prepared::Wanted } else { Prepared::Absent },
+            collect_bytes: options.collect_bytes(),
             full: false,
             to_trim: Vec::new(),
             roll_wanted: false,
@@ -317,8 +328,9 @@ impl Journal {
                 if state.segments.len() < 2 || state.segments.front().is_none_or(|first| first.end > lsn.0) {
                     break;
                 }
-                let Some(oldest) = state.segments.pop_front() else { break };
+                let Some(mut oldest) = state.segments.pop_front() else { break };
                 state.open_files.retain(|&base| base != oldest.base);
+                oldest.file = None; // an open file keeps its room on the disk
                 oldest
             };
             if let Err(error) = shared.folder.remove_segment(oldest.base) {

@@ -33,6 +33,8 @@ pub(crate) enum Prepared {
     Taken(Arc<File>),
     /// Disk or budget are full. Asked for again at the next refusal and after each release.
     Full,
+    /// This journal does without.
+    Absent,
 }
 
 impl Prepared {
@@ -97,6 +99,10 @@ pub(crate) struct State {
     pub(crate) durable: u64,
     pub(crate) spare: Prepared,
     pub(crate) reserve: Prepared,
+    /// What collection can always go on in, because nobody else may. On a disk that is full it may be shorter than it should be.
+    pub(crate) collect: Prepared,
+    /// As long as it should be.
+    pub(crate) collect_bytes: u64,
     /// The last attempt to allocate a spare found no room.
     pub(crate) full: bool,
     /// Closed segments whose files are longer than they need to be.
@@ -184,15 +190,25 @@ impl Shared {
         if permitted + state.pending_bytes > self.options.pending_bytes_max {
             return Ok(None);
         }
-        let mut room = state.layout.left().max(state.spare.capacity());
-        if class == Class::Shrinking {
+        let mut room = state.spare.capacity();
+        // Collection has the rest of the current segment for itself until it is sure of another file.
+        if class == Class::Collecting || state.may_share_segment() {
+            room = room.max(state.layout.left());
+        }
+        if class != Class::Growing {
             room = room.max(state.reserve.capacity());
+        }
+        if class == Class::Collecting {
+            room = room.max(state.collect.capacity());
         }
         if permitted as u64 <= room {
             state.permitted = permitted;
             return Ok(Some(Permit { shared: Arc::clone(self), cost }));
         }
-        if state.spare.undecided() || (class == Class::Shrinking && state.reserve.undecided()) {
+        if state.spare.undecided()
+            || state.collect.undecided()
+            || (class != Class::Growing && state.reserve.undecided())
+        {
             return Ok(None);
         }
         if cost as u64 <= room {
@@ -295,6 +311,9 @@ impl State {
                 *prepared = Prepared::Wanted;
             }
         }
+        if self.collect_is_short() {
+            self.collect = Prepared::Wanted;
+        }
     }
 
     /// Remembers that the file of a closed segment is open; closes the one that has been open longest when there are too many.
@@ -311,6 +330,24 @@ impl State {
     /// Bytes of all segments.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Whether collection has less room of its own than it may need.
+    pub(crate) fn collect_is_short(&self) -> bool {
+        match self.collect {
+            Prepared::Ready(_, bytes) => bytes < self.collect_bytes,
+            Prepared::Full => true,
+            Prepared::Wanted | Prepared::Taken(_) | Prepared::Absent => false,
+        }
+    }
+
+    /// Whether others than collection may fill the current segment.
+    fn may_share_segment(&self) -> bool {
+        match self.collect {
+            Prepared::Ready(_, bytes) => bytes >= self.collect_bytes,
+            Prepared::Absent => true,
+            Prepared::Wanted | Prepared::Taken(_) | Prepared::Full => false,
+        }
     }
 
     /// Whether the writer, being idle, should start a new segment now.
@@ -343,6 +380,10 @@ pub(crate) fn start_segment(state: &mut State) {
     let permitted = state.permitted as u64;
     let supply = if matches!(state.spare, Prepared::Ready(..)) && permitted <= state.spare.capacity() {
         Supply::Spare
+    } else if matches!(state.reserve, Prepared::Ready(..)) && permitted <= state.reserve.capacity() {
+        Supply::Reserve
+    } else if matches!(state.collect, Prepared::Ready(..)) {
+        Supply::Collect
     } else if matches!(state.reserve, Prepared::Ready(..)) {
         Supply::Reserve
     } else {
@@ -351,6 +392,7 @@ pub(crate) fn start_segment(state: &mut State) {
     let prepared = match supply {
         Supply::Spare => &mut state.spare,
         Supply::Reserve => &mut state.reserve,
+        Supply::Collect => &mut state.collect,
     };
     if let Prepared::Ready(file, bytes) = std::mem::replace(prepared, Prepared::Full) {
         *prepared = Prepared::Taken(file);

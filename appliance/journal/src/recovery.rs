@@ -40,7 +40,7 @@ pub(crate) fn recover(folder: &Folder, options: &Options) -> Result<Recovered, O
 fn make_first(folder: &Folder, options: &Options) -> io::Result<()> {
     // The standard library's hash keys come from the system's random source.
     let id = JournalId(std::hash::RandomState::new().build_hasher().finish());
-    let file = folder.prepare(folder::SPARE, options.segment_bytes)?;
+    let (file, _) = folder.prepare(folder::SPARE, &[options.segment_bytes])?;
     file.write_all_at(&SegmentHeader { id, base: 0 }.encode(), 0)?;
     file.sync_data()?;
     folder.name_segment(folder::SPARE, 0)

@@ -154,6 +154,7 @@ fn open_segment(shared: &Shared, supply: Supply, base: u64) -> io::Result<Arc<Fi
         let (name, prepared) = match supply {
             Supply::Spare => (folder::SPARE, &state.spare),
             Supply::Reserve => (folder::RESERVE, &state.reserve),
+            Supply::Collect => (folder::COLLECT, &state.collect),
         };
         match prepared {
             Prepared::Taken(file) => (name, Arc::clone(file)),
@@ -168,6 +169,7 @@ fn open_segment(shared: &Shared, supply: Supply, base: u64) -> io::Result<Arc<Fi
     match supply {
         Supply::Spare => state.spare = Prepared::Wanted,
         Supply::Reserve => state.reserve = Prepared::Wanted,
+        Supply::Collect => state.collect = Prepared::Wanted,
     }
     if let Some(closed) = state.segments.back_mut() {
         let closed = closed.base;

@@ -107,8 +107,8 @@ fn a_full_disk_refuses_growth_cleanly_lets_deletes_through_and_recovers() {
     let filler = disk.path().join("filler");
     let mut lsns = vec![append(&journal, &[1; 1000])];
     // Somebody else takes the rest of the disk.
-    until("the reserve and the spare", || {
-        ["spare", "reserve"].iter().all(|name| disk.path().join("journal").join(name).exists())
+    until("every file that is prepared", || {
+        ["spare", "reserve", "collect"].iter().all(|name| disk.path().join("journal").join(name).exists())
     });
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
@@ -152,4 +152,59 @@ fn a_full_disk_refuses_growth_cleanly_lets_deletes_through_and_recovers() {
 fn append_shrinking(journal: &Journal) {
     let permit = journal.reserve_blocking(100, Class::Shrinking).unwrap();
     permit.submit(&[&[4; 100]]).durable_blocking().unwrap();
+}
+
+#[test]
+fn on_a_full_disk_collection_goes_on_when_deletes_have_used_up_the_reserve() {
+    let name = "on_a_full_disk_collection_goes_on_when_deletes_have_used_up_the_reserve";
+    let Some(disk) = disk_or_skip(name, 24 << 20) else { return };
+    let options = Options {
+        segment_bytes: 1 << 20,
+        record_bytes_max: 64 * 1024,
+        pending_bytes_max: 256 * 1024,
+        reserve_bytes: 512 * 1024,
+        ..Options::new(disk.path().join("journal"))
+    };
+    let (journal, _) = Journal::open(options.clone()).unwrap();
+    let submit = |bytes: usize, class| -> Result<(), JournalError> {
+        let record = vec![5; bytes];
+        journal.reserve_blocking(bytes, class)?.submit(&[&record]).durable_blocking()
+    };
+    for _ in 0..300 {
+        submit(20_000, Class::Growing).unwrap();
+    }
+    until("every file that is prepared", || {
+        ["spare", "reserve", "collect"].iter().all(|name| disk.path().join("journal").join(name).exists())
+    });
+    let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[7; 4096]).is_ok() {}
+    while submit(20_000, Class::Growing).is_ok() {}
+    let mut deletes = 0;
+    while submit(1000, Class::Shrinking).is_ok() {
+        deletes += 1;
+    }
+    assert!(deletes > 400, "the reserve was theirs: {deletes}");
+
+    // Nothing is won by the first two, in which everything lives; nor may it go wrong.
+    let mut collected = 0;
+    while submit(1000, Class::Shrinking).is_err() || submit(20_000, Class::Growing).is_err() {
+        let oldest = journal.segments()[0].clone();
+        let mut live = Vec::new();
+        journal
+            .scan(oldest.base, &mut |lsn, record| {
+                live.extend((lsn < oldest.end).then_some(record.len()));
+                lsn < oldest.end
+            })
+            .unwrap();
+        for bytes in live.into_iter().step_by(if collected < 2 { 1 } else { 2 }) {
+            submit(bytes, Class::Collecting).unwrap_or_else(|error| panic!("{error} after {collected} segments: {:?}", journal.stats()));
+        }
+        assert_eq!(journal.release_before(oldest.end).unwrap(), 1);
+        collected += 1;
+        assert!(collected < 20, "what is dead makes room");
+    }
+    assert!(collected > 2, "{collected}");
+    drop(journal);
+    let (_journal, opened) = Journal::open(options).unwrap();
+    assert_eq!(opened.torn_bytes, 0);
 }

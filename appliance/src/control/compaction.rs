@@ -137,7 +137,7 @@ impl Control {
             }
             let mut commits: Vec<Commit> = Vec::new();
             for (lsn, record) in &chunk {
-                let permit = self.reserve_at_once(record.len() * 2 + 512, Class::Shrinking).await?;
+                let permit = self.reserve_at_once(record.len() * 2 + 512, Class::Collecting).await?;
                 if let Some(commit) = self.shared.relocate(*lsn, record, permit)? {
                     moved_bytes += record.len() as u64;
                     commits.push(commit);

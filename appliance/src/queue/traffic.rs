@@ -23,17 +23,26 @@ use crate::control::{ControlError, Record};
 const READS_MAX: usize = 5;
 
 impl Shared {
-    /// Room for `changes` changes that write no content.
+    /// Room for `changes` changes on any queue that write no content.
     pub(super) fn room(&self, changes: usize) -> usize {
-        // A change is told once or twice (timed out, then dead-lettered) and writes as many records of its own.
-        let told = if self.overseer.is_some() { 2 * CHANGE_RECORDS_BYTES_MAX } else { 0 };
-        changes * (3 * SMALL_BYTES_MAX + told)
+        changes * change_bytes_max(self.overseer.is_some())
+    }
+
+    /// The same on `queue`.
+    fn room_on(&self, queue: &Queue, changes: usize) -> usize {
+        changes * change_bytes_max(self.overseer.is_some() && queue.settings.job_queue)
     }
 
     /// How many changes one journal group can surely hold: `wanted`, unless segments are small.
     pub(super) fn changes_max(&self, wanted: usize) -> usize {
         (self.control.permit_bytes_max() / self.room(1)).min(wanted).max(2)
     }
+}
+
+/// Most bytes of records that a change writes which writes no content.
+fn change_bytes_max(told: bool) -> usize {
+    // It is told once or twice (timed out, then dead-lettered), and whoever is told writes records of their own.
+    3 * SMALL_BYTES_MAX + if told { 2 * CHANGE_RECORDS_BYTES_MAX } else { 0 }
 }
 
 impl Queues {
@@ -56,7 +65,7 @@ impl Queues {
         };
         let mut in_line = InLine { shared: Arc::clone(shared), queue: found.id, ticket: None };
         loop {
-            let room = shared.room(wish.changes_max());
+            let room = shared.room_on(&found, wish.changes_max());
             let permit = shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
             let (step, commit) =
                 shared.decide(permit, |state, ctx| wish.step(shared, state, ctx, &found, &mut in_line, deadline_ms));
@@ -154,7 +163,7 @@ impl Queues {
     pub async fn delete(&self, queue: &str, receipts: &[String]) -> Result<Vec<Result<(), QueueError>>, QueueError> {
         let found = self.shared.find(queue)?;
         let receipts: Vec<_> = receipts.iter().take(BATCH_MAX).map(|text| Receipt::decode(text)).collect();
-        let room = self.shared.room(receipts.len());
+        let room = self.shared.room_on(&found, receipts.len());
         let permit = self.shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
         let (answers, commit) = self.shared.decide(permit, |state, ctx| {
             let delete = |receipt: Option<Receipt>| {
@@ -182,7 +191,7 @@ impl Queues {
         changes: &[(String, u32)],
     ) -> Result<Vec<Result<(), QueueError>>, QueueError> {
         let found = self.shared.find(queue)?;
-        let room = self.shared.room(changes.len().min(BATCH_MAX));
+        let room = self.shared.room_on(&found, changes.len().min(BATCH_MAX));
         let permit = self.shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
         let (answers, commit) = self.shared.decide(permit, |state, ctx| {
             let change = |(text, visibility_s): &(String, u32)| {
@@ -233,7 +242,7 @@ impl Queues {
     ) -> Result<T, QueueError> {
         let found = self.shared.find(queue)?;
         let message = MessageId::parse(message_id);
-        let room = records_bytes_max + self.shared.room(1);
+        let room = records_bytes_max + self.shared.room_on(&found, 1);
         let permit = self.shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
         let (answer, commit) = self.shared.decide(permit, |state, ctx| {
             let standing = message.and_then(|message| state.engine.standing(found.id, message));
@@ -255,7 +264,7 @@ impl Queues {
     pub async fn extend(&self, queue: &str, message_id: &str, visibility_s: u32) -> Result<bool, QueueError> {
         let found = self.shared.find(queue)?;
         let Some(message) = MessageId::parse(message_id) else { return Ok(false) };
-        let room = self.shared.room(1);
+        let room = self.shared.room_on(&found, 1);
         let permit = self.shared.control.reserve(room, RecordClass::Shrinking).await.map_err(store_error(queue))?;
         let (extended, commit) = self.shared.decide(permit, |state, ctx| {
             state.engine.extend(ctx, found.id, message, visibility_s.min(VISIBILITY_S_MAX))
