@@ -145,7 +145,7 @@ config! {
     [journal] JournalConfig {
         /// Size at which a segment is closed, in bytes.
         segment_bytes: u64 = 67_108_864;
-        /// Preallocated room for deletes when the disk is full, in bytes.
+        /// Preallocated room for deletes when the disk is full, in bytes; another segment is kept for collection.
         reserve_bytes: u64 = 16_777_216;
         /// Bytes that the control journal may have beside twice what lives in it; past that, its oldest segments go.
         slack_bytes: u64 = 1_073_741_824;

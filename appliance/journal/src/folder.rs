@@ -12,6 +12,8 @@ use crate::OpenError;
 pub(crate) const SPARE: &str = "spare";
 pub(crate) const RESERVE: &str = "reserve";
 pub(crate) const COLLECT: &str = "collect";
+/// A segment on its way to become one of the above.
+const RECYCLED: &str = "recycled";
 const SUFFIX: &str = ".seg";
 
 /// The journal's folder, held for this process alone.
@@ -32,7 +34,10 @@ impl Folder {
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), handle, lock }),
+            Ok(()) => {
+                let _ = std::fs::remove_file(path.join(RECYCLED)); // there only after a crash at that moment
+                Ok(Self { path: path.to_owned(), handle, lock })
+            }
             Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
             Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
         }
@@ -99,6 +104,27 @@ impl Folder {
         self.handle.sync_all()
     }
 
+    /// Makes the oldest segment, which is no longer needed, the prepared file `name`: on a full disk, room that is let go may be taken by
+    /// others. Whatever comes of it, the segment is no more.
+    pub(crate) fn recycle_segment(&self, base: u64, name: &str) -> io::Result<(File, u64)> {
+        let recycled = self.path.join(RECYCLED);
+        std::fs::rename(self.segment(base), &recycled)?;
+        let made = || {
+            self.handle.sync_all()?;
+            let file = OpenOptions::new().read(true).write(true).open(&recycled)?;
+            let bytes = file.metadata()?.len();
+            // Old groups could be taken for a tail of the new one.
+            write_zeros(&file, 0, bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&recycled, self.path.join(name))?;
+            self.handle.sync_all()?;
+            Ok((file, bytes))
+        };
+        made().inspect_err(|_| {
+            let _ = std::fs::remove_file(&recycled); // a file system that does not write in place has no room for zeros
+        })
+    }
+
     pub(crate) fn open_segment(&self, base: u64, write: bool) -> io::Result<File> {
         OpenOptions::new().read(true).write(write).open(self.segment(base))
     }
@@ -122,10 +148,14 @@ pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
         }
     }
     // A file system without preallocation: zeros take the room as well, unless it shares or compresses blocks.
+    write_zeros(file, file.metadata()?.len(), bytes)
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; 1024 * 1024];
-    let mut at = file.metadata()?.len();
-    while at < bytes {
-        let step = (bytes - at).min(zeros.len() as u64);
+    let mut at = from;
+    while at < to {
+        let step = (to - at).min(zeros.len() as u64);
         file.write_all_at(&zeros[..step as usize], at)?;
         at += step;
     }

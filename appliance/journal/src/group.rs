@@ -7,12 +7,24 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::folder;
+
 /// A preallocated file that becomes a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Supply {
     Spare,
     Reserve,
     Collect,
+}
+
+impl Supply {
+    pub(crate) fn file_name(self) -> &'static str {
+        match self {
+            Self::Spare => folder::SPARE,
+            Self::Reserve => folder::RESERVE,
+            Self::Collect => folder::COLLECT,
+        }
+    }
 }
 
 /// Records that will be made durable by one sync.

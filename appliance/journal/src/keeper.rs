@@ -78,7 +78,10 @@ fn settled(shared: &Shared, state: &mut State) {
 
 /// Collection before the reserve, and the reserve before the spare: whoever frees room must not starve behind those who fill it.
 fn next(shared: &Shared, state: &mut State) -> Option<Task> {
-    if let Some(base) = state.to_trim.pop() {
+    // On a full disk the rest of a closed segment would be lost to others.
+    if !state.full
+        && let Some(base) = state.to_trim.pop()
+    {
         return Some(Task::Trim(base));
     }
     let (used, max) = (state.disk_bytes(), shared.options.disk_bytes_max);

@@ -223,7 +223,7 @@ impl Journal {
             spare: Prepared::Wanted,
             reserve: Prepared::Wanted,
             collect: if options.reserve_bytes > 0 { Prepared::Wanted } else { Prepared::Absent },
-            collect_bytes: options.collect_bytes(),
+            collect_bytes_min: options.segment_bytes / 8 * 7,
             full: false,
             to_trim: Vec::new(),
             roll_wanted: false,
@@ -316,6 +316,8 @@ impl Journal {
 
     /// Deletes each closed segment that ends at or before `lsn`, oldest first. Returns how many.
     ///
+    /// On a full disk the room of a segment goes to collection and to the reserve first, before others can take it.
+    ///
     /// # Errors
     /// [`JournalError::Io`].
     pub fn release_before(&self, lsn: Lsn) -> Result<usize, JournalError> {
@@ -323,7 +325,7 @@ impl Journal {
         let _order = shared.releasing.lock();
         let mut released = 0;
         loop {
-            let oldest = {
+            let (oldest, lacking) = {
                 let mut state = shared.state.lock();
                 if state.segments.len() < 2 || state.segments.front().is_none_or(|first| first.end > lsn.0) {
                     break;
@@ -331,9 +333,12 @@ impl Journal {
                 let Some(mut oldest) = state.segments.pop_front() else { break };
                 state.open_files.retain(|&base| base != oldest.base);
                 oldest.file = None; // an open file keeps its room on the disk
-                oldest
+                let lacking = state.lacking(oldest.bytes);
+                (oldest, lacking)
             };
-            if let Err(error) = shared.folder.remove_segment(oldest.base) {
+            if let Some(supply) = lacking {
+                shared.recycle(oldest.base, supply);
+            } else if let Err(error) = shared.folder.remove_segment(oldest.base) {
                 shared.state.lock().segments.push_front(oldest);
                 return Err(JournalError::Io(Arc::new(error)));
             }

@@ -31,6 +31,8 @@ pub(crate) enum Prepared {
     Ready(Arc<File>, u64),
     /// A submit has laid records into it; the writer will name it.
     Taken(Arc<File>),
+    /// An old segment is being made into it.
+    Recycled,
     /// Disk or budget are full. Asked for again at the next refusal and after each release.
     Full,
     /// This journal does without.
@@ -48,7 +50,7 @@ impl Prepared {
 
     /// Whether waiting will tell.
     fn undecided(&self) -> bool {
-        matches!(self, Self::Wanted | Self::Taken(_))
+        matches!(self, Self::Wanted | Self::Taken(_) | Self::Recycled)
     }
 }
 
@@ -101,8 +103,8 @@ pub(crate) struct State {
     pub(crate) reserve: Prepared,
     /// What collection can always go on in, because nobody else may. On a disk that is full it may be shorter than it should be.
     pub(crate) collect: Prepared,
-    /// As long as it should be.
-    pub(crate) collect_bytes: u64,
+    /// As long as it has to be before anybody else is given room.
+    pub(crate) collect_bytes_min: u64,
     /// The last attempt to allocate a spare found no room.
     pub(crate) full: bool,
     /// Closed segments whose files are longer than they need to be.
@@ -282,6 +284,19 @@ impl Shared {
         submitted
     }
 
+    /// Makes an old segment one of the prepared files, which until then is under way.
+    pub(crate) fn recycle(&self, base: u64, supply: Supply) {
+        let made = match self.folder.recycle_segment(base, supply.file_name()) {
+            Ok((file, bytes)) => Prepared::Ready(Arc::new(file), bytes),
+            Err(error) => {
+                tracing::warn!(segment = base, %error, "keep the room of an old segment");
+                Prepared::Full
+            }
+        };
+        *self.state.lock().prepared(supply) = made;
+        self.room_changed();
+    }
+
     /// The file of the segment that holds `lsn`, which has been written.
     pub(crate) fn file_of(
         &self,
@@ -335,18 +350,41 @@ impl State {
     /// Whether collection has less room of its own than it may need.
     pub(crate) fn collect_is_short(&self) -> bool {
         match self.collect {
-            Prepared::Ready(_, bytes) => bytes < self.collect_bytes,
+            Prepared::Ready(_, bytes) => bytes < self.collect_bytes_min,
             Prepared::Full => true,
-            Prepared::Wanted | Prepared::Taken(_) | Prepared::Absent => false,
+            Prepared::Wanted | Prepared::Taken(_) | Prepared::Recycled | Prepared::Absent => false,
         }
+    }
+
+    pub(crate) fn prepared(&mut self, supply: Supply) -> &mut Prepared {
+        match supply {
+            Supply::Spare => &mut self.spare,
+            Supply::Reserve => &mut self.reserve,
+            Supply::Collect => &mut self.collect,
+        }
+    }
+
+    /// What an old segment of `bytes` should become because the disk has no other room for it. It then counts as wanted no more.
+    pub(crate) fn lacking(&mut self, bytes: u64) -> Option<Supply> {
+        if !self.full {
+            return None;
+        }
+        let supply = match (&self.collect, &self.reserve) {
+            (Prepared::Full, _) => Supply::Collect,
+            (Prepared::Ready(_, held), _) if *held < self.collect_bytes_min && *held < bytes => Supply::Collect,
+            (Prepared::Ready(..), Prepared::Full) => Supply::Reserve,
+            _ => return None,
+        };
+        *self.prepared(supply) = Prepared::Recycled;
+        Some(supply)
     }
 
     /// Whether others than collection may fill the current segment.
     fn may_share_segment(&self) -> bool {
         match self.collect {
-            Prepared::Ready(_, bytes) => bytes >= self.collect_bytes,
+            Prepared::Ready(_, bytes) => bytes >= self.collect_bytes_min,
             Prepared::Absent => true,
-            Prepared::Wanted | Prepared::Taken(_) | Prepared::Full => false,
+            Prepared::Wanted | Prepared::Taken(_) | Prepared::Recycled | Prepared::Full => false,
         }
     }
 
@@ -389,11 +427,7 @@ pub(crate) fn start_segment(state: &mut State) {
     } else {
         return; // only a submit beyond its permit comes here: the segment grows
     };
-    let prepared = match supply {
-        Supply::Spare => &mut state.spare,
-        Supply::Reserve => &mut state.reserve,
-        Supply::Collect => &mut state.collect,
-    };
+    let prepared = state.prepared(supply);
     if let Prepared::Ready(file, bytes) = std::mem::replace(prepared, Prepared::Full) {
         *prepared = Prepared::Taken(file);
         state.layout = Layout { base, limit: base + bytes, end: base + SEGMENT_HEADER_BYTES as u64 };

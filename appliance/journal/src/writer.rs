@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Synced;
 use crate::format::{GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::group::{Group, Supply};
 use crate::log::{Prepared, SegmentFile, Shared, start_segment};
-use crate::{Synced, folder};
 
 /// Buffers above this are not kept for the next group.
 const RECYCLED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -149,28 +149,17 @@ fn write(
 
 /// Makes a prepared file the segment at `base`. All groups before it are durable.
 fn open_segment(shared: &Shared, supply: Supply, base: u64) -> io::Result<Arc<File>> {
-    let (name, file) = {
-        let state = shared.state.lock();
-        let (name, prepared) = match supply {
-            Supply::Spare => (folder::SPARE, &state.spare),
-            Supply::Reserve => (folder::RESERVE, &state.reserve),
-            Supply::Collect => (folder::COLLECT, &state.collect),
-        };
-        match prepared {
-            Prepared::Taken(file) => (name, Arc::clone(file)),
-            _ => return Err(io::Error::other("the file of the next segment was not prepared")),
-        }
+    let name = supply.file_name();
+    let file = match shared.state.lock().prepared(supply) {
+        Prepared::Taken(file) => Arc::clone(file),
+        _ => return Err(io::Error::other("the file of the next segment was not prepared")),
     };
     file.write_all_at(&SegmentHeader { id: shared.id, base }.encode(), 0)?;
     file.sync_data()?;
     shared.folder.name_segment(name, base)?;
     let bytes = file.metadata()?.len();
     let mut state = shared.state.lock();
-    match supply {
-        Supply::Spare => state.spare = Prepared::Wanted,
-        Supply::Reserve => state.reserve = Prepared::Wanted,
-        Supply::Collect => state.collect = Prepared::Wanted,
-    }
+    *state.prepared(supply) = Prepared::Wanted;
     if let Some(closed) = state.segments.back_mut() {
         let closed = closed.base;
         state.to_trim.push(closed);
