@@ -24,6 +24,7 @@ mod writer;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -211,7 +212,6 @@ impl Journal {
         let layout = Layout { base: last.base, limit: last.base + last.bytes.max(last.end - last.base), end: last.end };
         let state = State {
             layout,
-            durable: last.end,
             segments: found.segments,
             open_files: VecDeque::new(),
             pending: VecDeque::new(),
@@ -293,7 +293,7 @@ impl Journal {
     /// Position up to which everything is durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        Lsn(self.running.shared.state.lock().durable)
+        Lsn(self.running.shared.durable.load(Ordering::Acquire))
     }
 
     /// Oldest first; the last one is being written.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -98,7 +99,6 @@ pub(crate) struct State {
     pub(crate) permitted: usize,
     /// Bytes that are submitted and not durable.
     pub(crate) pending_bytes: usize,
-    pub(crate) durable: u64,
     pub(crate) spare: Prepared,
     pub(crate) reserve: Prepared,
     /// What collection can always go on in, because nobody else may. On a disk that is full it may be shorter than it should be.
@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) folder: Folder,
     pub(crate) id: JournalId,
     pub(crate) state: Mutex<State>,
+    /// Position up to which everything is durable. Set while `state` is locked.
+    pub(crate) durable: AtomicU64,
     pub(crate) writer: Condvar,
     pub(crate) keeper: Condvar,
     /// Room may have appeared.
@@ -135,6 +137,7 @@ impl Shared {
             options,
             folder,
             id,
+            durable: AtomicU64::new(state.layout.end),
             state: Mutex::new(state),
             writer: Condvar::new(),
             keeper: Condvar::new(),
@@ -146,6 +149,9 @@ impl Shared {
 
     pub(crate) async fn reserve(self: &Arc<Self>, bytes: usize, class: Class) -> Result<Permit, JournalError> {
         let cost = permit_cost(bytes);
+        if let Some(permit) = self.try_reserve(&mut self.state.lock(), bytes, cost, class)? {
+            return Ok(permit);
+        }
         loop {
             let changed = self.room.notified();
             tokio::pin!(changed);

@@ -1,6 +1,7 @@
 //! Reading back: one record by its position, or all from a position on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::format::{GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader, records};
 use crate::log::{Shared, State};
@@ -59,7 +60,7 @@ fn in_memory(shared: &Shared, state: &State, lsn: Lsn) -> Option<Result<Vec<u8>,
 
 /// Visits each durable record from `from` on. See [`crate::Journal::scan`].
 pub(crate) fn scan(shared: &Shared, from: Lsn, visit: &mut dyn FnMut(Lsn, &[u8]) -> bool) -> Result<Lsn, JournalError> {
-    let durable = shared.state.lock().durable;
+    let durable = shared.durable.load(Ordering::Acquire);
     let mut position = from.0;
     while position < durable {
         let (file, base, end) = {

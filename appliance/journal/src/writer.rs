@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::Synced;
@@ -76,7 +77,7 @@ fn next_group(shared: &Shared, mut expected: Expected) -> Option<(Group, Arc<Vec
             // In the same breath, so that a reader finds its records at every moment.
             let body = Arc::new(std::mem::take(&mut group.body));
             state.in_flight = Some((group.lsn, Arc::clone(&body)));
-            return Some((group, body, state.durable));
+            return Some((group, body, shared.durable.load(Ordering::Acquire)));
         }
     }
 }
@@ -118,7 +119,7 @@ fn write(
     let expected = {
         let mut state = shared.state.lock();
         let end = lsn + bytes as u64;
-        state.durable = end;
+        shared.durable.store(end, Ordering::Release);
         state.in_flight = None;
         state.pending_bytes -= bytes;
         if let Some(segment) = state.segments.back_mut() {

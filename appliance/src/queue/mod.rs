@@ -30,6 +30,7 @@ mod tags;
 mod traffic;
 mod waiting;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use backlot_journal::Lsn;
@@ -67,6 +68,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     overseer: Option<Arc<dyn Overseer>>,
     state: Mutex<State>,
+    /// Position up to which sends have been let out. Set while `state` is locked.
+    published: AtomicU64,
     /// Where message ids come from.
     ids: Mutex<ChaCha8Rng>,
     /// Wakes the keeper before its time.
@@ -105,6 +108,7 @@ impl Queues {
                 clock,
                 overseer,
                 state: Mutex::new(state),
+                published: AtomicU64::new(0),
                 ids: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
                 keeper: Notify::new(),
                 mover: Notify::new(),
@@ -142,7 +146,7 @@ impl Shared {
         let mut group = Group::default();
         let mut state = self.state.lock();
         let now = self.clock.now();
-        state.engine.publish(now, self.durable(), &mut group);
+        self.let_out(&mut state, now, &mut group);
         let answer = decide(&mut state, &mut Context { now, overseer: self.overseer(), group: &mut group });
         let commit = (!group.records.is_empty()).then(|| {
             let commit = permit.submit(&group.records);
@@ -159,12 +163,19 @@ impl Shared {
         let mut group = Group::default();
         let mut state = self.state.lock();
         let now = self.clock.now();
-        state.engine.publish(now, self.durable(), &mut group);
+        self.let_out(&mut state, now, &mut group);
         self.settle(&mut state, now, &group);
     }
 
-    fn durable(&self) -> Lsn {
-        self.control.journal().durable()
+    fn let_out(&self, state: &mut State, now: Now, group: &mut Group) {
+        let durable = self.control.journal().durable();
+        state.engine.publish(now, durable, group);
+        self.published.store(durable.0, Ordering::Release);
+    }
+
+    /// Whether somebody has let out the send at `lsn`: of all who wait for one sync the first does it for the others.
+    fn is_published(&self, lsn: Lsn) -> bool {
+        lsn.0 < self.published.load(Ordering::Acquire)
     }
 
     /// What follows from a group: waiters are woken, and the keeper where a timer ends before it would wake.

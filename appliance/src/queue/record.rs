@@ -276,14 +276,28 @@ impl Entry {
 }
 
 impl Head {
-    /// The sent record with `content` as [`Content::encode`] wrote it.
+    /// The sent record with `content` as it stood behind another head.
     pub(super) fn encode(&self, content: &[u8]) -> Record {
         let mut out = Vec::with_capacity(HEAD_BYTES + content.len());
+        self.put(&mut out);
+        out.extend(content);
+        record(out)
+    }
+
+    /// The sent record that [`Content::encode`] began.
+    pub(super) fn fill(&self, mut begun: Vec<u8>) -> Record {
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        self.put(&mut head);
+        begun[..HEAD_BYTES].copy_from_slice(&head);
+        record(begun)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
         out.extend([VERSION, SENT]);
         out.extend(self.queue.0.to_le_bytes());
         out.extend(self.message.0);
         out.extend(self.sent_at_ms.to_le_bytes());
-        self.due.put(&mut out);
+        self.due.put(out);
         out.extend(self.receives.to_le_bytes());
         out.extend(self.receives_elsewhere.to_le_bytes());
         out.extend(self.first_received.to_le_bytes());
@@ -298,8 +312,6 @@ impl Head {
         out.push(flags.iter().filter(|(is_set, _)| *is_set).fold(stance, |byte, (_, flag)| byte | flag));
         out.extend(self.held_s.to_le_bytes());
         out.extend(self.sequence.to_le_bytes());
-        out.extend(content);
-        record(out)
     }
 
     fn decode(version: u8, queue: QueueId, from: &mut Reader<'_>) -> Result<Self, String> {

@@ -7,7 +7,7 @@ use backlot_journal::Class as RecordClass;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 
-use super::engine::{Accepted, Incoming, Queue};
+use super::engine::{Accepted, Context, Incoming, Queue};
 use super::model::{
     BATCH_MAX, DeduplicationKey, HELD_S_MAX, MARK_CHARS_MAX, MESSAGE_BYTES_MAX, MessageId, QueueError, SendRequest,
     Sent, sequence_number,
@@ -15,8 +15,8 @@ use super::model::{
 use super::overseer::{Admission, CHANGE_RECORDS_BYTES_MAX};
 use super::record::Content;
 use super::settings::Flow;
-use super::{Queues, Shared, acknowledged, store_error};
-use crate::control::Record;
+use super::{Queues, Shared, State, acknowledged, store_error};
+use crate::control::{Commit, Record};
 
 /// The pause before an overseer is asked again about a message that may repeat one on its way, and how often.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
@@ -36,8 +36,24 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotAdmitted`] with the overseer's sentence; [`QueueError::Store`]: nothing was sent.
     pub async fn send(&self, queue: &str, request: SendRequest) -> Result<Sent, QueueError> {
-        let mut sent = self.send_batch(queue, vec![request]).await?;
-        sent.pop().unwrap_or_else(|| Err(QueueError::NoSuchQueue(queue.to_owned())))
+        let found = self.shared.find(queue)?;
+        let (mut request, mut busy) = (request, 0);
+        let prepared = loop {
+            match self.prepare_send(&found, request)? {
+                Prepared::Busy(_) if busy == BUSY_MAX => return Err(too_busy()),
+                Prepared::Busy(again) => {
+                    busy += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                    request = *again;
+                }
+                ready => break ready,
+            }
+        };
+        let permit = self.shared.control.reserve(prepared.record_bytes(), RecordClass::Growing).await;
+        let permit = permit.map_err(store_error(queue))?;
+        let (answer, commit) = self.shared.decide(permit, |state, ctx| send_prepared(state, ctx, &found, prepared));
+        self.acknowledge_sends(queue, commit).await?;
+        answer
     }
 
     /// Sends up to ten messages, in one journal group unless one may repeat another of them. Each is taken or refused for
@@ -62,7 +78,7 @@ impl Queues {
                 tokio::time::sleep(BUSY_PAUSE).await;
             } else {
                 rest.pop_front();
-                answers.push(Err(QueueError::NotAdmitted("the same is being sent by another call".to_owned())));
+                answers.push(Err(too_busy()));
             }
         }
         Ok(answers)
@@ -95,22 +111,21 @@ impl Queues {
         }
         let permit = self.shared.control.reserve(room, RecordClass::Growing).await.map_err(store_error(name))?;
         let (answers, commit) = self.shared.decide(permit, |state, ctx| {
-            let mut send = |prepared: Prepared| match prepared {
-                Prepared::Send(outgoing) => {
-                    let accepted = state.engine.send(ctx, queue, &outgoing.incoming())?;
-                    Ok(outgoing.into_sent(accepted))
-                }
-                Prepared::Repeated { sent, record } => {
-                    ctx.group.records.push(record);
-                    Ok(sent)
-                }
-                Prepared::Busy(_) => unreachable!("a request that the overseer has not judged is not sent"),
-            };
+            let mut send = |prepared| send_prepared(state, ctx, queue, prepared);
             prepared.into_iter().map(|prepared| prepared.and_then(&mut send)).collect::<Vec<_>>()
         });
-        acknowledged(name, commit).await?;
-        self.shared.publish();
+        self.acknowledge_sends(name, commit).await?;
         Ok(answers)
+    }
+
+    /// Waits until sends are durable, and lets them out.
+    async fn acknowledge_sends(&self, queue: &str, commit: Option<Commit>) -> Result<(), QueueError> {
+        let last = commit.as_ref().and_then(|commit| commit.lsns.last().copied());
+        acknowledged(queue, commit).await?;
+        if last.is_some_and(|last| !self.shared.is_published(last)) {
+            self.shared.publish();
+        }
+        Ok(())
     }
 
     /// Everything about a send that needs no lock.
@@ -179,6 +194,30 @@ impl Queues {
             record_bytes,
         })))
     }
+}
+
+/// Sends what was prepared, under the lock that `state` stands for.
+fn send_prepared(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    queue: &Queue,
+    prepared: Prepared,
+) -> Result<Sent, QueueError> {
+    match prepared {
+        Prepared::Send(mut outgoing) => {
+            let accepted = state.engine.send(ctx, queue, outgoing.incoming())?;
+            Ok(outgoing.into_sent(accepted))
+        }
+        Prepared::Repeated { sent, record } => {
+            ctx.group.records.push(record);
+            Ok(sent)
+        }
+        Prepared::Busy(_) => unreachable!("a request that the overseer has not judged is not sent"),
+    }
+}
+
+fn too_busy() -> QueueError {
+    QueueError::NotAdmitted("the same is being sent by another call".to_owned())
 }
 
 /// How long the message is delayed.
@@ -294,10 +333,10 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn incoming(&self) -> Incoming<'_> {
+    fn incoming(&mut self) -> Incoming<'_> {
         Incoming {
             id: self.id,
-            content: &self.encoded,
+            record: std::mem::take(&mut self.encoded),
             body: &self.body,
             delay_s: self.delay_s,
             admitted: self.admitted,

@@ -4,7 +4,7 @@ use backlot_journal::Lsn;
 
 use super::super::model::{DELAY_S_MAX, MessageId, QueueError, QueueId, Receipt, Standing};
 use super::super::overseer::{Change, Turn};
-use super::super::record::{Due, Entry, HEAD_BYTES, Head, Stance};
+use super::super::record::{Due, Entry, Head, Stance};
 use super::super::settings::Flow;
 use super::attempts::Handed;
 use super::deduplication::Seen;
@@ -26,7 +26,7 @@ impl Engine {
         &mut self,
         ctx: &mut Context<'_>,
         queue: &Queue,
-        incoming: &Incoming<'_>,
+        incoming: Incoming<'_>,
     ) -> Result<Accepted, QueueError> {
         let kept = self.kept.get_mut(&queue.id).filter(|kept| !kept.closed).ok_or_else(|| no_queue(queue))?;
         if kept.queue.settings.flow == Flow::Draining {
@@ -47,7 +47,7 @@ impl Engine {
         let held_s = if incoming.delay_s > DELAY_S_MAX { incoming.delay_s } else { 0 };
         let now_ms = i64::try_from(ctx.now.mono_ms).unwrap_or(i64::MAX);
         let aged_from_ms = now_ms.saturating_add(i64::from(held_s) * 1000);
-        let mut slot = Slot::new(incoming.id, aged_from_ms, HEAD_BYTES + incoming.content.len());
+        let mut slot = Slot::new(incoming.id, aged_from_ms, incoming.record.len());
         slot.due_ms = ctx.now.mono_ms + delay_ms;
         slot.held = held_s > 0;
         slot.admitted = incoming.admitted.is_some();
@@ -74,10 +74,10 @@ impl Engine {
             moved: false,
             per_group: incoming.per_group,
         };
-        ctx.group.placements.push((ctx.group.records.len(), Placed::Message(queue.id, incoming.id)));
-        ctx.group.records.push(head.encode(incoming.content));
+        let (place, _) = kept.shelf.insert(slot, &lane, ctx.now.mono_ms); // pending: nobody can receive it yet
+        ctx.group.placements.push((ctx.group.records.len(), Placed::Message(queue.id, incoming.id, place)));
+        ctx.group.records.push(head.fill(incoming.record));
         ctx.group.changes += 1;
-        kept.shelf.insert(slot, &lane, ctx.now.mono_ms); // pending: nobody can receive it yet
         if let (Some(key), Some(sequence)) = (incoming.deduplication, sequence) {
             kept.deduplication.remember(Seen { key, message: incoming.id, sequence, at_ms: now_ms });
         }

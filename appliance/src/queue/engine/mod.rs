@@ -130,7 +130,8 @@ pub(super) struct Group {
 
 #[derive(Clone, Copy)]
 enum Placed {
-    Message(QueueId, MessageId),
+    /// With where it was laid.
+    Message(QueueId, MessageId, Place),
     Queue(QueueId),
     Tasks(QueueId),
 }
@@ -160,8 +161,8 @@ pub(super) struct Context<'a> {
 /// A message on its way in, encoded by the caller.
 pub(super) struct Incoming<'a> {
     pub id: MessageId,
-    /// As [`super::record::Content::encode`] wrote it.
-    pub content: &'a [u8],
+    /// As [`super::record::Content::encode`] began it.
+    pub record: Vec<u8>,
     pub body: &'a str,
     pub delay_s: u32,
     pub group_id: Option<&'a str>,
@@ -327,9 +328,10 @@ impl Engine {
                         kept.tasks.lsn = lsn;
                     }
                 }
-                Placed::Message(queue, message) => {
+                Placed::Message(queue, message, laid) => {
                     let Some(kept) = self.kept.get_mut(queue) else { continue };
-                    let Some(place) = kept.shelf.find(*message) else { continue };
+                    let still = kept.shelf.any(*laid).is_some_and(|slot| slot.id == *message).then_some(*laid);
+                    let Some(place) = still.or_else(|| kept.shelf.find(*message)) else { continue };
                     let slot = kept.shelf.slot_mut(place);
                     slot.lsn = lsn;
                     if slot.state == State::Pending {

@@ -255,7 +255,7 @@ impl Engine {
                     moved: slot.guest,
                     per_group: head.per_group,
                 };
-                group.placements.push((group.records.len(), Placed::Message(queue, slot.id)));
+                group.placements.push((group.records.len(), Placed::Message(queue, slot.id, place)));
                 group.records.push(current.encode(content));
             }
             Entry::Seen { queue, message, key, .. } => {

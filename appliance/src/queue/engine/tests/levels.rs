@@ -88,7 +88,7 @@ impl House {
         let (accepted, _) = self.decide(|engine, ctx, queue| {
             let incoming = Incoming {
                 id,
-                content: &content,
+                record: content.clone(),
                 body: "",
                 delay_s: 0,
                 group_id,
@@ -96,7 +96,7 @@ impl House {
                 per_group: false,
                 admitted,
             };
-            engine.send(ctx, queue, &incoming)
+            engine.send(ctx, queue, incoming)
         });
         accepted.unwrap();
     }
@@ -235,7 +235,7 @@ fn a_paused_queue_gives_nothing_and_a_draining_one_takes_nothing() {
     let (refused, _) = house.decide(|engine, ctx, queue| {
         let incoming = Incoming {
             id: MessageId::from_random([7; 16]),
-            content: &content,
+            record: content.clone(),
             body: "",
             delay_s: 0,
             group_id: None,
@@ -243,7 +243,7 @@ fn a_paused_queue_gives_nothing_and_a_draining_one_takes_nothing() {
             per_group: false,
             admitted: None,
         };
-        engine.send(ctx, queue, &incoming)
+        engine.send(ctx, queue, incoming)
     });
     assert!(matches!(refused, Err(QueueError::Draining(_))));
 }

@@ -170,7 +170,7 @@ impl World {
         let accepted = self.decide(|engine, ctx| {
             let incoming = Incoming {
                 id,
-                content: &content,
+                record: content.clone(),
                 body: "",
                 delay_s,
                 admitted: None,
@@ -178,7 +178,7 @@ impl World {
                 deduplication: key,
                 per_group,
             };
-            engine.send(ctx, &queue, &incoming).unwrap()
+            engine.send(ctx, &queue, incoming).unwrap()
         });
         if let Some(first) = deduplication.and_then(|mark| self.model.first_send(self.now_ms, mark, scope)) {
             assert_eq!(accepted, Accepted { message: first.id, sequence: Some(first.sequence) });
