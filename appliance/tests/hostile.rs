@@ -3,75 +3,12 @@
 //! `fuzz/` looks further, with a nightly compiler and hours of time; this runs everywhere and always the same.
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+#[path = "../../tests/hostile/garbage.rs"]
+mod garbage;
+
 use backlot::edge::otlp::{Encoding, decode};
-use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// What a damaged copy may get in place of some of its bytes.
-const BITS_OF_SYNTAX: &[&[u8]] = &[
-    b"[[[[[[[[",
-    b"{\"a\":",
-    b"}",
-    b"\"",
-    b"-1",
-    b"18446744073709551616",
-    b"1e999",
-    b"%ff",
-    b"%",
-    b"\\u0000",
-    b"\\ud800",
-    b"null",
-    b"\n",
-    b"\0",
-    b"=",
-    b"&",
-    b"/",
-    b"\xff\xff\xff\xff",
-    b"\xf0\x9f\x8e\xac",
-    b",",
-    b":",
-    b"*",
-    b"-",
-    b"..",
-];
-
-/// Runs `entry` over noise and over copies of `seeds`, each damaged in up to four places.
-fn over_garbage(rounds: usize, seeds: &[&[u8]], entry: impl Fn(&[u8])) {
-    let mut chance = StdRng::seed_from_u64(42);
-    for seed in seeds {
-        entry(seed);
-        for end in 0..seed.len().min(400) {
-            entry(&seed[..end]);
-        }
-    }
-    for _ in 0..rounds {
-        let noise: Vec<u8> = (0..chance.random_range(0..200)).map(|_| chance.random()).collect();
-        entry(&noise);
-        let mut bytes = seeds[chance.random_range(0..seeds.len())].to_vec();
-        for _ in 0..chance.random_range(1..=4) {
-            let at = chance.random_range(0..=bytes.len());
-            let end = (at + chance.random_range(0..6)).min(bytes.len());
-            match chance.random_range(0..4) {
-                0 => bytes[at..end].fill(chance.random()),
-                1 => drop(bytes.drain(at..end)),
-                2 => {
-                    let piece = BITS_OF_SYNTAX[chance.random_range(0..BITS_OF_SYNTAX.len())];
-                    bytes.splice(at..end, piece.iter().copied());
-                }
-                _ => {
-                    let piece = bytes[at..].iter().take(60).copied().collect::<Vec<u8>>();
-                    let to = chance.random_range(0..=bytes.len());
-                    bytes.splice(to..to, piece);
-                }
-            }
-        }
-        entry(&bytes);
-    }
-}
-
-fn over_text(rounds: usize, seeds: &[&str], entry: impl Fn(&str)) {
-    let seeds: Vec<&[u8]> = seeds.iter().map(|seed| seed.as_bytes()).collect();
-    over_garbage(rounds, &seeds, |bytes| entry(&String::from_utf8_lossy(bytes)));
-}
+use garbage::{over_garbage, over_text};
 
 const JOB: &str = r#"{"job_id":"j-1","type":"image.upscale","user_id":"u","labels":{"shot":"42"},"parameters":{"scale":4,"deep":[[{"a":[1.5e3]}]]},
     "inputs":[{"uri":"s3://studio/in.png"}],"output":{"prefix":"s3://studio/out/"},"priority":"high","requirements":{"vram_gb":12,"arch":"sm_80+"},
@@ -103,7 +40,13 @@ fn no_record_of_the_control_journal_makes_its_follower_panic() {
     let whole = format!("\x01{{\"record\":\"whole\",\"spec\":{JOB},\"head\":{{}}}}");
     let patch = "\x01{\"record\":\"patch\",\"head\":{\"id\":\"a\",\"queue\":\"jobs\",\"status\":\"queued\",\"created_at\":0,\"updated_at\":0,\"revision\":9,\"message_id\":\"m\",\"waiting_since\":0},\
         \"attempts\":[{\"id\":\"a.1\",\"number\":1,\"started_at\":0}],\"error\":\"cleared\"}";
-    over_garbage(2_000, &[whole.as_bytes(), patch.as_bytes()], backlot::jobs::fuzz_journal);
+    let flow = "\x01{\"record\":\"flow\",\"id\":\"f\",\"revision\":1,\"digest\":\"d\",\"queue\":\"jobs\",\"on_failure\":\"fail\",\"created_at\":0,\
+        \"status\":\"running\",\"sender_id\":\"s\",\"jobs\":[\"a\"],\"counts\":{\"failed\":1}}";
+    let schedule = "\x01{\"record\":\"schedule\",\"name\":\"nightly\",\"order\":{\"cron\":\"*/5 1-3 31 feb-12/2 sun\",\"timezone\":\"Europe/Berlin\",\"job\":{}},\
+        \"created_at\":0,\"updated_at\":0,\"sender_id\":\"s\",\"seen_at\":9}";
+    let setting = "\x01{\"key\":\"limit/user/anna\",\"value\":{\"running_max\":3,\"url\":\"http://a\",\"events\":[\"job.failed\"]}}";
+    let seeds = [whole.as_bytes(), patch.as_bytes(), flow.as_bytes(), schedule.as_bytes(), setting.as_bytes()];
+    over_garbage(4_000, &seeds, backlot::jobs::fuzz_journal);
     let key =
         b"\x01{\"put\":{\"key_id\":\"BLK1\",\"role\":\"viewer\",\"note\":\"n\",\"created_at\":7,\"wrapped\":\"AA==\"}}";
     over_garbage(2_000, &[key], backlot::identity::fuzz_journal);

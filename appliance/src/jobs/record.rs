@@ -140,7 +140,7 @@ impl Patch {
     }
 }
 
-/// Reads `payload` as a record of a job and of an agent, and makes of it what a replay does: for fuzzing.
+/// Reads `payload` as a record of a job, a flow, a schedule, an agent and a setting, and makes of it what a replay does: for fuzzing.
 pub fn fuzz_journal(payload: &[u8]) {
     super::agents::fuzz_record(payload);
     match Entry::decode(payload) {
@@ -153,8 +153,12 @@ pub fn fuzz_journal(payload: &[u8]) {
             patch.apply(&mut job);
             let _ = job.job();
         }
-        Ok(Entry::Flow(_) | Entry::Schedule(_)) | Err(_) => {}
+        Ok(Entry::Schedule(schedule)) => schedules::fuzz_stored(*schedule),
+        Ok(Entry::Flow(_)) | Err(_) => {}
     }
+    let _ = super::settings::value_of::<super::limits::Setting>(payload);
+    let _ = super::settings::value_of::<super::webhooks::Definition>(payload);
+    let _ = super::settings::value_of::<super::bulk::Task>(payload);
 }
 
 /// Reads `body` as a job's specification. What is taken must be readable as a record, for ever after: for fuzzing.

@@ -118,6 +118,13 @@ fn chosen(missed: Missed, times: &[i64], now_ms: i64) -> Vec<i64> {
     [caught_up, on_time].concat()
 }
 
+/// Takes a stored schedule as [`Schedules::load`] does: for fuzzing.
+pub(super) fn fuzz_stored(stored: Stored) {
+    if let Ok(timing) = Timing::of(&stored.order) {
+        Schedules::default().put(Now::default(), stored, timing);
+    }
+}
+
 impl Schedules {
     /// Reads what the catalogue holds.
     pub(super) fn load(now: Now, catalogue: &Catalogue) -> Result<Self, store::StoreError> {

@@ -1,0 +1,71 @@
+//! What reaches the agent from outside, over seeded garbage: workers' lines, answers about clips, pictures, weights.
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+#[path = "../../tests/hostile/garbage.rs"]
+mod garbage;
+
+use backlot_agent::infer::models::upscale;
+use backlot_agent::infer::weights::Weights;
+use backlot_agent::{frames, worker};
+use bytes::Bytes;
+
+use garbage::{over_garbage, over_text};
+
+#[test]
+fn no_line_of_a_worker_makes_the_agent_panic() {
+    let seeds = [
+        r#"{"phase":"infer"}"#,
+        r#"{"percent":140.5,"frame":3}"#,
+        r#"{"error":"no face","permanent":true,"cause":"vram"}"#,
+        r#"{"output":"a.png","width":4,"model":"m","seed":7}"#,
+        r#"{"partial":"f1.png","width":4}"#,
+        r#"{"done":true}"#,
+    ];
+    over_text(4_000, &seeds, |line| drop(worker::protocol::understand(line)));
+}
+
+#[test]
+fn no_answer_about_a_clip_makes_the_agent_panic() {
+    let answer = r#"{"streams":[{"index":0,"codec_type":"video","width":320,"height":180,"nb_frames":"2","avg_frame_rate":"25/1","r_frame_rate":"25/1",
+        "start_time":"0.0","sample_aspect_ratio":"4:3","side_data_list":[{"rotation":-90}],"disposition":{"attached_pic":0}},
+        {"index":1,"codec_type":"audio","codec_name":"aac"}],"format":{"start_time":"0.0","duration":"0.08"}}"#;
+    let with_packets = format!("{answer}\00.000000,K__\n0.040000,___\n");
+    over_garbage(4_000, &[with_packets.as_bytes(), answer.as_bytes()], frames::probe::fuzz_answers);
+}
+
+#[test]
+fn no_file_makes_the_agent_panic_when_it_reads_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("picture");
+    let mut seeds: Vec<Vec<u8>> = Vec::new();
+    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg, image::ImageFormat::WebP] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        image::RgbImage::from_pixel(5, 3, image::Rgb([200, 10, 90])).write_to(&mut file, format).unwrap();
+        seeds.push(file.into_inner());
+    }
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    over_garbage(1_500, &seeds, |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        let _ = frames::image::decode(&path, 2);
+    });
+}
+
+#[test]
+fn no_file_of_weights_makes_the_agent_panic() {
+    let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"weight":{"dtype":"BF16","shape":[1,1],"data_offsets":[4,6]}}"#;
+    let safetensors =
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0, 0, 0x80, 0x3f, 0x80, 0x3f]].concat();
+    over_garbage(4_000, &[&safetensors], |bytes| {
+        if let Ok(weights) = Weights::safetensors(&Bytes::copy_from_slice(bytes)) {
+            for name in ["a", "weight"] {
+                let _ = weights.get(name).map(|tensor| tensor.to_f32());
+            }
+        }
+    });
+    let param = "7767517\n3 3\nInput in 0 1 data\nConvolution c 1 1 data x 0=1 1=1 5=1 6=3 -23310=1,2.0e-01\nPReLU p 1 1 x y 0=1\n";
+    let ncnn = [param.as_bytes(), &0x0130_6b47_u32.to_le_bytes(), &[0, 0x3c, 0, 0x40, 0, 0x44, 0, 0], &[0; 8]].concat();
+    over_garbage(4_000, &[&ncnn], |bytes| {
+        let (param, bin) = bytes.split_at(param.len().min(bytes.len()));
+        let _ = upscale::read(param, &Bytes::copy_from_slice(bin), 2);
+    });
+}
