@@ -35,6 +35,8 @@ fn no_record_of_the_control_journal_makes_its_follower_panic() {
         b"\x06\0\x01\x03\x03\0\0\0\x06\0\x01\x02\x03\0\0\0",
         &[&[61, 0, 1, 4, 3, 0, 0, 0][..], &[7; 55]].concat(),
         &[&[26, 0, 1, 6, 3, 0, 0, 0][..], &[7; 20]].concat(),
+        // A message that moved into the last place of all.
+        &[&[35, 0, 3, 9, 3, 0, 0, 0][..], &[7; 16], &[4, 0, 0, 0, 0], &[0xff; 8]].concat(),
     ];
     over_garbage(4_000, &queue, backlot::queue::fuzz_journal);
     let whole = format!("\x01{{\"record\":\"whole\",\"spec\":{JOB},\"head\":{{}}}}");

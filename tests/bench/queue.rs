@@ -22,6 +22,8 @@ const CALLERS: usize = 128;
 const BODY_BYTES: usize = 1024;
 const MILLION: u64 = 1_000_000;
 const QUEUE: &str = "bench";
+/// What was freed has been given back to the system by then.
+const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let time = Duration::from_secs(settings.seconds);
@@ -73,6 +75,7 @@ pub(crate) fn fill(settings: &Settings) -> Result<(), Box<dyn Error>> {
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
+        tokio::time::sleep(SETTLE).await;
         println!(
             "{:>12.0} MiB resident with {MILLION} messages queued, {before:.0} MiB before",
             resident_mib("self").map_err(crate::plain)?
@@ -92,6 +95,7 @@ pub(crate) fn reopen(settings: &Settings) -> Result<(), Box<dyn Error>> {
         let took = began.elapsed();
         let ready: u64 = queues.overview("").iter().map(|queue| queue.ready).sum();
         println!("{:>12.2} s to open {ready} messages after kill -9", took.as_secs_f64());
+        tokio::time::sleep(SETTLE).await;
         println!("{:>12.0} MiB resident after that", resident_mib("self").map_err(crate::plain)?);
         crate::backlog::latency(&queues, QUEUE).await
     })

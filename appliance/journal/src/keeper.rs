@@ -30,6 +30,10 @@ pub(crate) fn run(shared: &Shared) {
                 if state.closing {
                     return;
                 }
+                if !state.begun {
+                    shared.keeper.wait(&mut state);
+                    continue;
+                }
                 if let Some(task) = next(shared, &mut state) {
                     break task;
                 }

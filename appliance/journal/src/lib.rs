@@ -226,6 +226,7 @@ impl Journal {
             collect_bytes_min: options.segment_bytes / 8 * 7,
             full: false,
             to_trim: Vec::new(),
+            begun: false,
             roll_wanted: false,
             closing: false,
             recycled: Vec::new(),

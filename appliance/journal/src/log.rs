@@ -109,6 +109,9 @@ pub(crate) struct State {
     pub(crate) full: bool,
     /// Closed segments whose files are longer than they need to be.
     pub(crate) to_trim: Vec<u64>,
+    /// Somebody has asked for room. Until then nothing is allocated: at a start on a full disk, what little room there is belongs
+    /// to those who still open their files.
+    pub(crate) begun: bool,
     pub(crate) roll_wanted: bool,
     pub(crate) closing: bool,
     pub(crate) recycled: Vec<u8>,
@@ -188,6 +191,9 @@ impl Shared {
         if state.closing {
             return Err(JournalError::Closed);
         }
+        if !std::mem::replace(&mut state.begun, true) {
+            self.keeper.notify_one();
+        }
         if cost > self.options.pending_bytes_max {
             return Err(JournalError::TooLarge {
                 bytes,
@@ -228,6 +234,7 @@ impl Shared {
 
     /// Has the keeper try again to allocate what could not be allocated before.
     pub(crate) fn want_files(&self, state: &mut State) {
+        state.begun = true;
         state.want_files();
         self.keeper.notify_one();
     }

@@ -91,7 +91,7 @@ impl Engine {
             Entry::Moved { queue, message, to, back, sequence } => {
                 if sequence != 0 {
                     // The message may be gone, and its place was given all the same.
-                    self.kept_or_new(to).shelf.arrive_from(sequence + 1);
+                    self.kept_or_new(to).shelf.arrive_from(sequence.saturating_add(1));
                 }
                 let Some(kept) = self.kept.get_mut(&queue) else { return Ok(()) };
                 let Some(place) = kept.shelf.find(message) else { return Ok(()) };
