@@ -294,7 +294,7 @@ fn is_writable(text: &str) -> bool {
         .bytes()
         .fold((false, false), |(controls, tails), byte| (controls | is_control(byte), tails | (byte == 0xef)));
     // U+FFFE and U+FFFF are the other two; a `str` holds no surrogates.
-    !controls && !(tails && text.contains(['\u{fffe}', '\u{ffff}']))
+    !(controls || tails && text.contains(['\u{fffe}', '\u{ffff}']))
 }
 
 /// What is to be done about one request to send.
