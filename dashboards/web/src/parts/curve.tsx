@@ -48,7 +48,9 @@ export function Curve({ title, query, unit, label, last_s, from_ms, to_ms, max }
       scales: { x: { range: () => [from, to] }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(max ?? 0, high ?? 0, 1e-9) * (max ? 1 : 1.1)] } },
       axes: [{ ...axis, size: 24, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) }, { ...axis, size: GUTTER_PX, values: (_, ticks) => ticks.map((tick) => `${tick.toLocaleString()} ${unit}`) }],
       series: [{}, ...series.map((one, number) => ({
-        label: one.metric[label] ?? "value", stroke: COLOURS[number % COLOURS.length], width: 1.5, points: { show: false }, spanGaps: true,
+        label: one.metric[label] ?? "value", stroke: COLOURS[number % COLOURS.length], width: 1.5, spanGaps: true,
+        // A line needs two points; a short job may have one.
+        points: { show: times.length < 3, size: 6 },
         value: (_: uPlot, value: number | null) => (value === null ? "–" : `${value.toFixed(1)} ${unit}`),
       }))],
     }, [times, ...columns] as uPlot.AlignedData, box.current);
