@@ -104,13 +104,16 @@ impl Folder {
         self.handle.sync_all()
     }
 
-    /// Makes the oldest segment, which is no longer needed, the prepared file `name`: on a full disk, room that is let go may be taken by
-    /// others. Whatever comes of it, the segment is no more.
-    pub(crate) fn recycle_segment(&self, base: u64, name: &str) -> io::Result<(File, u64)> {
+    /// Takes the oldest segment, which is no longer needed, out of the log and keeps its file, for [`Folder::recycle`].
+    pub(crate) fn set_segment_aside(&self, base: u64) -> io::Result<()> {
+        std::fs::rename(self.segment(base), self.path.join(RECYCLED))?;
+        self.handle.sync_all()
+    }
+
+    /// Makes what was set aside the prepared file `name`: on a full disk, room that is let go may be taken by others.
+    pub(crate) fn recycle(&self, name: &str) -> io::Result<(File, u64)> {
         let recycled = self.path.join(RECYCLED);
-        std::fs::rename(self.segment(base), &recycled)?;
         let made = || {
-            self.handle.sync_all()?;
             let file = OpenOptions::new().read(true).write(true).open(&recycled)?;
             let bytes = file.metadata()?.len();
             // Old groups could be taken for a tail of the new one.

@@ -337,9 +337,11 @@ impl Journal {
                 let lacking = state.lacking(oldest.bytes);
                 (oldest, lacking)
             };
-            if let Some(supply) = lacking {
-                shared.recycle(oldest.base, supply);
-            } else if let Err(error) = shared.folder.remove_segment(oldest.base) {
+            let gone = match lacking {
+                Some(supply) => shared.recycle(oldest.base, supply),
+                None => shared.folder.remove_segment(oldest.base),
+            };
+            if let Err(error) = gone {
                 shared.state.lock().segments.push_front(oldest);
                 return Err(JournalError::Io(Arc::new(error)));
             }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -298,16 +299,25 @@ impl Shared {
     }
 
     /// Makes an old segment one of the prepared files, which until then is under way.
-    pub(crate) fn recycle(&self, base: u64, supply: Supply) {
-        let made = match self.folder.recycle_segment(base, supply.file_name()) {
-            Ok((file, bytes)) => Prepared::Ready(Arc::new(file), bytes),
-            Err(error) => {
+    /// An error says that the segment is still there; that its room could not be kept is none.
+    pub(crate) fn recycle(&self, base: u64, supply: Supply) -> io::Result<()> {
+        let aside = self.folder.set_segment_aside(base);
+        let made = aside.as_ref().ok().map(|()| self.folder.recycle(supply.file_name()));
+        *self.state.lock().prepared(supply) = match made {
+            Some(Ok((file, bytes))) => Prepared::Ready(Arc::new(file), bytes),
+            Some(Err(error)) => {
                 tracing::warn!(segment = base, %error, "keep the room of an old segment");
                 Prepared::Full
             }
+            None => Prepared::Full,
         };
-        *self.state.lock().prepared(supply) = made;
         self.room_changed();
+        aside
+    }
+
+    /// Whether the segment that held `lsn` has gone. Its file may be another by now, for whoever has it open.
+    pub(crate) fn is_released(&self, lsn: u64) -> bool {
+        self.state.lock().segments.front().is_some_and(|oldest| lsn < oldest.base)
     }
 
     /// The file of the segment that holds `lsn`, which has been written.

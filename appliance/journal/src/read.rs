@@ -17,6 +17,13 @@ fn io(error: std::io::Error) -> JournalError {
 
 /// Reads one record, from memory or from its file.
 pub(crate) fn record(shared: &Shared, lsn: Lsn) -> Result<Vec<u8>, JournalError> {
+    match find(shared, lsn) {
+        Err(JournalError::Damaged(_)) if shared.is_released(lsn.0) => Err(JournalError::NoRecord(lsn)),
+        found => found,
+    }
+}
+
+fn find(shared: &Shared, lsn: Lsn) -> Result<Vec<u8>, JournalError> {
     let (file, base) = {
         let mut state = shared.state.lock();
         if let Some(found) = in_memory(shared, &state, lsn) {
@@ -62,7 +69,7 @@ fn in_memory(shared: &Shared, state: &State, lsn: Lsn) -> Option<Result<Vec<u8>,
 pub(crate) fn scan(shared: &Shared, from: Lsn, visit: &mut dyn FnMut(Lsn, &[u8]) -> bool) -> Result<Lsn, JournalError> {
     let durable = shared.durable.load(Ordering::Acquire);
     let mut position = from.0;
-    while position < durable {
+    'segments: while position < durable {
         let (file, base, end) = {
             let mut state = shared.state.lock();
             let Some(segment) = state.segments.iter().find(|segment| position < segment.end) else { break };
@@ -77,12 +84,22 @@ pub(crate) fn scan(shared: &Shared, from: Lsn, visit: &mut dyn FnMut(Lsn, &[u8])
         walker.stand_at(position).map_err(io)?;
         while walker.position() < end {
             let at = Lsn(walker.position());
-            let header = walker.peek().map_err(io)?.map_err(|_| JournalError::Damaged(at))?;
+            let Ok(header) = walker.peek().map_err(io)? else {
+                if shared.is_released(base) {
+                    continue 'segments; // as if it had gone before
+                }
+                return Err(JournalError::Damaged(at));
+            };
             if header.end() <= position {
                 walker.skip(&header);
                 continue;
             }
-            let Step::Group(group, body) = walker.step().map_err(io)? else { return Err(JournalError::Damaged(at)) };
+            let Step::Group(group, body) = walker.step().map_err(io)? else {
+                if shared.is_released(base) {
+                    continue 'segments;
+                }
+                return Err(JournalError::Damaged(at));
+            };
             for (lsn, payload) in records(body, group.lsn + GROUP_HEADER_BYTES as u64) {
                 if lsn < position {
                     continue;
