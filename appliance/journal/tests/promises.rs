@@ -198,3 +198,38 @@ fn a_torn_tail_is_cut_and_reported() {
     let next = append(&journal, b"next");
     assert_eq!(all(&journal, Lsn(0)), [(kept, b"kept".to_vec()), (next, b"next".to_vec())]);
 }
+
+#[test]
+fn a_scan_goes_on_with_the_oldest_when_its_segment_is_recycled_under_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 4 << 20,
+        record_bytes_max: 64 << 10,
+        pending_bytes_max: 1 << 20,
+        reserve_bytes: 1 << 20,
+        disk_bytes_max: 16 << 20,
+        ..Options::new(dir.path())
+    };
+    let (journal, _) = Journal::open(options).unwrap();
+    for (bytes, class) in [(60_000, Class::Growing), (20_000, Class::Shrinking)] {
+        while let Ok(permit) = journal.reserve_blocking(bytes, class) {
+            permit.submit(&[&vec![7; bytes]]).durable_blocking().unwrap();
+        }
+    }
+    let second = journal.segments()[1].base;
+    let mut visited = Vec::new();
+    journal
+        .scan(Lsn(0), &mut |lsn, _| {
+            if visited.is_empty() {
+                assert_eq!(journal.release_before(second).unwrap(), 1);
+                assert!(dir.path().join("reserve").exists(), "its room was kept");
+                assert!(matches!(journal.read(lsn), Err(JournalError::NoRecord(_))));
+            }
+            visited.push(lsn);
+            true
+        })
+        .unwrap();
+    let left = visited.iter().filter(|lsn| **lsn < second).count();
+    assert!((1..60).contains(&left), "it had read ahead by {left} of 70 records");
+    assert!(visited.is_sorted() && visited.len() > left + 100, "{left} of {}", visited.len());
+}
