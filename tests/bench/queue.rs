@@ -32,10 +32,12 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
 
     let dir = tempfile::tempdir_in(&settings.dir)?;
     let sends = runtime.block_on(async {
-        let (queues, _control) = open(dir.path()).await?;
-        measure(&queues, time, send).await
+        let (queues, control) = open(dir.path()).await?;
+        let sends = measure(&queues, time, send).await?;
+        let stats = control.journal().stats();
+        Ok::<_, Box<dyn Error>>((sends, stats.records as f64 / stats.groups as f64))
     })?;
-    println!("{sends:>12.0} sends/s");
+    println!("{:>12.0} sends/s, {:.1} in a group", sends.0, sends.1);
 
     let dir = tempfile::tempdir_in(&settings.dir)?;
     let cycles = runtime.block_on(async {

@@ -58,6 +58,26 @@ fn the_aws_cli_copies_syncs_lists_and_removes() {
 }
 
 #[test]
+fn terraform_keeps_its_state_and_locks_it() {
+    Appliance::start().python("artifacts_clients.py", &["terraform"]);
+}
+
+#[test]
+fn rclone_syncs_checks_and_purges() {
+    Appliance::start().python("artifacts_clients.py", &["rclone"]);
+}
+
+#[test]
+fn s3cmd_syncs_copies_and_removes() {
+    Appliance::start().python("artifacts_clients.py", &["s3cmd"]);
+}
+
+#[test]
+fn restic_backs_up_checks_restores_and_prunes() {
+    Appliance::start().python("artifacts_clients.py", &["restic"]);
+}
+
+#[test]
 fn what_was_answered_before_a_kill_is_there_afterwards_and_what_was_not_is_whole_or_absent() {
     let mut appliance = Appliance::start();
     let dir = tempfile::tempdir().unwrap();

@@ -16,30 +16,54 @@ use crate::log::{Prepared, SegmentFile, Shared, start_segment};
 const RECYCLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Longest time for which a group waits for those whom the last one woke.
-const PATIENCE_MAX: Duration = Duration::from_millis(1);
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
 /// Shorter waits are not worth a sleep.
 const PATIENCE_MIN: Duration = Duration::from_micros(20);
+/// Part of the difference by which a measured pace moves the known one.
+const PACE_WEIGHT: f64 = 0.125;
+/// What remains of the known pace from one group to the next, so that it is measured again now and then.
+const PACE_KEPT: f64 = 0.999;
 
-/// What the last group tells about the next: callers come in a circle, each with its next record once the last is durable.
-/// A group that began at once would have half of them, and the other half would wait for a sync more.
-#[derive(Clone, Copy, Default)]
-struct Expected {
+/// What the last groups tell about the next: callers come in a circle, each with its next record once the last is durable.
+///
+/// A group that waits for all of them saves a sync, of which about half is the same for every size; it costs the time in which
+/// they come, while the disk rests. So quick callers are awaited. Where they are slow, those who are there go at
+/// once, and the others come while these are being synced.
+#[derive(Default)]
+struct Circle {
     /// Submits of those who waited during the last sync and of those whom it woke.
     submits: usize,
-    /// How long to wait for them: little beside a sync.
-    patience: Duration,
+    /// How long the last sync took.
+    sync: Duration,
+    /// Seconds from one submit to the next while the disk rests.
+    pace_s: f64,
+}
+
+impl Circle {
+    /// How many submits the next group waits for, and how long at most.
+    fn awaited(&self) -> (usize, Duration) {
+        let patience = (self.sync / 2).min(PATIENCE_MAX);
+        let comes_s = self.pace_s * self.submits as f64;
+        match self.submits {
+            2.. if patience >= PATIENCE_MIN && comes_s <= patience.as_secs_f64() => (self.submits, patience),
+            _ => (0, Duration::ZERO),
+        }
+    }
+
+    /// While the disk rested for `waited`, so many submits came.
+    fn came(&mut self, submits: usize, waited: Duration) {
+        let pace_s = waited.as_secs_f64() / submits.max(1) as f64;
+        self.pace_s += (pace_s - self.pace_s) * PACE_WEIGHT;
+    }
 }
 
 /// Writes until the journal closes or a write fails.
 pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
-    let mut expected = Expected::default();
-    while let Some((group, body, durable)) = next_group(shared, expected) {
-        match write(shared, &mut file, group, body, durable) {
-            Ok(next) => expected = next,
-            Err(error) => {
-                (shared.options.on_fatal)(&error);
-                break; // only a test's `on_fatal` returns
-            }
+    let mut circle = Circle::default();
+    while let Some((group, body, durable)) = next_group(shared, &mut circle) {
+        if let Err(error) = write(shared, &mut file, group, body, durable, &mut circle) {
+            (shared.options.on_fatal)(&error);
+            break; // only a test's `on_fatal` returns
         }
     }
     // Whoever still waits will not be served.
@@ -54,23 +78,28 @@ pub(crate) fn run(shared: &Shared, mut file: Arc<File>) {
 }
 
 /// Waits for records: the group, its body, and what is durable before it. `None` when the journal closes and all is written.
-fn next_group(shared: &Shared, mut expected: Expected) -> Option<(Group, Arc<Vec<u8>>, u64)> {
+#[allow(clippy::disallowed_methods, reason = "measures its callers; what is written does not depend on it")]
+fn next_group(shared: &Shared, circle: &mut Circle) -> Option<(Group, Arc<Vec<u8>>, u64)> {
+    let (mut awaited, patience) = circle.awaited();
+    circle.pace_s *= PACE_KEPT;
     let mut state = shared.state.lock();
     loop {
         if state.pending.is_empty() && state.may_roll() {
             start_segment(&mut state);
         }
-        let gathers = expected.patience >= PATIENCE_MIN && state.pending_submits < expected.submits;
+        let gathers = state.pending_submits < awaited;
         if state.pending.is_empty() {
             if state.closing {
                 return None;
             }
             shared.writer.wait(&mut state);
         } else if gathers && !state.closing && state.pending.len() == 1 {
-            state.wake_at = expected.submits;
-            shared.writer.wait_for(&mut state, expected.patience);
+            let (before, began) = (state.pending_submits, std::time::Instant::now());
+            state.wake_at = awaited;
+            shared.writer.wait_for(&mut state, patience);
             state.wake_at = 1;
-            expected.patience = Duration::ZERO;
+            circle.came(state.pending_submits - before, began.elapsed());
+            awaited = 0;
         } else {
             let mut group = state.pending.pop_front()?;
             state.pending_submits -= group.submits;
@@ -88,7 +117,8 @@ fn write(
     group: Group,
     body: Arc<Vec<u8>>,
     durable: u64,
-) -> io::Result<Expected> {
+    circle: &mut Circle,
+) -> io::Result<()> {
     let Group { base, lsn, opens, records, submits, done, body: _ } = group;
     let written = (|| {
         if let Some(supply) = opens {
@@ -116,7 +146,7 @@ fn write(
         }
     };
     let bytes = GROUP_HEADER_BYTES + body.len();
-    let expected = {
+    {
         let mut state = shared.state.lock();
         let end = lsn + bytes as u64;
         shared.durable.store(end, Ordering::Release);
@@ -135,17 +165,15 @@ fn write(
             buffer.clear();
             state.recycled = buffer;
         }
-        match submits + state.pending_submits {
-            0 | 1 => Expected::default(),
-            submits => Expected { submits, patience: (took / 8).min(PATIENCE_MAX) },
-        }
-    };
+        circle.submits = submits + state.pending_submits;
+        circle.sync = took;
+    }
     done.finish(true);
     shared.room_changed();
     if let Some(on_sync) = &shared.options.on_sync {
         on_sync(Synced { took, records, bytes: bytes as u64 });
     }
-    Ok(expected)
+    Ok(())
 }
 
 /// Makes a prepared file the segment at `base`. All groups before it are durable.

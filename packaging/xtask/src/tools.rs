@@ -27,6 +27,7 @@ pub(crate) const C_COMPILER: Tool =
     Tool { name: "a C compiler with make", probe: "cc --version && make --version", packages: &["build-essential"] };
 pub(crate) const MKFS: Tool =
     Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
+pub(crate) const RESTIC: Tool = Tool { name: "restic", probe: "restic version", packages: &["restic"] };
 
 /// Installs what is missing of `tools`.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<(), String> {

@@ -9,6 +9,7 @@ mod convert;
 mod listing;
 mod multipart;
 mod objects;
+mod region;
 mod signed;
 
 use std::sync::Arc;
@@ -76,6 +77,9 @@ impl S3Door for S3Service {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let service = self.clone();
         Box::pin(async move {
+            if let Some(refusal) = region::refusal(request.headers()) {
+                return refusal;
+            }
             // A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
             let empty = request.version() <= http::Version::HTTP_11
                 && !request.headers().contains_key(header::CONTENT_LENGTH)
