@@ -11,8 +11,8 @@ use super::intake::{Expected, Received};
 use super::label::What;
 use super::listing::{self, Page, Query};
 use super::model::{
-    BUCKETS_MAX, Body, BucketRow, Counts, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place,
-    RangeAsked, check_bucket_name, check_key, decode, keys,
+    BUCKETS_MAX, Body, BucketRow, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place, RangeAsked,
+    check_bucket_name, check_key, decode, keys,
 };
 use super::read::{ObjectStream, pieces};
 use super::record::{Change, Dropped};
@@ -99,7 +99,7 @@ impl Artifacts {
                 return Err(ArtifactError::TooManyBuckets);
             }
             let records = records(&[Change::BucketMade { bucket: bucket.clone(), row: row.clone() }])?;
-            state.buckets.insert(bucket, Bucket { row, counts: Counts::default() });
+            state.buckets.insert(bucket, Bucket::new(row));
             Ok((records, ()))
         };
         self.commit(Some(lock), RECORD_SLACK_BYTES, Class::Growing, decide, || {}).await
@@ -142,8 +142,8 @@ impl Artifacts {
             if counts.objects > 0 || counts.uploads > 0 {
                 return Err(ArtifactError::BucketNotEmpty(bucket));
             }
-            state.buckets.remove(&bucket);
-            Ok((records(&[Change::BucketGone { bucket }])?, ()))
+            let documents = state.buckets.remove(&bucket).map(|bucket| bucket.documents.all()).unwrap_or_default();
+            Ok((records(&[Change::BucketGone { bucket, documents }])?, ()))
         };
         self.commit(Some(lock), RECORD_SLACK_BYTES, Class::Shrinking, decide, || {}).await
     }

@@ -14,6 +14,7 @@ pub mod api_s3;
 mod blobs;
 mod checksums;
 mod conditions;
+mod documents;
 mod engine;
 mod error;
 mod intake;
@@ -39,6 +40,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 pub use conditions::{ReadConditions, Tags, WriteConditions};
+pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
 pub use engine::{Got, Put, Stored};
 pub use error::ArtifactError;
 pub use intake::{Expected, Received};

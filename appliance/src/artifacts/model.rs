@@ -324,6 +324,16 @@ pub(super) mod keys {
         [bucket.as_bytes(), b"\0counts"].concat()
     }
 
+    /// One piece of a bucket's document. All of them stand behind one another, in order.
+    pub(crate) fn document(bucket: &str, kind: &str, piece: u16) -> Vec<u8> {
+        format!("{bucket}\0document\0{kind}\0{piece:05}").into_bytes()
+    }
+
+    /// The kind of document that a row is a piece of; `row` is the key behind `bucket NUL`.
+    pub(crate) fn read_document(row: &str) -> Option<&str> {
+        Some(row.strip_prefix("document\0")?.split_once('\0')?.0)
+    }
+
     /// `bucket NUL key NUL id`: in the order of the keys; the id has a fixed length at the end.
     pub(crate) fn upload(bucket: &str, key: &str, upload: Uuid) -> Vec<u8> {
         [bucket.as_bytes(), b"\0", key.as_bytes(), b"\0", upload.as_bytes()].concat()
@@ -363,6 +373,35 @@ pub(super) mod keys {
     }
 }
 
+/// Bytes that CBOR keeps as bytes, and not as a list of numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                Ok(Bytes(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
@@ -371,20 +410,7 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Digest;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the bytes of a digest")
-            }
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Digest, E> {
-                Ok(Digest(bytes.to_vec()))
-            }
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Digest, E> {
-                Ok(Digest(bytes))
-            }
-        }
-        deserializer.deserialize_byte_buf(Visitor)
+        Bytes::deserialize(deserializer).map(|bytes| Self(bytes.0))
     }
 }
 

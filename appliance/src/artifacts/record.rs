@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::model::{BucketRow, Counts, ObjectRow, PackRow, PartChunk, PartRow, UploadRow, decode, encode, keys};
+use super::documents::{self, DocumentKind};
+use super::model::{BucketRow, Bytes, Counts, ObjectRow, PackRow, PartChunk, PartRow, UploadRow, decode, encode, keys};
 use crate::catalogue::{Batch, Table};
 use crate::control::{Kind, Record};
 
@@ -18,6 +19,17 @@ pub(super) enum Change {
     },
     BucketGone {
         bucket: String,
+        /// Its documents and how many pieces each has.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        documents: Vec<(DocumentKind, u16)>,
+    },
+    BucketDocument {
+        bucket: String,
+        kind: DocumentKind,
+        /// `None` takes it away.
+        document: Option<Bytes>,
+        /// Pieces of the one that was there.
+        before: u16,
     },
     /// Comes before the [`Change::ObjectPut`] whose body it is, in the same commit.
     Chunk {
@@ -93,9 +105,16 @@ impl Change {
                 batch.put(Table::Buckets, keys::counts(&bucket), encode(&Counts::default())?);
                 batch.put(Table::Buckets, bucket, encode(&row)?);
             }
-            Self::BucketGone { bucket } => {
+            Self::BucketGone { bucket, documents } => {
+                for (kind, pieces) in documents {
+                    documents::project(&bucket, kind, None, pieces, batch);
+                }
                 batch.delete(Table::Buckets, keys::counts(&bucket));
                 batch.delete(Table::Buckets, bucket);
+            }
+            Self::BucketDocument { bucket, kind, document, before } => {
+                let bytes = document.as_ref().map(|bytes| bytes.0.as_slice());
+                documents::project(&bucket, kind, bytes, before, batch);
             }
             Self::Chunk { body, first, chunk } => {
                 batch.put(Table::Parts, keys::chunk(body, first), encode(&chunk)?);

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
+use super::documents::{DocumentKind, Documents};
 use super::error::ArtifactError;
-use super::model::{Body, BucketRow, Counts, ObjectRow, PackRow, Place, decode};
+use super::model::{Body, BucketRow, Counts, ObjectRow, PackRow, Place, decode, keys};
 use super::record::After;
 use crate::catalogue::{Catalogue, CatalogueError, Table};
 
@@ -18,6 +19,14 @@ const FETCH: usize = 1000;
 pub(super) struct Bucket {
     pub(super) row: BucketRow,
     pub(super) counts: Counts,
+    pub(super) documents: Documents,
+}
+
+impl Bucket {
+    /// An empty one.
+    pub(super) fn new(row: BucketRow) -> Self {
+        Self { row, counts: Counts::default(), documents: Documents::default() }
+    }
 }
 
 #[derive(Default)]
@@ -39,23 +48,22 @@ impl State {
     /// Reads everything from the catalogue.
     pub(super) fn load(catalogue: &Catalogue) -> Result<Self, String> {
         let mut state = Self::default();
-        let mut counts = HashMap::new();
         each(catalogue, Table::Buckets, |key, value| {
-            let name = String::from_utf8(key.to_vec()).map_err(|error| error.to_string())?;
-            match name.strip_suffix("\0counts") {
-                Some(bucket) => drop(counts.insert(bucket.to_owned(), decode::<Counts>(value)?)),
-                None => {
-                    let row = decode(value)?;
-                    state.buckets.insert(name, Bucket { row, counts: Counts::default() });
-                }
+            let key = std::str::from_utf8(key).map_err(|error| error.to_string())?;
+            // A bucket's own row is the first of its rows.
+            let Some((name, rest)) = key.split_once('\0') else {
+                state.buckets.insert(key.to_owned(), Bucket::new(decode(value)?));
+                return Ok(());
+            };
+            let Some(bucket) = state.buckets.get_mut(name) else { return Ok(()) };
+            if rest == "counts" {
+                bucket.counts = decode(value)?;
+                return Ok(());
             }
-            Ok(())
+            // Skipping a document might open what a policy closes.
+            let kind = keys::read_document(rest).and_then(DocumentKind::named);
+            bucket.documents.load(kind.ok_or("a bucket has a document of a later Backlot")?, value)
         })?;
-        for (bucket, counts) in counts {
-            if let Some(bucket) = state.buckets.get_mut(&bucket) {
-                bucket.counts = counts;
-            }
-        }
         each(catalogue, Table::Packs, |key, value| {
             let pack = Uuid::from_slice(key).map_err(|error| error.to_string())?;
             state.packs.insert(pack, decode(value)?);
@@ -68,12 +76,13 @@ impl State {
         self.buckets.get(name).ok_or_else(|| ArtifactError::NoSuchBucket(name.to_owned()))
     }
 
+    pub(super) fn bucket_mut(&mut self, name: &str) -> Result<&mut Bucket, ArtifactError> {
+        self.buckets.get_mut(name).ok_or_else(|| ArtifactError::NoSuchBucket(name.to_owned()))
+    }
+
     /// Counts `delta` and gives what its record takes with it. The record must be submitted under the same lock.
     pub(super) fn count(&mut self, bucket: &str, delta: &Delta<'_>) -> Result<After, ArtifactError> {
-        let counts = match self.buckets.get_mut(bucket) {
-            Some(bucket) => &mut bucket.counts,
-            None => return Err(ArtifactError::NoSuchBucket(bucket.to_owned())),
-        };
+        let counts = &mut self.bucket_mut(bucket)?.counts;
         let size = |row: Option<&ObjectRow>| row.map_or(0, |row| row.size);
         counts.objects =
             (counts.objects + u64::from(delta.added.is_some())).saturating_sub(u64::from(delta.removed.is_some()));
@@ -152,8 +161,7 @@ mod tests {
     fn counts_follow_puts_overwrites_and_deletes_and_name_each_pack_once() {
         let mut state = State::default();
         assert!(matches!(state.count("b", &Delta::default()), Err(ArtifactError::NoSuchBucket(_))));
-        let bucket = Bucket { row: BucketRow { created_ms: 0, region: String::new() }, counts: Counts::default() };
-        state.buckets.insert("b".into(), bucket);
+        state.buckets.insert("b".into(), Bucket::new(BucketRow { created_ms: 0, region: String::new() }));
         let (first, second, elsewhere) = (row(1, 10), row(1, 4), row(2, 1));
         let put = Delta { added: Some(&first), ..Delta::default() };
         assert_eq!(state.count("b", &put).unwrap().counts, Counts { objects: 1, bytes: 10, uploads: 0 });

@@ -1,5 +1,6 @@
 //! The store over the real journal and catalogue, in a temporary folder, against a map in memory.
 
+mod documents;
 mod power;
 
 use std::collections::BTreeMap;
