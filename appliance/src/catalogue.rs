@@ -57,6 +57,12 @@ pub enum Table {
     Settings = 11,
     /// Events of jobs that a webhook has not taken yet.
     Outbox = 12,
+    /// Versions and delete markers of objects, newest first.
+    Versions = 20,
+    /// Which version of a key is its `null` version.
+    Nulls = 21,
+    /// Tags of objects' versions and of uploads.
+    Tags = 22,
 }
 
 #[derive(Debug, thiserror::Error)]

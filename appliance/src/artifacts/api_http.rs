@@ -270,21 +270,12 @@ fn refused(error: ArtifactError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifacts::checksums::{Digest, crc64};
-    use crate::artifacts::model::{Body as ObjectBody, Description, ETag};
+    use crate::artifacts::model::Description;
 
     fn described(content_type: Option<&str>, key: &str) -> HeaderMap {
         let mut description = Description::default();
         description.headers.content_type = content_type.map(str::to_owned);
-        let row = ObjectRow {
-            version: uuid::Uuid::nil(),
-            modified_ms: 0,
-            size: 0,
-            etag: ETag { md5: Digest(vec![1; 16]), parts: 0 },
-            body: ObjectBody::Parts(uuid::Uuid::nil()),
-            checksum: crc64(0),
-            description,
-        };
+        let row = ObjectRow { description, ..ObjectRow::sample() };
         let mut response = Response::new(Body::empty());
         describe(&mut response, &row, key);
         response.headers().clone()

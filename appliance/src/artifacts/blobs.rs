@@ -280,6 +280,7 @@ mod tests {
             md5: digests.md5.clone(),
             crc: digests.crc,
             description: Description::default(),
+            version: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Conditional requests: what RFC 9110 §13 and S3 make of the four headers, without any I/O.
 
 use super::error::ArtifactError;
-use super::model::ETag;
+use super::model::{ETag, ObjectRow};
 
 /// What `If-Match` or `If-None-Match` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,11 @@ impl ReadConditions {
 pub struct WriteConditions {
     pub if_match: Option<Tags>,
     pub if_none_match: Option<Tags>,
+    /// Of deletes alone: the size and the second of the last change that the object must have.
+    pub if_size: Option<u64>,
+    pub if_modified_s: Option<i64>,
+    /// The version that must be there. Clients cannot ask for it.
+    pub if_version: Option<uuid::Uuid>,
 }
 
 /// What a write's conditions make of the object that is there.
@@ -89,14 +94,28 @@ pub enum WriteVerdict {
 
 impl WriteConditions {
     #[must_use]
-    pub fn judge(&self, current: Option<&ETag>) -> WriteVerdict {
+    pub fn judge(&self, current: Option<&ObjectRow>) -> WriteVerdict {
         match (&self.if_match, current) {
             (Some(_), None) => return WriteVerdict::Missing,
-            (Some(tags), Some(etag)) if !tags.matches(etag) => return WriteVerdict::Failed("If-Match"),
+            (Some(tags), Some(row)) if !tags.matches(&row.etag) => return WriteVerdict::Failed("If-Match"),
             _ => {}
         }
-        match (&self.if_none_match, current) {
-            (Some(tags), Some(etag)) if tags.matches(etag) => WriteVerdict::Failed("If-None-Match"),
+        let Some(row) = current else {
+            let asks = self.if_size.is_some() || self.if_modified_s.is_some() || self.if_version.is_some();
+            return if asks { WriteVerdict::Missing } else { WriteVerdict::Proceed };
+        };
+        let modified_s = i64::try_from(row.modified_ms / 1000).unwrap_or(i64::MAX);
+        if self.if_size.is_some_and(|size| size != row.size) {
+            return WriteVerdict::Failed("x-amz-if-match-size");
+        }
+        if self.if_modified_s.is_some_and(|second| second != modified_s) {
+            return WriteVerdict::Failed("x-amz-if-match-last-modified-time");
+        }
+        if self.if_version.is_some_and(|version| version != row.version) {
+            return WriteVerdict::Failed("the version");
+        }
+        match &self.if_none_match {
+            Some(tags) if tags.matches(&row.etag) => WriteVerdict::Failed("If-None-Match"),
             _ => WriteVerdict::Proceed,
         }
     }
@@ -145,10 +164,11 @@ mod tests {
 
     #[test]
     fn writes_are_judged_against_what_is_there() {
+        let row = ObjectRow { etag: etag(), size: 7, modified_ms: 3_999, ..ObjectRow::sample() };
         let judge = |if_match: Option<&str>, if_none_match: Option<&str>, there: bool| {
-            let conditions =
-                WriteConditions { if_match: if_match.map(Tags::parse), if_none_match: if_none_match.map(Tags::parse) };
-            conditions.judge(there.then(etag).as_ref())
+            let (if_match, if_none_match) = (if_match.map(Tags::parse), if_none_match.map(Tags::parse));
+            let conditions = WriteConditions { if_match, if_none_match, ..WriteConditions::default() };
+            conditions.judge(there.then_some(&row))
         };
         let same = etag().to_string();
         assert_eq!(judge(None, Some("*"), false), WriteVerdict::Proceed);
@@ -156,5 +176,12 @@ mod tests {
         assert_eq!(judge(Some(&same), None, true), WriteVerdict::Proceed);
         assert_eq!(judge(Some("other"), None, true), WriteVerdict::Failed("If-Match"));
         assert_eq!(judge(Some(&same), None, false), WriteVerdict::Missing);
+        for (if_size, if_modified_s, holds) in
+            [(Some(7), None, true), (Some(8), None, false), (None, Some(3), true), (None, Some(4), false)]
+        {
+            let conditions = WriteConditions { if_size, if_modified_s, ..WriteConditions::default() };
+            assert_eq!(conditions.judge(Some(&row)) == WriteVerdict::Proceed, holds, "{conditions:?}");
+            assert_eq!(conditions.judge(None), WriteVerdict::Missing);
+        }
     }
 }

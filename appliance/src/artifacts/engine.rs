@@ -10,13 +10,17 @@ use super::error::ArtifactError;
 use super::intake::{Expected, Received};
 use super::label::What;
 use super::listing::{self, Page, Query};
+use super::lock::Lock;
 use super::model::{
     BUCKETS_MAX, Body, BucketRow, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place, RangeAsked,
-    check_bucket_name, check_key, decode, keys,
+    Versioning, check_bucket_name, check_key, decode, keys,
 };
 use super::read::{ObjectStream, pieces};
-use super::record::{Change, Dropped};
-use super::state::{Bucket, Delta, State};
+use super::record::Change;
+use super::state::{Bucket, State};
+use super::tags::Tag;
+use super::versions::{Version, VersionName};
+use super::work::Work;
 use super::{Artifacts, BucketInfo, new_id};
 use crate::catalogue::Table;
 use crate::control::Record;
@@ -34,6 +38,31 @@ pub struct Put {
     pub description: Description,
     pub conditions: WriteConditions,
     pub expected: Expected,
+    /// As [`super::tags::checked`] gives them.
+    pub tags: Vec<Tag>,
+    /// What was asked for; the bucket's default comes where no retention was.
+    pub lock: Lock,
+}
+
+/// A delete.
+#[derive(Clone, Debug, Default)]
+pub struct Delete {
+    /// Without one, what is current goes, or is hidden behind a delete marker.
+    pub version: Option<VersionName>,
+    pub conditions: WriteConditions,
+    /// Only if the version that `version` names has this id still. Clients cannot ask for it.
+    pub only: Option<Uuid>,
+    /// Whether a retention in GOVERNANCE mode is bypassed, by somebody who may.
+    pub bypass: bool,
+}
+
+/// What a delete has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Whether anything was there to go or to be hidden.
+    pub existed: bool,
+    /// A delete marker that was made, or that has gone.
+    pub marker: Option<VersionName>,
 }
 
 /// What a put has made.
@@ -43,11 +72,21 @@ pub struct Stored {
     pub checksum: Checksum,
     pub modified_ms: u64,
     pub size: u64,
+    /// Its id, where the bucket keeps versions.
+    pub version: Option<VersionName>,
+    pub tags: Vec<Tag>,
 }
 
 impl Stored {
-    pub(super) fn of(row: &ObjectRow) -> Self {
-        Self { etag: row.etag.clone(), checksum: row.checksum.clone(), modified_ms: row.modified_ms, size: row.size }
+    pub(super) fn of(row: &ObjectRow, tags: &[Tag]) -> Self {
+        Self {
+            etag: row.etag.clone(),
+            checksum: row.checksum.clone(),
+            modified_ms: row.modified_ms,
+            size: row.size,
+            version: row.named.then(|| row.name()),
+            tags: tags.to_vec(),
+        }
     }
 }
 
@@ -68,27 +107,26 @@ pub enum Wanted {
     Part(u16),
 }
 
-/// Rows and blobs that go when an object goes.
-#[derive(Default)]
-pub(super) struct Leftover {
-    pub(super) dropped: Vec<Dropped>,
-    pub(super) garbage: Garbage,
-}
-
-/// Blobs that no row refers to once a change is applied.
-#[derive(Default)]
-pub(super) struct Garbage {
-    pub(super) files: Vec<Uuid>,
-    /// The blobs of a body that may be being read.
-    pub(super) body: Option<(Uuid, Vec<Uuid>)>,
-}
-
 impl Artifacts {
     /// # Errors
     /// [`ArtifactError::BucketExists`], [`ArtifactError::InvalidBucketName`], [`ArtifactError::TooManyBuckets`].
     pub async fn create_bucket(&self, name: &str, region: &str) -> Result<(), ArtifactError> {
+        self.create_bucket_with(name, region, false).await
+    }
+
+    /// The same, where `lock` says whether its objects may be locked; such a bucket keeps versions from the start.
+    ///
+    /// # Errors
+    /// As [`Artifacts::create_bucket`].
+    pub async fn create_bucket_with(&self, name: &str, region: &str, lock: bool) -> Result<(), ArtifactError> {
         check_bucket_name(name)?;
-        let row = BucketRow { created_ms: self.now().wall_ms, region: region.chars().take(64).collect() };
+        let row = BucketRow {
+            created_ms: self.now().wall_ms,
+            region: region.chars().take(64).collect(),
+            versioning: if lock { Versioning::Enabled } else { Versioning::Never },
+            lock,
+            default_retention: None,
+        };
         let lock = self.lock(name, "").await;
         let bucket = name.to_owned();
         let decide = |state: &mut State| {
@@ -120,6 +158,29 @@ impl Artifacts {
         }
     }
 
+    /// Changes whether a bucket keeps versions, and whether its objects may be locked. `change` sees what is set.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NoSuchBucket`]; what `change` refuses with.
+    pub(super) async fn set_bucket(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut BucketRow) -> Result<(), ArtifactError>,
+    ) -> Result<(), ArtifactError> {
+        let lock = self.lock(name, "").await;
+        let bucket = name.to_owned();
+        let decide = |state: &mut State| {
+            let mut row = state.bucket(&bucket)?.row.clone();
+            change(&mut row)?;
+            let records = records(&[Change::BucketSet { bucket: bucket.clone(), row: row.clone() }])?;
+            if let Some(bucket) = state.buckets.get_mut(&bucket) {
+                bucket.row = row;
+            }
+            Ok((records, ()))
+        };
+        self.commit(Some(lock), RECORD_SLACK_BYTES, Class::Growing, decide, || {}).await
+    }
+
     /// Deletes an empty bucket, and aborts what uploads it has.
     ///
     /// # Errors
@@ -127,7 +188,7 @@ impl Artifacts {
     pub async fn delete_bucket(&self, name: &str) -> Result<(), ArtifactError> {
         loop {
             let counts = self.0.state.lock().bucket(name)?.counts;
-            if counts.objects > 0 {
+            if !counts.is_empty() {
                 return Err(ArtifactError::BucketNotEmpty(name.to_owned()));
             }
             if counts.uploads == 0 {
@@ -139,7 +200,7 @@ impl Artifacts {
         let bucket = name.to_owned();
         let decide = |state: &mut State| {
             let counts = state.bucket(&bucket)?.counts;
-            if counts.objects > 0 || counts.uploads > 0 {
+            if !counts.is_empty() || counts.uploads > 0 {
                 return Err(ArtifactError::BucketNotEmpty(bucket));
             }
             let documents = state.buckets.remove(&bucket).map(|bucket| bucket.documents.all()).unwrap_or_default();
@@ -166,62 +227,103 @@ impl Artifacts {
     /// # Errors
     /// The bytes are not what was expected, a condition does not hold, the bucket is not there, the disk is full.
     pub async fn put(&self, put: Put, received: Received) -> Result<Stored, ArtifactError> {
-        let Put { bucket, key, description, conditions, expected } = put;
+        let Put { bucket, key, description, conditions, expected, tags, lock: asked } = put;
         check_key(&key)?;
         description.check()?;
         self.bucket(&bucket)?;
         expected.verify(received.digests())?;
         let digests = received.digests().clone();
-        let settled = self.settle(received, &bucket, &key, What::Object, &description).await?;
+        let meant = new_id(self.now());
+        let settled = self.settle(received, &bucket, &key, What::Object, &description, Some(meant)).await?;
         let lock = self.lock(&bucket, &key).await;
-        let current = self.row(&bucket, &key)?;
-        judge(&conditions, current.as_ref(), &bucket, &key)?;
-        let Leftover { dropped, garbage } = self.leftover(current.as_ref())?;
-        let now = self.now();
+        let held = self.held(&bucket, &key)?;
+        judge(&conditions, held.current.as_ref(), &bucket, &key)?;
+        let now_ms = self.now().wall_ms;
         let row = ObjectRow {
-            version: new_id(now),
-            modified_ms: now.wall_ms,
+            version: held.next_id(meant),
+            named: held.versioning == Versioning::Enabled,
+            modified_ms: now_ms,
             size: digests.size,
             etag: ETag { md5: digests.md5.clone(), parts: 0 },
             body: Body::One(settled.extent.clone()),
             checksum: digests.checksum(),
             description,
+            tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
+            lock: self.locked(&bucket, asked, now_ms)?.boxed(),
         };
-        let room = room(&row, &dropped)?;
-        let decide = |state: &mut State| {
-            let after =
-                state.count(&bucket, &Delta { added: Some(&row), removed: current.as_ref(), ..Delta::default() })?;
-            let stored = Stored::of(&row);
-            let records = records(&[Change::ObjectPut { bucket, key, row, dropped, after }])?;
-            Ok((records, (stored, settled.keep())))
-        };
-        let artifacts = self.clone();
-        let (stored, _) =
-            self.commit(Some(lock), room, Class::Growing, decide, move || artifacts.remove(garbage)).await?;
+        let stored = Stored::of(&row, &tags);
+        let work = Work::of(held.put(&bucket, &key, row, tags));
+        self.carry_out(lock, Class::Growing, work, || settled.keep()).await?;
         Ok(stored)
     }
 
-    /// Deletes an object; false when there was none.
+    /// Deletes a version for good; without one, what is current: for good, or behind a delete marker.
     ///
     /// # Errors
-    /// [`ArtifactError::NoSuchBucket`]; a condition does not hold.
-    pub async fn delete(&self, bucket: &str, key: &str, conditions: &WriteConditions) -> Result<bool, ArtifactError> {
+    /// [`ArtifactError::NoSuchBucket`]; a condition does not hold; [`ArtifactError::Locked`].
+    pub async fn delete(&self, bucket: &str, key: &str, delete: &Delete) -> Result<Deleted, ArtifactError> {
         check_key(key)?;
         self.bucket(bucket)?;
         let lock = self.lock(bucket, key).await;
-        let current = self.row(bucket, key)?;
-        judge(conditions, current.as_ref(), bucket, key)?;
-        let Some(current) = current else { return Ok(false) };
-        let Leftover { dropped, garbage } = self.leftover(Some(&current))?;
-        let room = room(&current, &dropped)?;
-        let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        let decide = |state: &mut State| {
-            let after = state.count(&bucket, &Delta { removed: Some(&current), ..Delta::default() })?;
-            Ok((records(&[Change::ObjectGone { bucket, key, dropped, after }])?, ()))
+        let held = self.held(bucket, key)?;
+        let now = self.now();
+        let Some(name) = delete.version else {
+            judge(&delete.conditions, held.current.as_ref(), bucket, key)?;
+            let existed = held.current.is_some();
+            let version = held.next_id(new_id(now));
+            let marker = match held.versioning {
+                Versioning::Never => None,
+                Versioning::Enabled => Some(VersionName::Id(version)),
+                Versioning::Suspended => Some(VersionName::Null),
+            };
+            if let Some(plan) = held.mark(bucket, key, version, now.wall_ms) {
+                // A marker adds a row and frees nothing; the journal's reserve is for what does.
+                let class = if marker.is_some() { Class::Growing } else { Class::Shrinking };
+                self.carry_out(lock, class, Work::of(plan), || ()).await?;
+            }
+            return Ok(Deleted { existed, marker });
         };
-        let artifacts = self.clone();
-        self.commit(Some(lock), room, Class::Shrinking, decide, move || artifacts.remove(garbage)).await?;
-        Ok(true)
+        let target = self.version(bucket, key, Some(name))?;
+        judge(&delete.conditions, target.as_ref().and_then(Version::object), bucket, key)?;
+        let is_meant = |target: &Version| delete.only.is_none_or(|only| only == target.id());
+        let Some(target) = target.filter(is_meant) else { return Ok(Deleted::default()) };
+        if let Some(lock) = target.object().and_then(|row| row.lock.as_deref()) {
+            lock.allows_delete(now.wall_ms, delete.bypass)?;
+        }
+        let next = match held.versioning {
+            Versioning::Never => None,
+            _ => self.after(bucket, key, Some(target.id()))?,
+        };
+        let marker = matches!(target, Version::Marker(_)).then_some(name);
+        let plan = held.remove(bucket, key, target, next);
+        self.carry_out(lock, Class::Shrinking, Work::of(plan), || ()).await?;
+        Ok(Deleted { existed: true, marker })
+    }
+
+    /// Changes what is kept of a version beside its bytes: its lock, its tags, where its bytes lie. `change` sees the row as it is,
+    /// under the key's lock; `tags`, where given, are all that it has from then on.
+    ///
+    /// # Errors
+    /// As [`Artifacts::find`]; what `change` refuses with.
+    pub(super) async fn amend(
+        &self,
+        bucket: &str,
+        key: &str,
+        which: Option<VersionName>,
+        tags: Option<Vec<Tag>>,
+        change: impl FnOnce(&mut ObjectRow) -> Result<(), ArtifactError>,
+    ) -> Result<ObjectRow, ArtifactError> {
+        let lock = self.lock(bucket, key).await;
+        let row = self.find(bucket, key, which)?;
+        let mut now = row.clone();
+        change(&mut now)?;
+        if let Some(tags) = &tags {
+            now.tags = u16::try_from(tags.len()).unwrap_or(u16::MAX);
+        }
+        let mut plan = self.held(bucket, key)?.amend(bucket, key, &row, now.clone());
+        plan.change.tags.extend(tags.map(|tags| (now.version, tags)));
+        self.carry_out(lock, Class::Growing, Work::of(plan), || ()).await?;
+        Ok(now)
     }
 
     /// What is known of an object.
@@ -229,13 +331,10 @@ impl Artifacts {
     /// # Errors
     /// [`ArtifactError::NoSuchBucket`], [`ArtifactError::NoSuchKey`].
     pub fn head(&self, bucket: &str, key: &str) -> Result<ObjectRow, ArtifactError> {
-        self.bucket(bucket)?;
-        check_key(key)?;
-        self.row(bucket, key)?
-            .ok_or_else(|| ArtifactError::NoSuchKey { bucket: bucket.to_owned(), key: key.to_owned() })
+        self.find(bucket, key, None)
     }
 
-    /// Reads an object or a part of it. A delete or another put meanwhile changes nothing for this reader.
+    /// Reads what is current, or a part of it. A delete or another put meanwhile changes nothing for this reader.
     ///
     /// # Errors
     /// It is not there, a condition does not hold, the range has none of its bytes, it is damaged.
@@ -246,9 +345,31 @@ impl Artifacts {
         wanted: Wanted,
         conditions: &ReadConditions,
     ) -> Result<Got, ArtifactError> {
+        self.get_version(bucket, key, None, wanted, conditions).await
+    }
+
+    /// The same of any version.
+    ///
+    /// # Errors
+    /// As [`Artifacts::get`] and [`Artifacts::find`].
+    pub async fn get_version(
+        &self,
+        bucket: &str,
+        key: &str,
+        which: Option<VersionName>,
+        wanted: Wanted,
+        conditions: &ReadConditions,
+    ) -> Result<Got, ArtifactError> {
         let name = (bucket.to_owned(), key.to_owned());
+        let find = || match self.find(bucket, key, which) {
+            Ok(row) => Ok(Some(row)),
+            Err(ArtifactError::NoSuchKey { .. } | ArtifactError::Deleted { .. } | ArtifactError::NoSuchVersion(_)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
         for _ in 0..LOOKS_MAX {
-            let row = self.head(bucket, key)?;
+            let row = self.find(bucket, key, which)?;
             conditions.check(&row.etag, row.modified_ms)?;
             let (parts, pin) = match &row.body {
                 Body::One(extent) => (vec![(1, extent.clone())], None),
@@ -256,7 +377,7 @@ impl Artifacts {
                     // Pinned first: if the row is still the same afterwards, its chunks were whole and its blobs stay.
                     let pin = self.0.pins.pin(*body);
                     let parts: Vec<_> = self.completed_parts(*body)?;
-                    if self.row(bucket, key)?.is_none_or(|now| now.body != row.body) {
+                    if find()?.is_none_or(|now| now.body != row.body) {
                         continue;
                     }
                     (parts, Some(pin))
@@ -270,7 +391,7 @@ impl Artifacts {
             if let Some(stream) = opened.await.map_err(ArtifactError::io("open a blob"))?? {
                 return Ok(Got { row, range, stream });
             }
-            if self.row(bucket, key)?.as_ref() == Some(&row) {
+            if find()?.is_some_and(|now| now.body == row.body) {
                 tracing::error!(bucket, key, "an object's blob is missing");
                 let (bucket, key) = name;
                 return Err(ArtifactError::Damaged { bucket, key, problem: "its blob is missing".into() });
@@ -334,36 +455,6 @@ impl Artifacts {
         let parts = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
         Ok(parts.map(|part| (part.number, part.extent)).collect())
     }
-
-    /// What goes when `row` goes. Call it under the key's lock.
-    pub(super) fn leftover(&self, row: Option<&ObjectRow>) -> Result<Leftover, ArtifactError> {
-        let mut leftover = Leftover::default();
-        match row.map(|row| &row.body) {
-            Some(Body::One(Extent { place: Place::File(file), .. })) => leftover.garbage.files.push(*file),
-            Some(Body::Parts(body)) => {
-                let chunks = self.chunks(*body)?;
-                let firsts = chunks.iter().map(|(first, _)| *first).collect();
-                leftover.dropped.push(Dropped::Chunks { body: *body, firsts });
-                let parts = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
-                leftover.garbage.body = Some((*body, parts.filter_map(|part| file(&part.extent)).collect()));
-            }
-            // Packed bytes stay where they are until their pack is compacted.
-            Some(Body::One(_)) | None => {}
-        }
-        Ok(leftover)
-    }
-
-    /// Removes blobs that no row refers to any more. Blocks.
-    pub(super) fn remove(&self, garbage: Garbage) {
-        for blob in garbage.files {
-            if let Err(error) = self.0.stores.blobs.remove(blob) {
-                tracing::warn!(%blob, %error, "could not remove a blob that is not needed; the sweeper will");
-            }
-        }
-        if let Some((body, blobs)) = garbage.body {
-            self.0.pins.remove(body, blobs);
-        }
-    }
 }
 
 /// The file that holds an extent, if it has one of its own.
@@ -381,6 +472,11 @@ fn info(name: &str, bucket: &Bucket) -> BucketInfo {
         region: bucket.row.region.clone(),
         objects: bucket.counts.objects,
         bytes: bucket.counts.bytes,
+        noncurrent: bucket.counts.noncurrent,
+        noncurrent_bytes: bucket.counts.noncurrent_bytes,
+        markers: bucket.counts.markers,
+        versioning: bucket.row.versioning,
+        lock: bucket.row.lock,
     }
 }
 
@@ -414,7 +510,7 @@ pub(super) fn judge(
     bucket: &str,
     key: &str,
 ) -> Result<(), ArtifactError> {
-    match conditions.judge(current.map(|row| &row.etag)) {
+    match conditions.judge(current) {
         WriteVerdict::Proceed => Ok(()),
         WriteVerdict::Missing => Err(ArtifactError::NoSuchKey { bucket: bucket.to_owned(), key: key.to_owned() }),
         WriteVerdict::Failed(condition) => Err(ArtifactError::PreconditionFailed(condition)),
@@ -424,15 +520,4 @@ pub(super) fn judge(
 pub(super) fn records(changes: &[Change]) -> Result<Vec<Record>, ArtifactError> {
     let records = changes.iter().map(Change::record).collect::<Result<_, _>>();
     records.map_err(ArtifactError::fault("write a record"))
-}
-
-/// Room for a record with `row` and `dropped`, and with the longest names.
-pub(super) fn room(row: &ObjectRow, dropped: &[Dropped]) -> Result<usize, ArtifactError> {
-    let encoded = super::model::encode(row).map_err(ArtifactError::fault("write a record"))?.len();
-    let numbers = |dropped: &Dropped| match dropped {
-        Dropped::Chunks { firsts, .. } => firsts.len(),
-        Dropped::Upload { parts, .. } => parts.len(),
-    };
-    let dropped: usize = dropped.iter().map(|dropped| numbers(dropped) * 3 + RECORD_SLACK_BYTES).sum();
-    Ok(encoded + dropped + 2 * RECORD_SLACK_BYTES)
 }

@@ -1,5 +1,6 @@
 //! Why the store refuses or fails. Each dialect says it in its own words.
 
+use super::versions::VersionName;
 use crate::catalogue::CatalogueError;
 use crate::control::ControlError;
 
@@ -9,6 +10,18 @@ pub enum ArtifactError {
     NoSuchBucket(String),
     #[error("`{key}` is not in bucket `{bucket}`")]
     NoSuchKey { bucket: String, key: String },
+    #[error("`{key}` is not in bucket `{bucket}`: its newest version is a delete marker")]
+    Deleted { bucket: String, key: String, version: VersionName },
+    #[error("the version `{0}` does not exist")]
+    NoSuchVersion(VersionName),
+    #[error("the version is a delete marker")]
+    IsMarker { version: VersionName, modified_ms: u64 },
+    #[error("the version is locked: {0}")]
+    Locked(&'static str),
+    #[error("{0}")]
+    InvalidTag(String),
+    #[error("{0}")]
+    InvalidBucketState(&'static str),
     #[error("the upload does not exist; it may have been completed or aborted")]
     NoSuchUpload,
     #[error("bucket `{0}` exists")]

@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use uuid::Uuid;
 
 use super::blobs::{Blobs, Settling, Written};
 use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher};
@@ -146,7 +147,8 @@ impl Artifacts {
         Ok(Received { digests: written.digests.clone(), bytes: Arrived::Large(Box::new(written)) })
     }
 
-    /// Makes received bytes durable. A part always becomes a file, as its object is put together from files.
+    /// Makes received bytes durable. A part always becomes a file, as its object is put together from files. `version` is the id
+    /// that the object will have unless another put of its key comes in between.
     pub(super) async fn settle(
         &self,
         received: Received,
@@ -154,6 +156,7 @@ impl Artifacts {
         key: &str,
         what: What,
         description: &Description,
+        version: Option<Uuid>,
     ) -> Result<Settled, ArtifactError> {
         let failed = ArtifactError::io("make a blob durable");
         let Received { bytes, digests } = received;
@@ -167,6 +170,7 @@ impl Artifacts {
             md5: digests.md5.clone(),
             crc: digests.crc,
             description: description.clone(),
+            version,
         };
         let (place, hold) = match bytes {
             Arrived::Small(data) if what == What::Object => {

@@ -35,6 +35,9 @@ pub(super) struct Label {
     /// Empty for a part: its upload has it.
     #[serde(rename = "d")]
     pub(super) description: Description,
+    /// The id that the object was meant to have. Its row is right where they differ: another put came in between.
+    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<Uuid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +117,7 @@ mod tests {
             md5: Digest(vec![1; 16]),
             crc: 77,
             description: Description::default(),
+            version: Some(Uuid::from_u128(4)),
         }
     }
 

@@ -35,13 +35,7 @@ pub(super) fn list<T, E>(
     query: &Query,
     mut fetch: impl FnMut(&[u8], usize) -> Result<Vec<(String, T)>, E>,
 ) -> Result<Page<T>, E> {
-    let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
-    let rolled = |key: &str| -> Option<String> {
-        let rest = key.strip_prefix(query.prefix.as_str())?;
-        let delimiter = delimiter?;
-        let end = rest.find(delimiter)? + delimiter.len();
-        Some(key[..query.prefix.len() + end].to_owned())
-    };
+    let rolled = |key: &str| rolled(key, &query.prefix, query.delimiter.as_deref());
     let mut page = Page { entries: Vec::new(), common_prefixes: Vec::new(), next: None };
     if query.max == 0 {
         return Ok(page);
@@ -84,8 +78,16 @@ pub(super) fn list<T, E>(
     }
 }
 
+/// The common prefix that a key is rolled up to, if it is.
+pub(super) fn rolled(key: &str, prefix: &str, delimiter: Option<&str>) -> Option<String> {
+    let rest = key.strip_prefix(prefix)?;
+    let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty())?;
+    let end = rest.find(delimiter)? + delimiter.len();
+    Some(key[..prefix.len() + end].to_owned())
+}
+
 /// The first bytes that sort behind everything that begins with `prefix`. UTF-8 has no byte 0xFF, so the last byte can be raised.
-fn behind(prefix: &str) -> Vec<u8> {
+pub(super) fn behind(prefix: &str) -> Vec<u8> {
     let mut bytes = prefix.as_bytes().to_vec();
     if let Some(last) = bytes.last_mut() {
         *last += 1;

@@ -6,8 +6,8 @@
 //! decided under that key's lock, which is held until the row is there.
 //!
 //! What is absent on purpose: nothing of a bucket's or key's name reaches the file system; bytes are never changed in
-//! place; no acknowledgement waits for the catalogue's flush. Versions, encryption, ACLs and object lock are not here yet;
-//! every row has a version id and a format byte so that they can come.
+//! place; no acknowledgement waits for the catalogue's flush. Encryption and ACLs are not here yet;
+//! every row has a format byte so that they can come.
 
 pub mod api_http;
 pub mod api_s3;
@@ -19,7 +19,9 @@ mod engine;
 mod error;
 mod intake;
 mod label;
+mod lifecycle;
 mod listing;
+mod lock;
 mod model;
 mod multipart;
 mod packs;
@@ -28,8 +30,11 @@ mod read;
 mod record;
 mod state;
 mod sweep;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod versions;
+mod work;
 
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -41,11 +46,13 @@ use uuid::Uuid;
 
 pub use conditions::{ReadConditions, Tags, WriteConditions};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
-pub use engine::{Got, Put, Stored};
+pub use engine::{Delete, Deleted, Got, Put, Stored};
 pub use error::ArtifactError;
 pub use intake::{Expected, Received};
-pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked};
+pub use lifecycle::Transition;
+pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Versioning};
 pub use read::ObjectStream;
+pub use versions::VersionName;
 
 use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
@@ -72,6 +79,7 @@ struct Shared {
     stores: Stores,
     pins: Pins,
     state: Mutex<State>,
+    lifecycle: lifecycle::Lifecycle,
     locks: Vec<Arc<tokio::sync::Mutex<()>>>,
     hash: std::hash::RandomState,
 }
@@ -85,8 +93,16 @@ pub struct BucketInfo {
     pub name: String,
     pub created_ms: u64,
     pub region: String,
+    /// What is current.
     pub objects: u64,
     pub bytes: u64,
+    /// What is kept behind that.
+    pub noncurrent: u64,
+    pub noncurrent_bytes: u64,
+    pub markers: u64,
+    pub versioning: Versioning,
+    /// Whether its objects may be locked.
+    pub lock: bool,
 }
 
 impl Artifacts {
@@ -110,14 +126,16 @@ impl Artifacts {
             pins: Pins::new(blobs.clone()),
             stores: Stores { blobs, packs },
             state: Mutex::default(),
+            lifecycle: lifecycle::Lifecycle::default(),
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
             hash: std::hash::RandomState::new(),
         })))
     }
 
-    /// Starts the sweeper and the gauges.
+    /// Starts the sweeper, the lifecycle and the gauges.
     pub fn start(&self, stage: &Stage) {
         stage.spawn("artifact sweeper", sweep::run(self.clone(), stage.stopping()));
+        stage.spawn("artifact lifecycle", lifecycle::run(self.clone(), stage.stopping()));
         stage.spawn("artifact gauges", sweep::gauges(self.clone(), stage.stopping()));
     }
 
@@ -178,6 +196,8 @@ pub fn fuzz_stored(bytes: &[u8]) {
     let mut batch = Batch::default();
     let _ = record::Change::project(bytes, &mut batch);
     let _ = model::decode::<ObjectRow>(bytes);
+    let _ = model::decode::<versions::Version>(bytes);
+    let _ = versions::keys::read(bytes, "bucket");
     let _ = model::decode::<model::PartChunk>(bytes);
     let _ = model::decode::<model::UploadRow>(bytes);
     let _ = model::keys::read_upload(bytes, "bucket");

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::checksums::{Checksum, Digest};
 use super::error::ArtifactError;
+use super::lock::{DefaultRetention, Lock};
 
 /// Longest key, in bytes of UTF-8 (S3).
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -84,6 +85,16 @@ pub struct ETag {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(parts: &u16) -> bool {
     *parts == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl std::fmt::Display for ETag {
@@ -186,9 +197,12 @@ pub enum Body {
 /// An object's row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectRow {
-    /// Told to nobody while buckets have no versioning; each put has its own all the same.
+    /// Each put has its own, whether the bucket keeps versions or not.
     #[serde(rename = "v")]
     pub version: Uuid,
+    /// Whether clients are told the version's id. If not, it is the key's `null` version.
+    #[serde(rename = "i", default, skip_serializing_if = "is_false")]
+    pub named: bool,
     #[serde(rename = "t")]
     pub modified_ms: u64,
     #[serde(rename = "s")]
@@ -201,6 +215,12 @@ pub struct ObjectRow {
     pub checksum: Checksum,
     #[serde(rename = "d")]
     pub description: Description,
+    /// How many tags it has; they are in rows of their own.
+    #[serde(rename = "g", default, skip_serializing_if = "is_zero")]
+    pub tags: u16,
+    /// Boxed: few objects have one.
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Box<Lock>>,
 }
 
 /// One part of a completed object.
@@ -227,12 +247,42 @@ pub(super) struct PartChunk {
 /// Parts in one [`PartChunk`]: 24 of at most 130 bytes each.
 pub(super) const PARTS_PER_CHUNK: usize = 24;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BucketRow {
     #[serde(rename = "t")]
     pub created_ms: u64,
     #[serde(rename = "r")]
     pub region: String,
+    #[serde(rename = "v", default, skip_serializing_if = "Versioning::is_never")]
+    pub versioning: Versioning,
+    /// Whether its objects may be locked. Never taken back.
+    #[serde(rename = "l", default, skip_serializing_if = "is_false")]
+    pub lock: bool,
+    /// What locks an object that is put without a retention.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub default_retention: Option<DefaultRetention>,
+}
+
+/// What becomes of an object that is put over or deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Versioning {
+    /// It goes, and the bucket has never kept one.
+    #[default]
+    #[serde(rename = "n")]
+    Never,
+    /// It stays, under its id.
+    #[serde(rename = "e")]
+    Enabled,
+    /// The `null` version goes; those with ids stay.
+    #[serde(rename = "s")]
+    Suspended,
+}
+
+impl Versioning {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
 }
 
 /// How much is in a bucket. Absolute, so that applying it twice is applying it once.
@@ -244,6 +294,20 @@ pub(super) struct Counts {
     pub bytes: u64,
     #[serde(rename = "u")]
     pub uploads: u64,
+    /// Objects that are no longer current, and their bytes.
+    #[serde(rename = "n", default, skip_serializing_if = "is_none")]
+    pub noncurrent: u64,
+    #[serde(rename = "m", default, skip_serializing_if = "is_none")]
+    pub noncurrent_bytes: u64,
+    #[serde(rename = "d", default, skip_serializing_if = "is_none")]
+    pub markers: u64,
+}
+
+impl Counts {
+    /// Whether nothing is left but uploads.
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects == 0 && self.noncurrent == 0 && self.markers == 0
+    }
 }
 
 /// How much of a pack is still an object's. Absolute.
@@ -268,6 +332,9 @@ pub struct UploadRow {
     /// Whether the object's checksum is of its bytes, and not of its parts' checksums.
     #[serde(rename = "f", default)]
     pub full_object: bool,
+    /// What the object is to be locked with.
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Box<Lock>>,
 }
 
 /// One part of an upload in progress.
@@ -415,6 +482,25 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 #[cfg(test)]
+impl ObjectRow {
+    /// Some row, of which a test changes what it is about.
+    pub(super) fn sample() -> Self {
+        Self {
+            version: Uuid::nil(),
+            named: false,
+            modified_ms: 0,
+            size: 0,
+            etag: ETag { md5: Digest(vec![1; 16]), parts: 0 },
+            body: Body::Parts(Uuid::nil()),
+            checksum: super::checksums::crc64(0),
+            description: Description::default(),
+            tags: 0,
+            lock: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::artifacts::checksums::Algorithm;
@@ -437,12 +523,15 @@ mod tests {
         let extent = Extent { place: Place::Pack(Uuid::max(), u64::MAX), size: u64::MAX, crc: u64::MAX };
         let row = ObjectRow {
             version: Uuid::max(),
+            named: true,
             modified_ms: u64::MAX,
             size: u64::MAX,
             etag: ETag { md5: Digest(vec![0xff; 16]), parts: u16::MAX },
             body: Body::One(extent.clone()),
             checksum: longest_checksum(),
             description,
+            tags: u16::MAX,
+            lock: Some(Box::new(Lock::longest())),
         };
         assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
         let part = CompletedPart { number: u16::MAX, extent, checksum: Some(longest_checksum()) };

@@ -8,16 +8,19 @@ use uuid::Uuid;
 
 use super::checksums::{Algorithm, Checksum, Digest, combine, composite, crc64, md5_of, parse_value};
 use super::conditions::WriteConditions;
-use super::engine::{Garbage, Leftover, RECORD_SLACK_BYTES, Stored, file, judge, records, room};
+use super::engine::{RECORD_SLACK_BYTES, Stored, file, judge, records};
 use super::error::ArtifactError;
 use super::intake::{Expected, Received};
 use super::label::What;
+use super::lock::Lock;
 use super::model::{
     Body, CompletedPart, Description, ETag, OBJECT_BYTES_MAX, ObjectRow, PART_BYTES_MIN, PARTS_MAX, PARTS_PER_CHUNK,
-    PartChunk, PartRow, UploadRow, check_key, decode, encode, keys,
+    PartChunk, PartRow, UploadRow, Versioning, check_key, decode, keys,
 };
-use super::record::{Change, Dropped};
+use super::record::{After, Change, Dropped};
 use super::state::{Delta, State};
+use super::tags::Tag;
+use super::work::{Garbage, Work};
 use super::{Artifacts, new_id};
 use crate::catalogue::Table;
 
@@ -30,6 +33,17 @@ pub struct UploadName {
     pub bucket: String,
     pub key: String,
     pub id: Uuid,
+}
+
+/// What an upload is begun with, beside its key.
+#[derive(Clone, Debug, Default)]
+pub struct Begin {
+    pub description: Description,
+    pub algorithm: Option<Algorithm>,
+    pub full_object: bool,
+    /// As [`super::tags::checked`] gives them.
+    pub tags: Vec<Tag>,
+    pub lock: Lock,
 }
 
 /// A part as the client lists it to complete an upload.
@@ -66,16 +80,13 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ArtifactError::NoSuchBucket`]; metadata or key over their limits; a checksum type that the algorithm does not have.
-    pub async fn create_upload(
-        &self,
-        bucket: &str,
-        key: &str,
-        description: Description,
-        algorithm: Option<Algorithm>,
-        full_object: bool,
-    ) -> Result<Uuid, ArtifactError> {
+    pub async fn create_upload(&self, bucket: &str, key: &str, begin: Begin) -> Result<Uuid, ArtifactError> {
+        let Begin { description, algorithm, full_object, tags, lock } = begin;
         check_key(key)?;
         description.check()?;
+        if lock != Lock::default() {
+            self.locked(bucket, lock, self.now().wall_ms)?; // refused now, and not when all parts are here
+        }
         let composes = !matches!(algorithm, Some(Algorithm::Crc64Nvme));
         if algorithm.is_some_and(|algorithm| full_object && !algorithm.is_crc()) {
             let problem = "a FULL_OBJECT checksum of parts is possible with CRC32, CRC32C and CRC64NVME";
@@ -84,12 +95,18 @@ impl Artifacts {
         let now = self.now();
         let upload = new_id(now);
         let full_object = full_object || !composes || algorithm.is_none();
-        let row = UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object };
-        let room = encode(&row).map_err(ArtifactError::fault("write a record"))?.len() + 2 * RECORD_SLACK_BYTES;
+        let row = UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object, lock: lock.boxed() };
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
+        let after = After::default();
+        let mut made = Change::UploadMade { bucket: bucket.clone(), key, upload, row, tags, after };
+        let record = made.record().map_err(ArtifactError::fault("write a record"))?;
+        let room = record.payload.len() + RECORD_SLACK_BYTES; // for the counts, which are not known yet
         let decide = |state: &mut State| {
-            let after = state.count(&bucket, &Delta { uploads_begun: 1, ..Delta::default() })?;
-            Ok((records(&[Change::UploadMade { bucket, key, upload, row, after }])?, upload))
+            let counted = state.count(&bucket, &Delta { uploads_begun: 1, ..Delta::default() })?;
+            if let Change::UploadMade { after, .. } = &mut made {
+                *after = counted;
+            }
+            Ok((records(&[made])?, upload))
         };
         self.commit(None, room, Class::Growing, decide, || {}).await
     }
@@ -123,7 +140,7 @@ impl Artifacts {
             return Err(ArtifactError::InvalidRequest(format!("the upload was begun with {wanted} checksums")));
         }
         let what = What::Part { upload: name.id, number };
-        let settled = self.settle(received, &name.bucket, &name.key, what, &Description::default()).await?;
+        let settled = self.settle(received, &name.bucket, &name.key, what, &Description::default(), None).await?;
         let lock = self.lock(&name.bucket, &name.key).await;
         self.upload(name)?; // it may have ended while the bytes came
         let key = keys::part(name.id, number);
@@ -187,45 +204,38 @@ impl Artifacts {
         }
         let checksum = checksum_of(&upload, &chosen)?;
         verify_whole(completion.checksum.as_ref(), &checksum)?;
-        let current = self.row(&name.bucket, &name.key)?;
-        judge(&completion.conditions, current.as_ref(), &name.bucket, &name.key)?;
+        let held = self.held(&name.bucket, &name.key)?;
+        judge(&completion.conditions, held.current.as_ref(), &name.bucket, &name.key)?;
 
-        let Leftover { mut dropped, mut garbage } = self.leftover(current.as_ref())?;
         let is_chosen = |number: &u16| chosen.binary_search_by_key(number, |(chosen, _)| *chosen).is_ok();
         let unused = all.iter().filter(|(number, _)| !is_chosen(number));
-        garbage.files.extend(unused.filter_map(|(_, part)| file(&part.extent)));
-        dropped.push(Dropped::Upload {
+        let garbage = Garbage { files: unused.filter_map(|(_, part)| file(&part.extent)).collect(), body: None };
+        let ended = Dropped::Upload {
             bucket: name.bucket.clone(),
             key: name.key.clone(),
             upload: name.id,
             parts: all.iter().map(|(number, _)| *number).collect(),
-        });
+        };
         let md5s: Vec<Digest> = chosen.iter().map(|(_, part)| part.md5.clone()).collect();
-        let now = self.now();
+        let (now, tags) = (self.now(), self.tags(name.id)?);
         let row = ObjectRow {
-            version: new_id(now),
+            version: held.next_id(new_id(now)),
+            named: held.versioning == Versioning::Enabled,
             modified_ms: now.wall_ms,
             size,
             etag: ETag { md5: md5_of(&md5s), parts: u16::try_from(md5s.len()).unwrap_or(u16::MAX) },
             body: Body::Parts(name.id),
             checksum,
             description: upload.description,
+            tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
+            lock: self.locked(&name.bucket, upload.lock.map(|lock| *lock).unwrap_or_default(), now.wall_ms)?.boxed(),
         };
-        let mut changes = chunk(name.id, &chosen);
-        let mut room = room(&row, &dropped)?;
-        for change in &changes {
-            room += change.record().map_err(ArtifactError::fault("write a record"))?.payload.len();
-        }
-        let (bucket, key) = (name.bucket.clone(), name.key.clone());
-        let decide = |state: &mut State| {
-            let delta = Delta { added: Some(&row), removed: current.as_ref(), uploads_ended: 1, ..Delta::default() };
-            let after = state.count(&bucket, &delta)?;
-            let stored = Stored::of(&row);
-            changes.push(Change::ObjectPut { bucket, key, row, dropped, after });
-            Ok((records(&changes)?, stored))
-        };
-        let artifacts = self.clone();
-        self.commit(Some(lock), room, Class::Growing, decide, move || artifacts.remove(garbage)).await
+        let stored = Stored::of(&row, &tags);
+        let mut plan = held.put(&name.bucket, &name.key, row, tags);
+        plan.change.dropped.push(ended);
+        let work = Work { plan, before: chunk(name.id, &chosen), uploads_ended: 1, garbage };
+        self.carry_out(lock, Class::Growing, work, || ()).await?;
+        Ok(stored)
     }
 
     /// A client that has not heard the answer asks again.
@@ -234,7 +244,9 @@ impl Artifacts {
         let md5s: Option<Vec<Digest>> =
             listed.iter().map(|part| hex::decode(part.etag.as_deref()?).ok().map(Digest)).collect();
         match md5s {
-            Some(md5s) if row.body == Body::Parts(name.id) && row.etag.md5 == md5_of(&md5s) => Ok(Stored::of(&row)),
+            Some(md5s) if row.body == Body::Parts(name.id) && row.etag.md5 == md5_of(&md5s) => {
+                Ok(Stored::of(&row, &self.tags(row.version)?))
+            }
             _ => Err(ArtifactError::NoSuchUpload),
         }
     }
@@ -468,7 +480,7 @@ mod tests {
     }
 
     fn upload(algorithm: Option<Algorithm>, full_object: bool) -> UploadRow {
-        UploadRow { initiated_ms: 0, description: Description::default(), algorithm, full_object }
+        UploadRow { initiated_ms: 0, description: Description::default(), algorithm, full_object, lock: None }
     }
 
     #[test]

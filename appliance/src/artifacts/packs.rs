@@ -302,6 +302,7 @@ mod tests {
             md5: digests.md5.clone(),
             crc: digests.crc,
             description: Description::default(),
+            version: None,
         };
         (label, data.into(), digests.crc)
     }

@@ -8,12 +8,19 @@ use uuid::Uuid;
 
 use super::documents::{self, DocumentKind};
 use super::model::{BucketRow, Bytes, Counts, ObjectRow, PackRow, PartChunk, PartRow, UploadRow, decode, encode, keys};
+use super::tags::{self, Tag};
+use super::versions::{self, Version};
 use crate::catalogue::{Batch, Table};
 use crate::control::{Kind, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
     BucketMade {
+        bucket: String,
+        row: BucketRow,
+    },
+    /// Its state is another from here on.
+    BucketSet {
         bucket: String,
         row: BucketRow,
     },
@@ -31,12 +38,14 @@ pub(super) enum Change {
         /// Pieces of the one that was there.
         before: u16,
     },
-    /// Comes before the [`Change::ObjectPut`] whose body it is, in the same commit.
+    /// Comes before the [`Change::Key`] whose body it is, in the same commit.
     Chunk {
         body: Uuid,
         first: u16,
         chunk: PartChunk,
     },
+    Key(Box<KeyChange>),
+    /// Written before there were versions; still read.
     ObjectPut {
         bucket: String,
         key: String,
@@ -45,6 +54,7 @@ pub(super) enum Change {
         dropped: Vec<Dropped>,
         after: After,
     },
+    /// Written before there were versions; still read.
     ObjectGone {
         bucket: String,
         key: String,
@@ -57,6 +67,8 @@ pub(super) enum Change {
         key: String,
         upload: Uuid,
         row: UploadRow,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<Tag>,
         after: After,
     },
     UploadGone {
@@ -69,6 +81,66 @@ pub(super) enum Change {
         number: u16,
         row: PartRow,
     },
+}
+
+/// What becomes of a key, as one: a put, a delete, a delete marker, another lock, other tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyChange {
+    #[serde(rename = "b")]
+    pub(super) bucket: String,
+    #[serde(rename = "k")]
+    pub(super) key: String,
+    #[serde(rename = "c", default, skip_serializing_if = "Current::stays")]
+    pub(super) current: Current,
+    /// Whether the row that becomes current is written among the versions too.
+    #[serde(rename = "w", default)]
+    pub(super) is_kept: bool,
+    /// Rows that are written among the versions.
+    #[serde(rename = "v", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) versions: Vec<Version>,
+    /// Versions whose rows go.
+    #[serde(rename = "g", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) gone: Vec<Uuid>,
+    #[serde(rename = "n", default, skip_serializing_if = "Null::stays")]
+    pub(super) null: Null,
+    /// All tags that a version has from here on.
+    #[serde(rename = "t", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) tags: Vec<(Uuid, Vec<Tag>)>,
+    #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) dropped: Vec<Dropped>,
+    #[serde(rename = "a")]
+    pub(super) after: After,
+}
+
+/// The row of what is current.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Current {
+    #[default]
+    Stays,
+    Gone,
+    Put(ObjectRow),
+}
+
+impl Current {
+    fn stays(&self) -> bool {
+        *self == Self::Stays
+    }
+}
+
+/// Which of a key's rows among the versions is its `null` version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Null {
+    #[default]
+    Stays,
+    Gone,
+    Is(Uuid),
+}
+
+impl Null {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    fn stays(&self) -> bool {
+        *self == Self::Stays
+    }
 }
 
 /// Rows that go with a change.
@@ -105,6 +177,7 @@ impl Change {
                 batch.put(Table::Buckets, keys::counts(&bucket), encode(&Counts::default())?);
                 batch.put(Table::Buckets, bucket, encode(&row)?);
             }
+            Self::BucketSet { bucket, row } => batch.put(Table::Buckets, bucket, encode(&row)?),
             Self::BucketGone { bucket, documents } => {
                 for (kind, pieces) in documents {
                     documents::project(&bucket, kind, None, pieces, batch);
@@ -119,6 +192,7 @@ impl Change {
             Self::Chunk { body, first, chunk } => {
                 batch.put(Table::Parts, keys::chunk(body, first), encode(&chunk)?);
             }
+            Self::Key(change) => change.project(batch)?,
             Self::ObjectPut { bucket, key, row, dropped, after } => {
                 drop_rows(dropped, batch);
                 batch.put(Table::Objects, keys::object(&bucket, &key), encode(&row)?);
@@ -129,8 +203,11 @@ impl Change {
                 batch.delete(Table::Objects, keys::object(&bucket, &key));
                 after.project(&bucket, batch)?;
             }
-            Self::UploadMade { bucket, key, upload, row, after } => {
+            Self::UploadMade { bucket, key, upload, row, tags, after } => {
                 batch.put(Table::Uploads, keys::upload(&bucket, &key, upload), encode(&row)?);
+                if !tags.is_empty() {
+                    tags::project(upload, &tags, batch)?;
+                }
                 after.project(&bucket, batch)?;
             }
             Self::UploadGone { bucket, dropped, after } => {
@@ -142,6 +219,40 @@ impl Change {
             }
         }
         Ok(())
+    }
+}
+
+impl KeyChange {
+    fn project(self, batch: &mut Batch) -> Result<(), String> {
+        let Self { bucket, key, current, is_kept, versions, gone, null, tags, dropped, after } = self;
+        drop_rows(dropped, batch);
+        for version in gone {
+            batch.delete(Table::Versions, versions::keys::version(&bucket, &key, version));
+        }
+        for version in versions {
+            batch.put(Table::Versions, versions::keys::version(&bucket, &key, version.id()), encode(&version)?);
+        }
+        let row_key = keys::object(&bucket, &key);
+        match current {
+            Current::Stays => {}
+            Current::Gone => batch.delete(Table::Objects, row_key.as_slice()),
+            Current::Put(row) => {
+                batch.put(Table::Objects, row_key.as_slice(), encode(&row)?);
+                if is_kept {
+                    let among = versions::keys::version(&bucket, &key, row.version);
+                    batch.put(Table::Versions, among, encode(&Version::Object(row))?);
+                }
+            }
+        }
+        match null {
+            Null::Stays => {}
+            Null::Gone => batch.delete(Table::Nulls, row_key),
+            Null::Is(version) => batch.put(Table::Nulls, row_key, version.as_bytes()),
+        }
+        for (owner, tags) in tags {
+            tags::project(owner, &tags, batch)?;
+        }
+        after.project(&bucket, batch)
     }
 }
 
@@ -172,6 +283,7 @@ fn drop_rows(dropped: Vec<Dropped>, batch: &mut Batch) {
                 for number in parts {
                     batch.delete(Table::Parts, keys::part(upload, number));
                 }
+                tags::delete(upload, batch);
             }
         }
     }
@@ -197,8 +309,8 @@ mod tests {
         let record = Change::UploadGone { bucket, dropped, after: After::default() }.record().unwrap();
         let mut batch = Batch::default();
         Change::project(&record.payload, &mut batch).unwrap();
-        let deleted: Vec<_> =
-            batch.changes.iter().filter(|change| change.2.is_none()).map(|change| change.1.clone()).collect();
+        let rows = batch.changes.iter().filter(|change| change.2.is_none() && change.0 != Table::Tags);
+        let deleted: Vec<_> = rows.map(|change| change.1.clone()).collect();
         assert_eq!(deleted, [keys::upload("b", "k", upload), keys::part(upload, 1), keys::part(upload, 10_000)]);
     }
 }

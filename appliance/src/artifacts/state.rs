@@ -35,11 +35,43 @@ pub(super) struct State {
     pub(super) packs: HashMap<Uuid, PackRow>,
 }
 
-/// What a change adds and takes.
+/// One version, as far as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Current(Stored),
+    Noncurrent(Stored),
+    Marker,
+}
+
+/// How much a version holds, and of which pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    bytes: u64,
+    packed: Option<(Uuid, u64)>,
+}
+
+impl Counted {
+    pub(super) fn current(row: &ObjectRow) -> Self {
+        Self::Current(Stored { bytes: row.size, packed: packed(row) })
+    }
+
+    pub(super) fn noncurrent(row: &ObjectRow) -> Self {
+        Self::Noncurrent(Stored { bytes: row.size, packed: packed(row) })
+    }
+
+    fn packed(&self) -> Option<(Uuid, u64)> {
+        match self {
+            Self::Current(stored) | Self::Noncurrent(stored) => stored.packed,
+            Self::Marker => None,
+        }
+    }
+}
+
+/// What a change adds and takes. A version that is no longer current goes as one and comes as the other.
 #[derive(Default)]
 pub(super) struct Delta<'a> {
-    pub(super) added: Option<&'a ObjectRow>,
-    pub(super) removed: Option<&'a ObjectRow>,
+    pub(super) came: &'a [Counted],
+    pub(super) went: &'a [Counted],
     pub(super) uploads_begun: u64,
     pub(super) uploads_ended: u64,
 }
@@ -83,29 +115,49 @@ impl State {
     /// Counts `delta` and gives what its record takes with it. The record must be submitted under the same lock.
     pub(super) fn count(&mut self, bucket: &str, delta: &Delta<'_>) -> Result<After, ArtifactError> {
         let counts = &mut self.bucket_mut(bucket)?.counts;
-        let size = |row: Option<&ObjectRow>| row.map_or(0, |row| row.size);
-        counts.objects =
-            (counts.objects + u64::from(delta.added.is_some())).saturating_sub(u64::from(delta.removed.is_some()));
-        counts.bytes = (counts.bytes + size(delta.added)).saturating_sub(size(delta.removed));
+        for counted in delta.came {
+            let (number, bytes, added) = counts.of(counted);
+            *number += 1;
+            bytes.map(|bytes| *bytes += added);
+        }
+        for counted in delta.went {
+            let (number, bytes, taken) = counts.of(counted);
+            *number = number.saturating_sub(1);
+            bytes.map(|bytes| *bytes = bytes.saturating_sub(taken));
+        }
         counts.uploads = (counts.uploads + delta.uploads_begun).saturating_sub(delta.uploads_ended);
         let mut after = After { counts: *counts, packs: Vec::new() };
-        let (added, removed) = (delta.added.and_then(packed), delta.removed.and_then(packed));
-        if let Some((pack, bytes)) = added {
+        for (pack, bytes) in delta.came.iter().filter_map(Counted::packed) {
             let row = self.packs.entry(pack).or_default();
             *row = PackRow { entries: row.entries + 1, bytes: row.bytes + bytes };
             after.packs.push((pack, *row));
         }
-        if let Some((pack, bytes)) = removed {
+        for (pack, bytes) in delta.went.iter().filter_map(Counted::packed) {
             let row = self.packs.entry(pack).or_default();
             *row = PackRow { entries: row.entries.saturating_sub(1), bytes: row.bytes.saturating_sub(bytes) };
-            let now = *row;
-            if now.entries == 0 {
-                self.packs.remove(&pack);
+            after.packs.push((pack, *row));
+        }
+        // Each pack once, as it is now.
+        after.packs.sort_by_key(|(pack, _)| *pack);
+        after.packs.dedup_by_key(|(pack, _)| *pack);
+        for (pack, row) in &mut after.packs {
+            *row = self.packs.get(pack).copied().unwrap_or_default();
+            if row.entries == 0 {
+                self.packs.remove(pack);
             }
-            after.packs.retain(|(other, _)| *other != pack);
-            after.packs.push((pack, now));
         }
         Ok(after)
+    }
+}
+
+impl Counts {
+    /// Where a version is counted, and what it adds there.
+    fn of(&mut self, counted: &Counted) -> (&mut u64, Option<&mut u64>, u64) {
+        match counted {
+            Counted::Current(stored) => (&mut self.objects, Some(&mut self.bytes), stored.bytes),
+            Counted::Noncurrent(stored) => (&mut self.noncurrent, Some(&mut self.noncurrent_bytes), stored.bytes),
+            Counted::Marker => (&mut self.markers, None, 0),
+        }
     }
 }
 
@@ -142,18 +194,13 @@ fn each(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifacts::checksums::{Digest, crc64};
-    use crate::artifacts::model::{Description, ETag, Extent};
+    use crate::artifacts::model::Extent;
 
     fn row(pack: u128, size: u64) -> ObjectRow {
         ObjectRow {
-            version: Uuid::nil(),
-            modified_ms: 0,
             size,
-            etag: ETag { md5: Digest(vec![0; 16]), parts: 0 },
             body: Body::One(Extent { place: Place::Pack(Uuid::from_u128(pack), 0), size, crc: 0 }),
-            checksum: crc64(0),
-            description: Description::default(),
+            ..ObjectRow::sample()
         }
     }
 
@@ -161,18 +208,24 @@ mod tests {
     fn counts_follow_puts_overwrites_and_deletes_and_name_each_pack_once() {
         let mut state = State::default();
         assert!(matches!(state.count("b", &Delta::default()), Err(ArtifactError::NoSuchBucket(_))));
-        state.buckets.insert("b".into(), Bucket::new(BucketRow { created_ms: 0, region: String::new() }));
+        state.buckets.insert("b".into(), Bucket::new(BucketRow::default()));
         let (first, second, elsewhere) = (row(1, 10), row(1, 4), row(2, 1));
-        let put = Delta { added: Some(&first), ..Delta::default() };
-        assert_eq!(state.count("b", &put).unwrap().counts, Counts { objects: 1, bytes: 10, uploads: 0 });
-        let after =
-            state.count("b", &Delta { added: Some(&second), removed: Some(&first), ..Delta::default() }).unwrap();
-        assert_eq!(after.counts, Counts { objects: 1, bytes: 4, uploads: 0 });
+        let [first_counted, second_counted, elsewhere_counted] = [&first, &second, &elsewhere].map(Counted::current);
+        let mut count =
+            |came: &[Counted], went: &[Counted]| state.count("b", &Delta { came, went, ..Delta::default() }).unwrap();
+        let counts = |objects, bytes| Counts { objects, bytes, ..Counts::default() };
+        assert_eq!(count(&[first_counted], &[]).counts, counts(1, 10));
+        let after = count(&[second_counted], &[first_counted]);
+        assert_eq!(after.counts, counts(1, 4));
         assert_eq!(after.packs, [(Uuid::from_u128(1), PackRow { entries: 1, bytes: 4 })]);
-        let after =
-            state.count("b", &Delta { added: Some(&elsewhere), removed: Some(&second), ..Delta::default() }).unwrap();
+        let after = count(&[elsewhere_counted], &[second_counted]);
+        assert_eq!(after.packs[0], (Uuid::from_u128(1), PackRow::default()));
         assert_eq!(after.packs.len(), 2);
-        assert_eq!(after.packs[1], (Uuid::from_u128(1), PackRow::default()));
-        assert_eq!(state.packs.keys().collect::<Vec<_>>(), [&Uuid::from_u128(2)]);
+        let after = count(&[Counted::noncurrent(&elsewhere), Counted::Marker], &[elsewhere_counted]);
+        let kept = Counts { noncurrent: 1, noncurrent_bytes: 1, markers: 1, ..Counts::default() };
+        assert_eq!((after.counts, after.counts.is_empty()), (kept, false));
+        assert_eq!(after.packs, [(Uuid::from_u128(2), PackRow { entries: 1, bytes: 1 })]);
+        assert!(count(&[], &[Counted::noncurrent(&elsewhere), Counted::Marker]).counts.is_empty());
+        assert!(state.packs.is_empty());
     }
 }

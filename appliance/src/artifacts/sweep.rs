@@ -14,12 +14,10 @@ use uuid::Uuid;
 
 use super::Artifacts;
 use super::blobs::{Blobs, blocking};
-use super::engine::{records, room};
 use super::error::ArtifactError;
 use super::label::{Found, Label, What};
 use super::model::{Body, Extent, ObjectRow, PartChunk, PartRow, Place, decode, keys};
-use super::record::Change;
-use super::state::{Delta, State};
+use super::work::Work;
 use crate::catalogue::Table;
 use crate::telemetry::gauge;
 
@@ -126,9 +124,9 @@ impl Artifacts {
 
     fn is_referred_to(&self, label: &Label, id: Uuid) -> Result<bool, ArtifactError> {
         let is = |extent: &Extent| extent.place == Place::File(id);
-        let object = self.row(&label.bucket, &label.key)?;
         let What::Part { upload, number } = label.what else {
-            return Ok(matches!(object.map(|row| row.body), Some(Body::One(extent)) if is(&extent)));
+            let found = self.version_at(&label.bucket, &label.key, &Place::File(id), label.version)?;
+            return Ok(found.is_some());
         };
         if self.0.pins.is_pinned(upload) {
             return Ok(true); // by a reader, who removes it afterwards if it is to go
@@ -157,10 +155,9 @@ impl Artifacts {
     }
 
     async fn move_entry(&self, pack: Uuid, offset: u64, found: Found) -> Result<(), ArtifactError> {
-        let Label { bucket, key, .. } = found.label;
+        let Label { bucket, key, version, .. } = found.label;
         let here = Place::Pack(pack, offset);
-        let is_here = |row: &ObjectRow| matches!(&row.body, Body::One(extent) if extent.place == here);
-        let Some(row) = self.row(&bucket, &key)?.filter(is_here) else { return Ok(()) };
+        let Some(row) = self.version_at(&bucket, &key, &here, version)? else { return Ok(()) };
         let Body::One(extent) = &row.body else { return Ok(()) };
         let read = self.0.stores.packs.read(pack, offset, extent.size, extent.crc);
         let data = match read.map_err(ArtifactError::io("read a pack"))? {
@@ -172,18 +169,13 @@ impl Artifacts {
         };
         let body = futures::stream::iter([Ok(data)]);
         let received = self.receive(body, None, u64::MAX).await?;
-        let settled = self.settle(received, &bucket, &key, What::Object, &row.description).await?;
+        let version = Some(row.version);
+        let settled = self.settle(received, &bucket, &key, What::Object, &row.description, version).await?;
         let lock = self.lock(&bucket, &key).await;
-        let Some(current) = self.row(&bucket, &key)?.filter(is_here) else { return Ok(()) };
+        let Some(current) = self.version_at(&bucket, &key, &here, version)? else { return Ok(()) };
         let moved = ObjectRow { body: Body::One(settled.extent.clone()), ..current.clone() };
-        let room = room(&moved, &[])?;
-        let decide = |state: &mut State| {
-            let delta = Delta { added: Some(&moved), removed: Some(&current), ..Delta::default() };
-            let after = state.count(&bucket, &delta)?;
-            let change = Change::ObjectPut { bucket, key, row: moved, dropped: Vec::new(), after };
-            Ok((records(&[change])?, settled.keep()))
-        };
-        self.commit(Some(lock), room, Class::Shrinking, decide, || {}).await?;
+        let plan = self.held(&bucket, &key)?.amend(&bucket, &key, &current, moved);
+        self.carry_out(lock, Class::Shrinking, Work::of(plan), || settled.keep()).await?;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! The store over the real journal and catalogue, in a temporary folder, against a map in memory.
 
 mod documents;
+mod lifecycle;
 mod power;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use proptest::prelude::*;
 use super::engine::Wanted;
 use super::label::What;
 use super::listing::Query;
-use super::multipart::{Completion, ListedPart, UploadName};
+use super::multipart::{Begin, Completion, ListedPart, UploadName};
 use super::*;
 use crate::config::JournalConfig;
 
@@ -23,17 +25,21 @@ use crate::config::JournalConfig;
 const SMALL_BYTES: usize = 64;
 const BUCKET: &str = "studio";
 
-struct FixedClock;
+/// Stands still until a test moves it.
+struct SetClock(std::sync::atomic::AtomicU64);
 
-impl Clock for FixedClock {
+impl Clock for SetClock {
     fn now(&self) -> Now {
-        Now { mono_ms: 0, wall_ms: 1_763_800_000_123 }
+        Now { mono_ms: 0, wall_ms: self.0.load(std::sync::atomic::Ordering::Relaxed) }
     }
 }
+
+const BEGINS_MS: u64 = 1_763_800_000_123;
 
 struct Store {
     control: Control,
     artifacts: Artifacts,
+    clock: Arc<SetClock>,
     dir: PathBuf,
     /// The folder's end, where it is ours.
     temporary: Option<tempfile::TempDir>,
@@ -52,16 +58,23 @@ impl Store {
         let journal = JournalConfig { segment_bytes: 4 << 20, ..JournalConfig::default() };
         let (control, replay) = Control::open(dir, &journal).unwrap();
         let config = ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048 };
-        let artifacts = Artifacts::build(control.clone(), Arc::new(FixedClock), dir, config).unwrap();
+        let clock = Arc::new(SetClock(BEGINS_MS.into()));
+        let artifacts = Artifacts::build(control.clone(), clock.clone(), dir, config).unwrap();
         replay.run(&[Arc::new(artifacts.clone())], Now::default()).unwrap();
-        Self { control, artifacts, dir: dir.to_owned(), temporary: None }
+        Self { control, artifacts, clock, dir: dir.to_owned(), temporary: None }
     }
 
     fn reopen(self) -> Self {
-        let Self { control, artifacts, dir, temporary } = self;
+        let Self { control, artifacts, clock, dir, temporary } = self;
         control.close();
         drop((control, artifacts));
-        Self { temporary, ..Self::open(&dir) }
+        let store = Self { temporary, ..Self::open(&dir) };
+        store.wait_ms(clock.now().wall_ms - BEGINS_MS);
+        store
+    }
+
+    fn wait_ms(&self, ms: u64) {
+        self.clock.0.fetch_add(ms, std::sync::atomic::Ordering::Relaxed);
     }
 
     async fn receive(&self, bytes: &[u8]) -> Received {
@@ -80,7 +93,7 @@ impl Store {
     }
 
     async fn delete(&self, key: &str) -> bool {
-        self.artifacts.delete(BUCKET, key, &WriteConditions::default()).await.unwrap()
+        self.artifacts.delete(BUCKET, key, &Delete::default()).await.unwrap().existed
     }
 
     async fn read(&self, key: &str, wanted: Wanted) -> Result<Vec<u8>, ArtifactError> {
@@ -113,7 +126,7 @@ impl Store {
     }
 
     async fn upload(&self, key: &str, parts: &[(u16, Vec<u8>)]) -> UploadName {
-        let id = self.artifacts.create_upload(BUCKET, key, Description::default(), None, false).await.unwrap();
+        let id = self.artifacts.create_upload(BUCKET, key, Begin::default()).await.unwrap();
         let name = UploadName { bucket: BUCKET.into(), key: key.into(), id };
         for (number, bytes) in parts {
             let received = self.receive(bytes).await;
@@ -307,7 +320,7 @@ async fn a_crash_between_bytes_and_record_leaves_an_orphan_that_the_sweeper_remo
     store.put("kept", &[1; 500]).await;
     let received = store.receive(&[2; 500]).await;
     let settled =
-        store.artifacts.settle(received, BUCKET, "lost", What::Object, &Description::default()).await.unwrap();
+        store.artifacts.settle(received, BUCKET, "lost", What::Object, &Description::default(), None).await.unwrap();
     assert_eq!(store.blobs(), 2);
     assert_eq!(store.sweep().await.orphans, 0, "it may yet get its record");
     drop(settled.keep()); // kill -9: nobody removes it

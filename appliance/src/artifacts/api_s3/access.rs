@@ -58,6 +58,7 @@ impl<R: Roles> S3Access for Access<R> {
         let Some(role) = self.roles.role(&credentials.access_key) else {
             return Err(s3_error!(InvalidAccessKeyId, "the access key does not exist"));
         };
+        context.extensions_mut().insert(role); // operations ask who may bypass a retention
         if is_read(&operation) || role.works() {
             return Ok(());
         }

@@ -20,7 +20,8 @@ pub(super) async fn create(
         Some(region) if is_region(region) => region,
         Some(region) => return Err(s3_error!(InvalidLocationConstraint, "`{region}` is no region")),
     };
-    match artifacts.create_bucket(&input.bucket, region).await {
+    let lock = input.object_lock_enabled_for_bucket.unwrap_or(false);
+    match artifacts.create_bucket_with(&input.bucket, region, lock).await {
         // In us-east-1 S3 lets an owner make a bucket again.
         Err(ArtifactError::BucketExists(name))
             if region == DEFAULT_REGION && artifacts.bucket(&name).is_ok_and(|bucket| bucket.region == region) => {}
@@ -92,15 +93,6 @@ pub(super) async fn location(
     // S3 says nothing for us-east-1.
     let constraint = (region != DEFAULT_REGION).then(|| BucketLocationConstraint::from(region));
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint: constraint }))
-}
-
-/// Versioning was never enabled: an empty answer says so.
-pub(super) async fn versioning(
-    artifacts: &Artifacts,
-    request: S3Request<GetBucketVersioningInput>,
-) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    artifacts.bucket(&request.input.bucket).map_err(error)?;
-    Ok(S3Response::new(GetBucketVersioningOutput::default()))
 }
 
 /// Everything is private to the one owner.

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use crate::artifacts::checksums::{Algorithm, Checksum, Digest, parse_value};
 use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
 use crate::artifacts::error::ArtifactError;
-use crate::artifacts::model::{ContentHeaders, Description, ETag, RangeAsked};
+use crate::artifacts::model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked};
+use crate::artifacts::{Artifacts, VersionName, Versioning};
 
 /// The one account, as S3's twelve digits.
 const ACCOUNT: &str = "000000000000";
@@ -28,11 +29,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
     ("x-amz-server-side-encryption-aws-kms-key-id", &[]),
     ("x-amz-server-side-encryption-customer-algorithm", &[]),
     ("x-amz-copy-source-server-side-encryption-customer-algorithm", &[]),
-    ("x-amz-tagging", &[""]),
-    ("x-amz-object-lock-mode", &[]),
-    ("x-amz-object-lock-legal-hold", &["OFF"]),
-    ("x-amz-object-lock-retain-until-date", &[]),
-    ("x-amz-bucket-object-lock-enabled", &["false"]),
     ("x-amz-website-redirect-location", &[]),
     ("x-amz-grant-read", &[]),
     ("x-amz-grant-write", &[]),
@@ -40,7 +36,6 @@ const UNSERVED: &[(&str, &[&str])] = &[
     ("x-amz-grant-write-acp", &[]),
     ("x-amz-grant-full-control", &[]),
     ("x-amz-acl", &["private", "bucket-owner-full-control", "bucket-owner-read"]),
-    ("x-amz-storage-class", &["STANDARD"]),
     ("x-amz-mfa", &[]),
 ];
 
@@ -50,6 +45,9 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
         if headers.get(*name).is_some_and(|value| !harmless.iter().any(|harmless| value == harmless)) {
             return Err(s3_error!(NotImplemented, "{name} is not served"));
         }
+    }
+    if headers.get("x-amz-storage-class").is_some_and(|class| class != "STANDARD") {
+        return Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid: this is STANDARD"));
     }
     match headers.get("x-amz-expected-bucket-owner") {
         Some(owner) if owner != ACCOUNT => Err(s3_error!(AccessDenied, "the bucket has another owner")),
@@ -64,6 +62,14 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
         E::NoSuchBucket(_) => S3ErrorCode::NoSuchBucket,
         E::NoSuchKey { .. } => S3ErrorCode::NoSuchKey,
         E::NoSuchUpload => S3ErrorCode::NoSuchUpload,
+        E::NoSuchVersion(_) => S3ErrorCode::NoSuchVersion,
+        E::Deleted { version, .. } => return of_marker(S3ErrorCode::NoSuchKey, text, *version, None),
+        E::IsMarker { version, modified_ms } => {
+            return of_marker(S3ErrorCode::MethodNotAllowed, text, *version, Some(*modified_ms));
+        }
+        E::Locked(_) => S3ErrorCode::AccessDenied,
+        E::InvalidTag(_) => S3ErrorCode::InvalidTag,
+        E::InvalidBucketState(_) => S3ErrorCode::InvalidBucketState,
         E::BucketExists(_) => S3ErrorCode::BucketAlreadyOwnedByYou,
         E::BucketNotEmpty(_) => S3ErrorCode::BucketNotEmpty,
         E::TooManyBuckets => S3ErrorCode::TooManyBuckets,
@@ -93,7 +99,23 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
     S3Error::with_message(code, text)
 }
 
-fn custom(code: &'static str, status: http::StatusCode, message: String) -> S3Error {
+/// An error whose headers say that a delete marker is why.
+fn of_marker(code: S3ErrorCode, text: String, version: VersionName, modified_ms: Option<u64>) -> S3Error {
+    let mut error = S3Error::with_message(code, text);
+    let mut headers = HeaderMap::new();
+    headers.insert("x-amz-delete-marker", http::HeaderValue::from_static("true"));
+    if let Ok(version) = version.to_string().parse() {
+        headers.insert("x-amz-version-id", version);
+    }
+    if let Some(Ok(date)) = expires(modified_ms.map(timestamp)).map(|date| date.parse()) {
+        headers.insert(http::header::LAST_MODIFIED, date);
+        headers.insert(http::header::ALLOW, http::HeaderValue::from_static("DELETE"));
+    }
+    error.set_headers(headers);
+    error
+}
+
+pub(super) fn custom(code: &'static str, status: http::StatusCode, message: String) -> S3Error {
     let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
     let mut error = S3Error::with_message(code, message);
     error.set_status_code(status);
@@ -131,7 +153,7 @@ pub(super) fn timestamp(unix_ms: u64) -> Timestamp {
     Timestamp::from(moment.unwrap_or(time::OffsetDateTime::UNIX_EPOCH))
 }
 
-fn seconds(timestamp: Option<Timestamp>) -> Option<i64> {
+pub(super) fn seconds(timestamp: Option<Timestamp>) -> Option<i64> {
     timestamp.map(|timestamp| time::OffsetDateTime::from(timestamp).unix_timestamp())
 }
 
@@ -151,6 +173,7 @@ pub(super) fn write_conditions(headers: &HeaderMap) -> WriteConditions {
     WriteConditions {
         if_match: text(headers, "if-match").map(Tags::parse),
         if_none_match: text(headers, "if-none-match").map(Tags::parse),
+        ..WriteConditions::default()
     }
 }
 
@@ -319,12 +342,28 @@ pub(super) fn parse_upload_id(text: &str) -> S3Result<Uuid> {
     id.ok_or_else(|| s3_error!(NoSuchUpload, "the upload does not exist; it may have been completed or aborted"))
 }
 
-/// A version id names nothing but the one version that there is.
-pub(super) fn refuse_version(version: Option<&str>) -> S3Result<()> {
+/// The version that a request names, if it names one.
+pub(super) fn version(version: Option<&str>) -> S3Result<Option<VersionName>> {
     match version {
-        None | Some("null" | "") => Ok(()),
-        Some(_) => Err(s3_error!(NoSuchVersion, "buckets have no versions here; the only version id is `null`")),
+        None | Some("") => Ok(None),
+        Some(text) => match VersionName::parse(text) {
+            Some(name) => Ok(Some(name)),
+            None => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
+        },
     }
+}
+
+/// `x-amz-expiration`: when an object expires, and the rule that says so.
+pub(super) fn expiration(expiry: Option<(u64, String)>) -> Option<String> {
+    let (due_ms, rule) = expiry?;
+    let (date, rule) = (expires(Some(timestamp(due_ms)))?, utf8_percent_encode(&rule, PLAIN));
+    Some(format!("expiry-date=\"{date}\", rule-id=\"{rule}\""))
+}
+
+/// The id that goes with an object's answer, where its bucket keeps versions or has kept them.
+pub(super) fn told_version(artifacts: &Artifacts, bucket: &str, row: &ObjectRow) -> Option<String> {
+    let keeps = artifacts.versioning(bucket).is_ok_and(|versioning| versioning != Versioning::Never);
+    keeps.then(|| row.name().to_string())
 }
 
 pub(super) fn token(key: &str) -> String {
@@ -375,7 +414,7 @@ mod tests {
         assert!(check("x-amz-acl", "public-read").is_err());
         assert!(check("x-amz-server-side-encryption", "AES256").is_err());
         assert!(check("x-amz-storage-class", "STANDARD").is_ok());
-        assert!(check("x-amz-storage-class", "GLACIER").is_err());
+        assert_eq!(*check("x-amz-storage-class", "GLACIER").unwrap_err().code(), S3ErrorCode::InvalidStorageClass);
         assert!(check("x-amz-expected-bucket-owner", "123456789012").is_err());
         assert!(check("x-amz-meta-anything", "x").is_ok());
     }

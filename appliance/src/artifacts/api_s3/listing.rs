@@ -1,4 +1,4 @@
-//! Listings of objects: both generations, and of versions, of which each object has one.
+//! Listings of what is current, in both generations.
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -113,46 +113,6 @@ pub(super) async fn second(
         continuation_token: input.continuation_token,
         delimiter: names.maybe(input.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty())),
         start_after: names.maybe(input.start_after.as_ref()),
-        encoding_type: input.encoding_type,
-        ..Default::default()
-    }))
-}
-
-pub(super) async fn versions(
-    artifacts: &Artifacts,
-    request: S3Request<ListObjectVersionsInput>,
-) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-    let input = request.input;
-    let names = Names::read(input.encoding_type.as_ref())?;
-    let (max_keys, max) = limit(input.max_keys)?;
-    let within = (input.prefix.as_ref(), input.delimiter.as_ref());
-    let page = page(artifacts, &input.bucket, within, input.key_marker.clone(), max).await?;
-    let versions = page.entries.iter().map(|(key, row)| ObjectVersion {
-        checksum_algorithm: Some(vec![ChecksumAlgorithm::from_static(row.checksum.algorithm.name())]),
-        checksum_type: Some(checksum_type(&row.checksum)),
-        e_tag: Some(etag(&row.etag)),
-        is_latest: Some(true),
-        key: Some(names.write(key)),
-        last_modified: Some(timestamp(row.modified_ms)),
-        owner: Some(owner()),
-        restore_status: None,
-        size: Some(size(row.size)),
-        storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),
-        version_id: Some("null".into()),
-    });
-    let versions = versions.collect();
-    Ok(S3Response::new(ListObjectVersionsOutput {
-        common_prefixes: prefixes(&names, &page),
-        versions: Some(versions),
-        is_truncated: Some(page.next.is_some()),
-        next_key_marker: names.maybe(page.next.as_ref()),
-        next_version_id_marker: page.next.as_ref().map(|_| "null".into()),
-        name: Some(input.bucket),
-        prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
-        key_marker: Some(names.write(input.key_marker.as_deref().unwrap_or_default())),
-        version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
-        max_keys: Some(max_keys),
-        delimiter: names.maybe(input.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty())),
         encoding_type: input.encoding_type,
         ..Default::default()
     }))

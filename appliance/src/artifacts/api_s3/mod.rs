@@ -1,16 +1,20 @@
 //! The S3 dialect, through s3s: it verifies signatures and reads and writes HTTP and XML; here calls become the store's.
 //!
 //! Operations that are not served answer `NotImplemented`, and so do headers that ask for something that is not done
-//! (encryption, tags, locks, ACLs other than private): never a silent success. `docs/s3.md` has the list.
+//! (encryption, ACLs other than private): never a silent success. `docs/s3.md` has the list.
 
 mod access;
 mod buckets;
 mod convert;
+mod lifecycle;
 mod listing;
+mod lock;
 mod multipart;
 mod objects;
 mod region;
 mod signed;
+mod tagging;
+mod versions;
 
 use std::sync::Arc;
 
@@ -131,7 +135,8 @@ operations! {
     list_buckets(ListBucketsInput) -> ListBucketsOutput = buckets::list;
     delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = buckets::delete;
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = buckets::location;
-    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = buckets::versioning;
+    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = versions::get;
+    put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput = versions::put;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = buckets::acl;
     put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = buckets::put_acl;
 
@@ -147,7 +152,25 @@ operations! {
 
     list_objects(ListObjectsInput) -> ListObjectsOutput = listing::first;
     list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = listing::second;
-    list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput = listing::versions;
+    list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput = versions::list;
+
+    get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput = tagging::get;
+    put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput = tagging::put;
+    delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput = tagging::delete;
+    get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput = tagging::get_bucket;
+    put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput = tagging::put_bucket;
+    delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput = tagging::delete_bucket;
+
+    get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput = lock::get;
+    put_object_lock_configuration(PutObjectLockConfigurationInput) -> PutObjectLockConfigurationOutput = lock::put;
+    get_object_retention(GetObjectRetentionInput) -> GetObjectRetentionOutput = lock::get_retention;
+    put_object_retention(PutObjectRetentionInput) -> PutObjectRetentionOutput = lock::put_retention;
+    get_object_legal_hold(GetObjectLegalHoldInput) -> GetObjectLegalHoldOutput = lock::get_hold;
+    put_object_legal_hold(PutObjectLegalHoldInput) -> PutObjectLegalHoldOutput = lock::put_hold;
+
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput = lifecycle::get;
+    put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput = lifecycle::put;
+    delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput = lifecycle::delete;
 
     create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = multipart::create;
     upload_part(UploadPartInput) -> UploadPartOutput = multipart::put;

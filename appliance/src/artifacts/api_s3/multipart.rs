@@ -8,14 +8,16 @@ use super::convert::{
     set_checksum, size, timestamp, upload_id,
 };
 use super::listing::limit;
+use super::lock::lock_asked;
 use super::objects::{content_headers, source};
+use super::tagging;
 use crate::artifacts::Artifacts;
 use crate::artifacts::conditions::ReadConditions;
 use crate::artifacts::engine::Wanted;
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{ContentHeaders, ETag as OwnETag, PUT_BYTES_MAX, PartRow, RangeAsked, UploadRow};
-use crate::artifacts::multipart::{Completion, ListedPart, UploadName};
+use crate::artifacts::multipart::{Begin, Completion, ListedPart, UploadName};
 
 fn name(bucket: &str, key: &str, upload: &str) -> S3Result<UploadName> {
     Ok(UploadName { bucket: bucket.to_owned(), key: key.to_owned(), id: parse_upload_id(upload)? })
@@ -67,7 +69,14 @@ pub(super) async fn create(
         ));
     }
     let description = convert::description(content_headers!(input), input.metadata.take());
-    let created = artifacts.create_upload(&input.bucket, &input.key, description, asked, full).await;
+    let begin = Begin {
+        description,
+        algorithm: asked,
+        full_object: full,
+        tags: tagging::sent(input.tagging.as_deref())?,
+        lock: lock_asked!(artifacts, input),
+    };
+    let created = artifacts.create_upload(&input.bucket, &input.key, begin).await;
     let id = created.map_err(error)?;
     let row = artifacts.upload(&UploadName { bucket: input.bucket.clone(), key: input.key.clone(), id });
     let row = row.map_err(error)?;
@@ -133,8 +142,8 @@ pub(super) async fn copy(
     let name = name(&input.bucket, &input.key, &input.upload_id)?;
     let number = number(input.part_number)?;
     let upload = artifacts.upload(&name).map_err(error)?;
-    let (bucket, key) = source(&input.copy_source)?;
-    let row = artifacts.head(&bucket, &key).map_err(error)?;
+    let (bucket, key, which) = source(&input.copy_source)?;
+    let row = artifacts.find(&bucket, &key, which).map_err(error)?;
     let conditions = convert::read_conditions(
         &headers,
         "x-amz-copy-source-",
@@ -146,7 +155,9 @@ pub(super) async fn copy(
         Some(range) => Wanted::Range(copy_range(range, row.size)?),
         None => Wanted::All,
     };
-    let got = artifacts.get(&bucket, &key, wanted, &ReadConditions::default()).await.map_err(error)?;
+    let always = ReadConditions::default();
+    let got = artifacts.get_version(&bucket, &key, which, wanted, &always).await.map_err(error)?;
+    let source_version = convert::told_version(artifacts, &bucket, &got.row);
     let expected = Expected { size: Some(got.stream.remaining()), ..Expected::default() };
     let received = artifacts.receive(got.stream, upload.algorithm, PUT_BYTES_MAX).await.map_err(error)?;
     let row = artifacts.put_part(&name, number, &expected, received).await.map_err(error)?;
@@ -158,7 +169,11 @@ pub(super) async fn copy(
     if let Some(checksum) = &row.checksum {
         set_checksum!(result, checksum);
     }
-    Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() }))
+    Ok(S3Response::new(UploadPartCopyOutput {
+        copy_part_result: Some(result),
+        copy_source_version_id: source_version,
+        ..Default::default()
+    }))
 }
 
 pub(super) async fn parts(
@@ -280,6 +295,8 @@ pub(super) async fn complete(
         key: Some(input.key),
         e_tag: Some(etag(&stored.etag)),
         checksum_type: Some(checksum_type(&stored.checksum)),
+        version_id: stored.version.map(|version| version.to_string()),
+        expiration: convert::expiration(artifacts.expiration_of_stored(&name.bucket, &name.key, &stored)),
         ..Default::default()
     };
     set_checksum!(output, &stored.checksum);

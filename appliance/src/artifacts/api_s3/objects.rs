@@ -7,15 +7,17 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::buckets::{private, refuse_policy};
 use super::convert::{
-    self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, refuse_version, set_checksum, size,
-    timestamp,
+    self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, set_checksum, size, timestamp,
+    told_version, version,
 };
+use super::lock::{bypass, lock_asked, told_lock};
+use super::tagging;
 use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
-use crate::artifacts::engine::{Put, Wanted};
+use crate::artifacts::engine::{Delete, Put, Wanted};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{Body, ContentHeaders, ObjectRow, PUT_BYTES_MAX};
-use crate::artifacts::{Artifacts, Got};
+use crate::artifacts::{Artifacts, Got, VersionName, Versioning};
 
 /// Most keys in one batch delete (S3).
 const DELETES_MAX: usize = 1000;
@@ -45,16 +47,18 @@ pub(super) async fn put(
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let S3Request { mut input, headers, trailing_headers, .. } = request;
     // A form's fields do not come as headers.
-    let asks = input.tagging.as_deref().is_some_and(|tags| !tags.is_empty())
-        || input
-            .acl
-            .as_ref()
-            .is_some_and(|acl| acl.as_str() != ObjectCannedACL::PRIVATE && !headers.contains_key("x-amz-acl"))
+    let asks = input
+        .acl
+        .as_ref()
+        .is_some_and(|acl| acl.as_str() != ObjectCannedACL::PRIVATE && !headers.contains_key("x-amz-acl"))
         || input.server_side_encryption.is_some()
         || input.website_redirect_location.is_some()
         || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
     if asks {
-        return Err(s3_error!(NotImplemented, "tags, ACLs, encryption, redirects and storage classes are not served"));
+        return Err(s3_error!(
+            NotImplemented,
+            "ACLs, encryption, redirects and storage classes are not served in forms"
+        ));
     }
     let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
     if announced.is_some_and(|length| length > PUT_BYTES_MAX) {
@@ -65,6 +69,8 @@ pub(super) async fn put(
         expected: Expected { md5: convert::content_md5(input.content_md5.take())?, checksum: None, size: announced },
         description: convert::description(content_headers!(input), input.metadata.take()),
         conditions: convert::write_conditions(&headers),
+        tags: tagging::sent(input.tagging.as_deref())?,
+        lock: lock_asked!(artifacts, input),
         bucket: input.bucket,
         key: input.key,
     };
@@ -74,9 +80,12 @@ pub(super) async fn put(
     let body = convert::body(input.body.take());
     let received = artifacts.receive(body, checksum.algorithm, PUT_BYTES_MAX).await.map_err(error)?;
     put.expected.checksum = checksum.expected(trailing_headers.as_ref())?;
+    let (bucket, key) = (put.bucket.clone(), put.key.clone());
     let stored = artifacts.put(put, received).await.map_err(error)?;
     let mut output = PutObjectOutput {
         e_tag: Some(etag(&stored.etag)),
+        version_id: stored.version.map(|version| version.to_string()),
+        expiration: convert::expiration(artifacts.expiration_of_stored(&bucket, &key, &stored)),
         checksum_type: Some(checksum_type(&stored.checksum)),
         ..Default::default()
     };
@@ -99,11 +108,15 @@ fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {
 }
 
 /// Errors of a read: a 304 repeats the validators, a range out of bounds says the size.
-fn read_error(artifacts: &Artifacts, bucket: &str, key: &str, problem: ArtifactError) -> S3Error {
+fn read_error(
+    artifacts: &Artifacts,
+    (bucket, key, which): (&str, &str, Option<VersionName>),
+    problem: ArtifactError,
+) -> S3Error {
     match problem {
         ArtifactError::NotModified => {
             let mut not_modified = S3Error::new(S3ErrorCode::NotModified);
-            if let Ok(row) = artifacts.head(bucket, key) {
+            if let Ok(row) = artifacts.find(bucket, key, which) {
                 not_modified.set_headers(validators(&row));
             }
             not_modified
@@ -138,8 +151,13 @@ fn parts_count(row: &ObjectRow, part: Option<i32>) -> Option<i32> {
 
 /// Fields that a GET and a HEAD answer alike.
 macro_rules! described {
-    ($output:expr, $row:expr, $part:expr) => {{
+    ($output:expr, $row:expr, $part:expr, $artifacts:expr, $input:expr) => {{
         let row: ObjectRow = $row;
+        $output.version_id = told_version($artifacts, &$input.bucket, &row);
+        if $input.version_id.is_none() {
+            $output.expiration = convert::expiration($artifacts.expiration(&$input.bucket, &$input.key, &row));
+        }
+        told_lock!($output, &row);
         $output.parts_count = parts_count(&row, $part);
         $output.accept_ranges = Some("bytes".into());
         $output.e_tag = Some(etag(&row.etag));
@@ -165,12 +183,12 @@ pub(super) async fn get(
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let S3Request { input, headers, .. } = request;
-    refuse_version(input.version_id.as_deref())?;
+    let which = version(input.version_id.as_deref())?;
     let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
     let wanted = wanted(input.range, input.part_number)?;
-    let got = artifacts.get(&input.bucket, &input.key, wanted, &conditions).await;
+    let got = artifacts.get_version(&input.bucket, &input.key, which, wanted, &conditions).await;
     let Got { row, range, stream } =
-        got.map_err(|problem| read_error(artifacts, &input.bucket, &input.key, problem))?;
+        got.map_err(|problem| read_error(artifacts, (&input.bucket, &input.key, which), problem))?;
     let mut output = GetObjectOutput {
         content_length: Some(size(stream.remaining())),
         content_range: content_range(range, row.size),
@@ -180,7 +198,8 @@ pub(super) async fn get(
         set_checksum!(output, &row.checksum);
         output.checksum_type = Some(checksum_type(&row.checksum));
     }
-    described!(output, row, input.part_number);
+    output.tag_count = Some(i32::from(row.tags)).filter(|count| *count > 0);
+    described!(output, row, input.part_number, artifacts, input);
     output.body = Some(StreamingBlob::wrap(stream));
     Ok(S3Response::new(output))
 }
@@ -190,10 +209,10 @@ pub(super) async fn head(
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let S3Request { input, headers, .. } = request;
-    refuse_version(input.version_id.as_deref())?;
+    let which = version(input.version_id.as_deref())?;
     let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
-    let failed = |problem| read_error(artifacts, &input.bucket, &input.key, problem);
-    let row = artifacts.head(&input.bucket, &input.key).map_err(failed)?;
+    let failed = |problem| read_error(artifacts, (&input.bucket, &input.key, which), problem);
+    let row = artifacts.find(&input.bucket, &input.key, which).map_err(failed)?;
     conditions.check(&row.etag, row.modified_ms).map_err(failed)?;
     let range = artifacts.locate(&row, wanted(input.range, input.part_number)?).map_err(failed)?;
     let mut output = HeadObjectOutput {
@@ -205,9 +224,14 @@ pub(super) async fn head(
         set_checksum!(output, &row.checksum);
         output.checksum_type = Some(checksum_type(&row.checksum));
     }
-    described!(output, row, input.part_number);
+    let tags = row.tags;
+    described!(output, row, input.part_number, artifacts, input);
     let status = if range.is_some() { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
-    Ok(S3Response::with_status(output, status))
+    let mut response = S3Response::with_status(output, status);
+    if tags > 0 {
+        response.headers.insert("x-amz-tagging-count", tags.into()); // S3 tells it, s3s has no field for it
+    }
+    Ok(response)
 }
 
 pub(super) async fn attributes(
@@ -215,8 +239,8 @@ pub(super) async fn attributes(
     request: S3Request<GetObjectAttributesInput>,
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
     let input = request.input;
-    refuse_version(input.version_id.as_deref())?;
-    let row = artifacts.head(&input.bucket, &input.key).map_err(error)?;
+    let which = version(input.version_id.as_deref())?;
+    let row = artifacts.find(&input.bucket, &input.key, which).map_err(error)?;
     // One header with commas, or several: s3s leaves the commas.
     let names: Vec<&str> =
         input.object_attributes.iter().flat_map(|names| names.as_str().split(',')).map(str::trim).collect();
@@ -231,8 +255,11 @@ pub(super) async fn attributes(
         return Err(s3_error!(InvalidArgument, "`{name}` is no attribute of an object"));
     }
     let asked = |name: &str| names.contains(&name);
-    let mut output =
-        GetObjectAttributesOutput { last_modified: Some(timestamp(row.modified_ms)), ..Default::default() };
+    let mut output = GetObjectAttributesOutput {
+        last_modified: Some(timestamp(row.modified_ms)),
+        version_id: told_version(artifacts, &input.bucket, &row),
+        ..Default::default()
+    };
     if asked(ObjectAttributes::ETAG) {
         output.e_tag = Some(etag(&row.etag));
     }
@@ -283,7 +310,8 @@ pub(super) async fn acl(
     artifacts: &Artifacts,
     request: S3Request<GetObjectAclInput>,
 ) -> S3Result<S3Response<GetObjectAclOutput>> {
-    artifacts.head(&request.input.bucket, &request.input.key).map_err(error)?;
+    let input = request.input;
+    artifacts.find(&input.bucket, &input.key, version(input.version_id.as_deref())?).map_err(error)?;
     Ok(S3Response::new(GetObjectAclOutput { grants: private(), owner: Some(owner()), ..Default::default() }))
 }
 
@@ -293,8 +321,7 @@ pub(super) async fn put_acl(
     request: S3Request<PutObjectAclInput>,
 ) -> S3Result<S3Response<PutObjectAclOutput>> {
     let input = request.input;
-    refuse_version(input.version_id.as_deref())?;
-    artifacts.head(&input.bucket, &input.key).map_err(error)?;
+    artifacts.find(&input.bucket, &input.key, version(input.version_id.as_deref())?).map_err(error)?;
     refuse_policy(input.acl.is_some(), input.access_control_policy.is_some())?;
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }
@@ -303,50 +330,69 @@ pub(super) async fn delete(
     artifacts: &Artifacts,
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
-    let S3Request { input, headers, .. } = request;
-    refuse_version(input.version_id.as_deref())?;
-    if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
-        return Err(s3_error!(NotImplemented, "deletes are conditional on the ETag only"));
-    }
-    let conditions = convert::write_conditions(&headers);
-    artifacts.delete(&input.bucket, &input.key, &conditions).await.map_err(error)?;
-    Ok(S3Response::new(DeleteObjectOutput::default()))
+    let S3Request { input, headers, extensions, .. } = request;
+    let mut conditions = convert::write_conditions(&headers);
+    conditions.if_size = input.if_match_size.map(|size| u64::try_from(size).unwrap_or(u64::MAX));
+    conditions.if_modified_s = convert::seconds(input.if_match_last_modified_time);
+    let which = version(input.version_id.as_deref())?;
+    let bypass = bypass(&extensions, input.bypass_governance_retention)?;
+    let delete = Delete { version: which, conditions, only: None, bypass };
+    let deleted = artifacts.delete(&input.bucket, &input.key, &delete).await.map_err(error)?;
+    let version = which.filter(|_| keeps_versions(artifacts, &input.bucket)).or(deleted.marker);
+    Ok(S3Response::new(DeleteObjectOutput {
+        delete_marker: deleted.marker.map(|_| true),
+        version_id: version.map(|version| version.to_string()),
+        ..Default::default()
+    }))
+}
+
+fn keeps_versions(artifacts: &Artifacts, bucket: &str) -> bool {
+    artifacts.versioning(bucket).is_ok_and(|versioning| versioning != Versioning::Never)
+}
+
+/// One of a batch, with the id that it names.
+async fn delete_one(
+    artifacts: &Artifacts,
+    bucket: &str,
+    object: &ObjectIdentifier,
+    bypass: bool,
+) -> S3Result<DeletedObject> {
+    let conditions = WriteConditions {
+        if_match: object.e_tag.as_ref().map(|tag| Tags::parse(tag.value())),
+        if_size: object.size.map(|size| u64::try_from(size).unwrap_or(u64::MAX)),
+        if_modified_s: convert::seconds(object.last_modified_time.clone()),
+        ..WriteConditions::default()
+    };
+    let delete = Delete { version: version(object.version_id.as_deref())?, conditions, only: None, bypass };
+    let deleted = artifacts.delete(bucket, &object.key, &delete).await.map_err(error)?;
+    Ok(DeletedObject {
+        key: Some(object.key.clone()),
+        version_id: object.version_id.clone(),
+        delete_marker: deleted.marker.map(|_| true),
+        delete_marker_version_id: deleted.marker.map(|marker| marker.to_string()),
+    })
 }
 
 pub(super) async fn delete_many(
     artifacts: &Artifacts,
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-    let input = request.input;
+    let S3Request { input, extensions, .. } = request;
     if input.delete.objects.is_empty() || input.delete.objects.len() > DELETES_MAX {
         return Err(s3_error!(MalformedXML, "a batch names 1 to {DELETES_MAX} objects"));
     }
     artifacts.bucket(&input.bucket).map_err(error)?;
+    let bypass = bypass(&extensions, input.bypass_governance_retention)?;
     let bucket = input.bucket.as_str();
     let one = |object: ObjectIdentifier| async move {
-        let refused = match (object.last_modified_time.is_some() || object.size.is_some(), &object.version_id) {
-            (true, _) => Err(s3_error!(NotImplemented, "deletes are conditional on the ETag only")),
-            (false, version) => refuse_version(version.as_deref()),
-        };
-        let if_match = object.e_tag.as_ref().map(|tag| Tags::parse(tag.value()));
-        let done = match refused {
-            Ok(()) => {
-                let conditions = WriteConditions { if_match, if_none_match: None };
-                artifacts.delete(bucket, &object.key, &conditions).await.map(drop).map_err(error)
-            }
-            Err(refused) => Err(refused),
-        };
+        let done = delete_one(artifacts, bucket, &object, bypass).await;
         (object, done)
     };
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     let mut running = futures::stream::iter(input.delete.objects).map(one).buffered(DELETES_AT_ONCE);
     while let Some((object, done)) = running.next().await {
         match done {
-            Ok(()) => deleted.push(DeletedObject {
-                key: Some(object.key),
-                version_id: object.version_id,
-                ..Default::default()
-            }),
+            Ok(done) => deleted.push(done),
             Err(problem) => errors.push(Error {
                 code: Some(problem.code().as_str().to_owned()),
                 message: problem.message().map(str::to_owned),
@@ -359,12 +405,11 @@ pub(super) async fn delete_many(
     Ok(S3Response::new(DeleteObjectsOutput { deleted, errors: Some(errors), ..Default::default() }))
 }
 
-/// The bucket and key that a copy names.
-pub(super) fn source(source: &CopySource) -> S3Result<(String, String)> {
+/// The bucket, key and version that a copy names.
+pub(super) fn source(source: &CopySource) -> S3Result<(String, String, Option<VersionName>)> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
-            refuse_version(version_id.as_deref())?;
-            Ok((bucket.to_string(), key.to_string()))
+            Ok((bucket.to_string(), key.to_string(), version(version_id.as_deref())?))
         }
         _ => Err(s3_error!(NotImplemented, "access points are not served")),
     }
@@ -375,18 +420,20 @@ pub(super) async fn copy(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let S3Request { mut input, headers, .. } = request;
-    let (bucket, key) = source(&input.copy_source)?;
+    let (bucket, key, which) = source(&input.copy_source)?;
     let replace =
         input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
-    if !replace && bucket == input.bucket && key == input.key {
+    // An older version over the newest is how it is brought back.
+    if !replace && bucket == input.bucket && key == input.key && which.is_none() {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
         ));
     }
-    if input.tagging_directive.as_ref().is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE) {
-        return Err(s3_error!(NotImplemented, "tags are not served"));
-    }
+    let retag =
+        input.tagging_directive.as_ref().is_some_and(|directive| directive.as_str() == TaggingDirective::REPLACE);
+    let new_tags = tagging::sent(input.tagging.as_deref())?;
+    let lock = lock_asked!(artifacts, input);
     artifacts.bucket(&input.bucket).map_err(error)?;
     let conditions = convert::read_conditions(
         &headers,
@@ -394,13 +441,15 @@ pub(super) async fn copy(
         input.copy_source_if_modified_since.take(),
         input.copy_source_if_unmodified_since.take(),
     );
-    let row = artifacts.head(&bucket, &key).map_err(error)?;
+    let row = artifacts.find(&bucket, &key, which).map_err(error)?;
     conditions.check_copy_source(&row.etag, row.modified_ms).map_err(error)?;
     if row.size > PUT_BYTES_MAX {
         return Err(s3_error!(InvalidRequest, "a copy has at most 5 GiB; larger objects are copied in parts"));
     }
     let Got { row, stream, .. } =
-        artifacts.get(&bucket, &key, Wanted::All, &ReadConditions::default()).await.map_err(error)?;
+        artifacts.get_version(&bucket, &key, which, Wanted::All, &ReadConditions::default()).await.map_err(error)?;
+    let tags = if retag { new_tags } else { artifacts.tags(row.version).map_err(error)? };
+    let source_version = told_version(artifacts, &bucket, &row);
     let algorithm = match &input.checksum_algorithm {
         Some(algorithm) => convert::algorithm(algorithm.as_str())?,
         None => row.checksum.algorithm,
@@ -415,7 +464,10 @@ pub(super) async fn copy(
         description,
         conditions: convert::write_conditions(&headers),
         expected: Expected { size: Some(size), ..Expected::default() },
+        tags,
+        lock,
     };
+    let (bucket, key) = (put.bucket.clone(), put.key.clone());
     let stored = artifacts.put(put, received).await.map_err(error)?;
     let mut result = CopyObjectResult {
         e_tag: Some(etag(&stored.etag)),
@@ -424,5 +476,11 @@ pub(super) async fn copy(
         ..Default::default()
     };
     set_checksum!(result, &stored.checksum);
-    Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+    Ok(S3Response::new(CopyObjectOutput {
+        copy_object_result: Some(result),
+        copy_source_version_id: source_version,
+        version_id: stored.version.map(|version| version.to_string()),
+        expiration: convert::expiration(artifacts.expiration_of_stored(&bucket, &key, &stored)),
+        ..Default::default()
+    }))
 }

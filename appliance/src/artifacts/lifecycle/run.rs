@@ -1,0 +1,37 @@
+//! The task that visits buckets: at the start, once an hour, and when rules are put.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::visit::Visited;
+use crate::artifacts::Artifacts;
+
+/// Pause between two rounds of visits. A rule's days end at midnight, so that what is due is late by no more than this.
+const VISIT_EVERY: Duration = Duration::from_secs(3600);
+
+pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken) {
+    loop {
+        for bucket in artifacts.buckets() {
+            let visited = tokio::select! {
+                () = stop.cancelled() => return,
+                visited = artifacts.visit(&bucket.name) => visited,
+            };
+            match visited {
+                Ok(visited) if visited != Visited::default() => {
+                    let Visited { expired, versions, markers, uploads, moved } = visited;
+                    let bucket = bucket.name;
+                    tracing::info!(bucket, expired, versions, markers, uploads, moved, "carried out lifecycle rules");
+                }
+                Ok(_) => {}
+                Err(super::ArtifactError::NoSuchBucket(_)) => {} // deleted since
+                Err(error) => tracing::warn!(bucket = bucket.name, %error, "a visit ended early; the next goes on"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = artifacts.0.lifecycle.nudge.notified() => {}
+            () = tokio::time::sleep(VISIT_EVERY) => {}
+        }
+    }
+}
