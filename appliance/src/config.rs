@@ -93,6 +93,17 @@ config! {
         /// Size at which a pack file is followed by a new one, in bytes.
         pack_bytes: u64 = 67_108_864;
     }
+    /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
+    [encryption] EncryptionConfig {
+        /// Where the master key comes from: `file:PATH`, `env:NAME`, or `command:PROGRAM ARGUMENTS`, which prints it. 32 bytes, as they are or as base64 or hex. Empty is `master.key` in the data folder, made at the first start.
+        master_key: String = String::new();
+        /// Master keys of before, in the same form: what they wrapped is read, and wrapped again with the master key.
+        old_master_keys: Vec<String> = Vec::new();
+        /// Most keys of objects wrapped again in a second, after the master key was changed.
+        rewraps_s_max: u32 = 500;
+        /// Encrypts each new object (SSE-S3) whose request and bucket say nothing.
+        all_objects: bool = false;
+    }
     /// Metrics.
     [metrics] MetricsConfig {
         /// Days after which samples go.
@@ -223,6 +234,8 @@ const RESERVED: &[&str] = &[
     "BACKLOT_CONFIG",
     "BACKLOT_DATA",
     "BACKLOT_KEY_FILE",
+    "BACKLOT_MASTER_KEY",
+    "BACKLOT_OLD_MASTER_KEY",
     "BACKLOT_LOG",
 ];
 const RESERVED_PREFIX: &str = "BACKLOT_AGENT_";
@@ -295,6 +308,9 @@ impl Config {
         }
         if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
             return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });
+        }
+        if self.encryption.rewraps_s_max == 0 {
+            return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });
         }
         if !(1 << 20..=1 << 30).contains(&self.journal.segment_bytes) {
             return Err(ConfigError::Value { key: "journal.segment_bytes", problem: "is 1 MiB to 1 GiB".into() });

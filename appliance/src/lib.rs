@@ -17,6 +17,7 @@ pub mod folder;
 pub mod identity;
 pub mod jobs;
 pub mod logs;
+pub mod master;
 pub mod metrics;
 pub mod outgoing;
 pub mod queue;
@@ -44,6 +45,7 @@ use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, JobIds, Jobs};
 use crate::logs::Logs;
+use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
 use crate::tasks::Stages;
@@ -69,6 +71,8 @@ pub enum StartError {
     #[error(transparent)]
     Folder(#[from] folder::FolderError),
     #[error(transparent)]
+    Master(#[from] master::MasterError),
+    #[error(transparent)]
     Listen(#[from] edge::ListenError),
     #[error(transparent)]
     Control(#[from] control::StartError),
@@ -88,6 +92,8 @@ pub enum StartError {
     Alerting(#[from] alerting::AlertingError),
     #[error("artifact store: {0}")]
     Artifacts(#[from] std::io::Error),
+    #[error("seal the secrets of webhooks with the new master key: {0}")]
+    Webhooks(String),
     #[error("make the bucket {0}: {1}")]
     Bucket(&'static str, String),
     #[error("the task `{0}` ended, and nothing works without it; the log says why")]
@@ -137,8 +143,10 @@ impl Appliance {
 
         let Signals { journal, logs, traces, metrics } = Signals::build(&config, &clock, &stages)?;
         let (control, replay) = Control::open(&data, &config.journal)?;
-        let identity = Identity::build(control.clone(), Arc::clone(&clock), &data, internal, dev)?;
-        let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone())?;
+        let master = MasterKeys::open(&data, &config.encryption)?; // behind the journal's lock: it writes
+        let identity = Identity::build(control.clone(), Arc::clone(&clock), master.clone(), internal, dev);
+        let keys = (master.clone(), config.encryption.clone());
+        let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone(), keys)?;
         let book = Book::build(control.clone(), Arc::clone(&clock), seed(), config.jobs.clone());
         book.open_index(&data)?;
         book.seal_with(Arc::new(WebhookSecrets(identity.clone())));
@@ -161,6 +169,10 @@ impl Appliance {
             "replayed the control journal"
         );
         control.start(&stages.stage("stores"));
+        identity.rewrap().await?;
+        if !master.old_in_use().is_empty() {
+            jobs.reseal_webhooks().await.map_err(|error| StartError::Webhooks(error.to_string()))?;
+        }
         queues.prepare().await?;
         for bucket in BUCKETS {
             artifacts.ensure_bucket(bucket).await.map_err(|error| StartError::Bucket(bucket, error.to_string()))?;

@@ -2,6 +2,7 @@
 //! `cargo run --release -p backlot-tests --bin bench -- journal`.
 
 mod appliance;
+mod artifacts;
 mod backlog;
 mod client;
 mod http;
@@ -9,6 +10,8 @@ mod journal;
 mod peers;
 mod queue;
 mod queue_fifo;
+mod s3;
+mod s3_peers;
 mod start;
 
 use std::process::ExitCode;
@@ -17,19 +20,22 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo]
+const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--bytes N] [--objects N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
             with --fifo: 200,000 messages in 10,000 groups through a FIFO queue, beside a standard queue
   http      the queue over its AWS door with signed calls, beside BullMQ on Redis
   waiting   long polls: how soon a send reaches one, and what ten thousand of them cost
+  artifacts large and small puts and gets beside JuiceFS, rclone, nginx and dd; memory while uploads run
+            with --bytes: the size of the large objects, 64 MiB unless given
+  objects   a bucket of --objects objects, 1,000,000 unless given: starting again, pages of a listing, memory
   start     size of the binary, time to ready, resident memory of an idle appliance";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let subject = words.next();
-    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3, fifo: false };
+    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3, fifo: false, bytes: None, objects: 1_000_000 };
     while let Some(word) = words.next() {
         if word == "--fifo" {
             settings.fifo = true;
@@ -40,12 +46,20 @@ fn main() -> ExitCode {
             ("--seconds", Some(number)) if number.parse::<u64>().is_ok_and(|seconds| seconds > 0) => {
                 settings.seconds = number.parse().unwrap_or(settings.seconds);
             }
+            ("--bytes", Some(number)) if number.parse::<usize>().is_ok_and(|bytes| bytes > 0) => {
+                settings.bytes = number.parse().ok();
+            }
+            ("--objects", Some(number)) if number.parse::<usize>().is_ok_and(|objects| objects > 0) => {
+                settings.objects = number.parse().unwrap_or(settings.objects);
+            }
             _ => return usage(),
         }
     }
     let measured = match subject.as_deref() {
         Some("http") => http::run(&settings).map_err(plain),
         Some("waiting") => http::waiting(&settings).map_err(plain),
+        Some("artifacts") => artifacts::run(&settings).map_err(plain),
+        Some("objects") => artifacts::many(&settings).map_err(plain),
         Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
         Some("queue") if settings.fifo => queue_fifo::run(&settings),
@@ -81,4 +95,8 @@ pub(crate) struct Settings {
     pub(crate) seconds: u64,
     /// Order and deduplication instead of a standard queue's freedom.
     pub(crate) fifo: bool,
+    /// Size of large objects.
+    pub(crate) bytes: Option<usize>,
+    /// How many objects a bucket is filled with.
+    pub(crate) objects: usize,
 }

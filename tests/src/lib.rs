@@ -94,6 +94,12 @@ impl Appliance {
         status.code()
     }
 
+    /// Changes the configuration of the next [`Appliance::start_again`].
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(other, _)| other != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts again on the same folder and the same ports, after [`Appliance::kill`] or [`Appliance::stop`].
     pub fn start_again(&mut self) {
         let (child, addresses) = launch(self.dir.path(), &self.settings, Some(&self.addresses));

@@ -166,7 +166,7 @@ async fn object(
         Some(s3s::dto::Range::Suffix { length }) => Wanted::Range(RangeAsked::Last(length)),
         None => Wanted::All,
     };
-    let got = artifacts.get(&bucket, &key, wanted, &conditions).await;
+    let got = artifacts.get(&bucket, &key, wanted, &conditions, None).await;
     let mut response = match got {
         Ok(Got { row, range, stream }) => {
             let length = stream.remaining();
@@ -260,7 +260,7 @@ fn refused(error: ArtifactError) -> ApiError {
         E::NoSuchKey { .. } => ApiError::not_found("no_such_key", text),
         E::PreconditionFailed(_) => ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", text),
         E::InvalidRange { .. } => ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_range", text),
-        E::InvalidArgument(_) | E::KeyTooLong => ApiError::bad_request(text),
+        E::InvalidArgument(_) | E::InvalidRequest(_) | E::KeyTooLong => ApiError::bad_request(text),
         E::Damaged { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", text)
             .hint("the bytes on the disk are not those that were stored; restore the object from a copy"),
         other => ApiError::internal(&other),

@@ -15,13 +15,16 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::checksums::{Algorithm, Digests, Hasher};
+use super::checksums::{Algorithm, Digests, Hasher, Verifier};
 use super::label::{self, Found, Label};
+use super::seal::{RunKey, Sealing};
 
 /// Bytes before the data. The largest label, with 1 KiB of key and 3 KiB of description, fits.
 pub(super) const HEADER_BYTES: u64 = 8192;
 /// Bytes gathered before they are written. An upload holds at most twice as many: one batch being written, one filling.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes after which the disk is set to work while more are coming, so that the sync at the end finds little to do.
+const EARLY_SYNC_BYTES: u64 = 8 << 20;
 
 /// The folder of blobs. Cheap to clone.
 #[derive(Clone)]
@@ -67,20 +70,25 @@ impl Blobs {
         self.root.join("tmp").join(hex::encode(id.as_bytes()))
     }
 
-    /// Begins a blob.
-    pub(super) async fn create(&self, id: Uuid, extra: Option<Algorithm>) -> io::Result<Writer> {
+    /// Begins a blob, encrypted where `key` is given.
+    pub(super) async fn create(&self, id: Uuid, extra: Option<Algorithm>, key: Option<RunKey>) -> io::Result<Writer> {
         let path = self.temporary(id);
         let at = path.clone();
         let file = blocking(move || OpenOptions::new().write(true).create_new(true).open(at)).await?;
-        let state = Box::new(State { file, hasher: Hasher::new(extra), position: HEADER_BYTES });
+        let file = Arc::new(file);
+        let run = Run { file: Arc::clone(&file), position: HEADER_BYTES, crc: key.is_some().then(Verifier::default) };
         Ok(Writer {
             blobs: self.clone(),
             id,
             temporary: Some(path),
-            state: Some(state),
+            file,
+            hasher: Some(Box::new(Hasher::new(extra))),
+            storing: Some(Box::new(Storing { run, sealing: key.map(Sealing::new) })),
             batch: Vec::new(),
             batch_bytes: 0,
-            writing: None,
+            working: None,
+            early: None,
+            early_from: 0,
         })
     }
 
@@ -123,32 +131,66 @@ impl Blobs {
     }
 }
 
-struct State {
-    file: File,
-    hasher: Hasher,
+/// The data of a blob on its way to the disk.
+struct Run {
+    file: Arc<File>,
     position: u64,
+    /// Of what is on the disk, where that is not what the client sent.
+    crc: Option<Verifier>,
 }
 
-impl State {
-    fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
-        for bytes in batch {
-            self.hasher.update(bytes);
-            self.file.write_all_at(bytes, self.position)?;
-            self.position += bytes.len() as u64;
+impl Run {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(crc) = &mut self.crc {
+            crc.update(bytes);
         }
+        self.file.write_all_at(bytes, self.position)?;
+        self.position += bytes.len() as u64;
         Ok(())
     }
 }
+
+/// The half of a writer that writes; the other half hashes meanwhile.
+struct Storing {
+    run: Run,
+    sealing: Option<Sealing>,
+}
+
+impl Storing {
+    fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
+        let Self { run, sealing } = self;
+        for bytes in batch {
+            match sealing {
+                Some(sealing) => sealing.push(bytes, |chunk| run.append(chunk))?,
+                None => run.append(bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let Self { run, sealing } = self;
+        sealing.as_mut().map_or(Ok(()), |sealing| sealing.finish(|chunk| run.append(chunk)))
+    }
+}
+
+/// One batch in both halves.
+type Working = (JoinHandle<Box<Hasher>>, JoinHandle<io::Result<Box<Storing>>>);
 
 /// A blob being written. Dropped unfinished, it leaves nothing.
 pub(super) struct Writer {
     blobs: Blobs,
     id: Uuid,
     temporary: Option<PathBuf>,
-    state: Option<Box<State>>,
+    file: Arc<File>,
+    hasher: Option<Box<Hasher>>,
+    storing: Option<Box<Storing>>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
-    writing: Option<JoinHandle<io::Result<Box<State>>>>,
+    working: Option<Working>,
+    /// A sync that goes on while more bytes come. The kernel tells a failure once: it must not be missed here.
+    early: Option<JoinHandle<io::Result<()>>>,
+    early_from: u64,
 }
 
 impl Writer {
@@ -161,27 +203,58 @@ impl Writer {
 
     async fn begin_batch(&mut self) -> io::Result<()> {
         self.end_batch().await?;
-        let mut state = self.state.take().ok_or_else(|| io::Error::other("blob failed before"))?;
-        let batch = std::mem::take(&mut self.batch);
+        let failed = || io::Error::other("blob failed before");
+        let mut hasher = self.hasher.take().ok_or_else(failed)?;
+        let mut storing = self.storing.take().ok_or_else(failed)?;
+        let batch = Arc::new(std::mem::take(&mut self.batch));
         self.batch_bytes = 0;
-        self.writing = Some(tokio::task::spawn_blocking(move || state.write(&batch).map(|()| state)));
+        let same = Arc::clone(&batch);
+        let hashing = tokio::task::spawn_blocking(move || {
+            batch.iter().for_each(|bytes| hasher.update(bytes));
+            hasher
+        });
+        let writing = tokio::task::spawn_blocking(move || storing.write(&same).map(|()| storing));
+        self.working = Some((hashing, writing));
         Ok(())
     }
 
     async fn end_batch(&mut self) -> io::Result<()> {
-        if let Some(writing) = self.writing.take() {
-            self.state = Some(writing.await.map_err(io::Error::other)??);
+        let Some((hashing, writing)) = self.working.take() else { return Ok(()) };
+        let (hashed, written) = tokio::join!(hashing, writing);
+        let storing = written.map_err(io::Error::other)??;
+        self.hasher = Some(hashed.map_err(io::Error::other)?);
+        let position = storing.run.position;
+        self.storing = Some(storing);
+        let is_idle = self.early.as_ref().is_none_or(JoinHandle::is_finished);
+        if is_idle && position - self.early_from >= EARLY_SYNC_BYTES {
+            self.end_early().await?;
+            self.early_from = position;
+            let file = Arc::clone(&self.file);
+            self.early = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         }
         Ok(())
+    }
+
+    async fn end_early(&mut self) -> io::Result<()> {
+        match self.early.take() {
+            Some(early) => early.await.map_err(io::Error::other)?,
+            None => Ok(()),
+        }
     }
 
     /// All bytes are written, none is durable. Gives what is known of them.
     pub(super) async fn written(mut self) -> io::Result<Written> {
         self.begin_batch().await?;
         self.end_batch().await?;
-        let state = self.state.take().ok_or_else(|| io::Error::other("blob failed before"))?;
-        let State { file, hasher, .. } = *state;
-        Ok(Written { file, digests: hasher.finish(), writer: self })
+        self.end_early().await?;
+        let failed = || io::Error::other("blob failed before");
+        let hasher = self.hasher.take().ok_or_else(failed)?;
+        let mut storing = self.storing.take().ok_or_else(failed)?;
+        let storing = blocking(move || storing.finish().map(|()| storing)).await?;
+        let Run { file, position, crc } = storing.run;
+        let digests = hasher.finish();
+        let stored_crc = crc.map_or(digests.crc, Verifier::finish);
+        Ok(Written { file, stored_bytes: position - HEADER_BYTES, stored_crc, digests, writer: self })
     }
 }
 
@@ -197,8 +270,12 @@ impl Drop for Writer {
 
 /// A blob with all its bytes and without a header.
 pub(super) struct Written {
-    file: File,
+    file: Arc<File>,
+    /// Of what the client sent.
     pub(super) digests: Digests,
+    /// What is on the disk.
+    pub(super) stored_bytes: u64,
+    pub(super) stored_crc: u64,
     writer: Writer,
 }
 
@@ -209,8 +286,8 @@ impl Written {
 
     /// Writes the header and makes the blob durable under its final name.
     pub(super) async fn settle(self, label: Label) -> io::Result<Settling> {
-        let Self { file, digests, mut writer } = self;
-        let header = label::write(&label, digests.size).map_err(io::Error::other)?;
+        let Self { file, stored_bytes, mut writer, .. } = self;
+        let header = label::write(&label, stored_bytes).map_err(io::Error::other)?;
         if header.len() as u64 > HEADER_BYTES {
             return Err(io::Error::other("label is larger than the header page"));
         }
@@ -281,6 +358,7 @@ mod tests {
             crc: digests.crc,
             description: Description::default(),
             version: None,
+            seal: None,
         }
     }
 
@@ -289,7 +367,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path().join("blobs")).unwrap();
         let id = Uuid::from_u128(0xabcd);
-        let mut writer = blobs.create(id, Some(Algorithm::Sha256)).await.unwrap();
+        let mut writer = blobs.create(id, Some(Algorithm::Sha256), None).await.unwrap();
         let mut expected = Vec::new();
         for piece in 0..40_u8 {
             let bytes = vec![piece; 20_000];
@@ -319,12 +397,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("blobs");
         let blobs = Blobs::open(root.clone()).unwrap();
-        let mut writer = blobs.create(Uuid::from_u128(1), None).await.unwrap();
+        let mut writer = blobs.create(Uuid::from_u128(1), None, None).await.unwrap();
         writer.push(vec![1; BATCH_BYTES * 3].into()).await.unwrap();
         drop(writer);
         assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
 
-        let mut writer = blobs.create(Uuid::from_u128(2), None).await.unwrap();
+        let mut writer = blobs.create(Uuid::from_u128(2), None, None).await.unwrap();
         writer.push(vec![1; BATCH_BYTES * 3].into()).await.unwrap();
         std::mem::forget(writer); // kill -9
         assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1);

@@ -15,8 +15,9 @@ use super::model::{
     BUCKETS_MAX, Body, BucketRow, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place, RangeAsked,
     Versioning, check_bucket_name, check_key, decode, keys,
 };
-use super::read::{ObjectStream, pieces};
+use super::read::{ObjectStream, Opening, pieces};
 use super::record::Change;
+use super::seal_keys::CustomerKey;
 use super::state::{Bucket, State};
 use super::tags::Tag;
 use super::versions::{Version, VersionName};
@@ -234,6 +235,7 @@ impl Artifacts {
         expected.verify(received.digests())?;
         let digests = received.digests().clone();
         let meant = new_id(self.now());
+        let (seal, etag) = (received.seal(), received.etag().clone());
         let settled = self.settle(received, &bucket, &key, What::Object, &description, Some(meant)).await?;
         let lock = self.lock(&bucket, &key).await;
         let held = self.held(&bucket, &key)?;
@@ -244,12 +246,13 @@ impl Artifacts {
             named: held.versioning == Versioning::Enabled,
             modified_ms: now_ms,
             size: digests.size,
-            etag: ETag { md5: digests.md5.clone(), parts: 0 },
+            etag: ETag { md5: etag, parts: 0 },
             body: Body::One(settled.extent.clone()),
             checksum: digests.checksum(),
             description,
             tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
             lock: self.locked(&bucket, asked, now_ms)?.boxed(),
+            seal,
         };
         let stored = Stored::of(&row, &tags);
         let work = Work::of(held.put(&bucket, &key, row, tags));
@@ -345,10 +348,10 @@ impl Artifacts {
         wanted: Wanted,
         conditions: &ReadConditions,
     ) -> Result<Got, ArtifactError> {
-        self.get_version(bucket, key, None, wanted, conditions).await
+        self.get_version(bucket, key, None, wanted, conditions, None).await
     }
 
-    /// The same of any version.
+    /// The same of any version. `customer` is the key of an object that was encrypted with one.
     ///
     /// # Errors
     /// As [`Artifacts::get`] and [`Artifacts::find`].
@@ -359,6 +362,7 @@ impl Artifacts {
         which: Option<VersionName>,
         wanted: Wanted,
         conditions: &ReadConditions,
+        customer: Option<&CustomerKey>,
     ) -> Result<Got, ArtifactError> {
         let name = (bucket.to_owned(), key.to_owned());
         let find = || match self.find(bucket, key, which) {
@@ -370,7 +374,9 @@ impl Artifacts {
         };
         for _ in 0..LOOKS_MAX {
             let row = self.find(bucket, key, which)?;
+            let data_key = self.data_key(bucket, key, row.seal.as_ref(), customer)?;
             conditions.check(&row.etag, row.modified_ms)?;
+            let opening = data_key.map(|key| Opening { key, parts: matches!(row.body, Body::Parts(_)) });
             let (parts, pin) = match &row.body {
                 Body::One(extent) => (vec![(1, extent.clone())], None),
                 Body::Parts(body) => {
@@ -387,7 +393,7 @@ impl Artifacts {
             let (first, length) = range.unwrap_or((0, row.size));
             let pieces = pieces(parts.into_iter().map(|(_, extent)| extent), first, length);
             let (stores, named) = (self.0.stores.clone(), name.clone());
-            let opened = blocking(move || Ok(ObjectStream::open(stores, named, pieces, pin)));
+            let opened = blocking(move || Ok(ObjectStream::open(stores, named, pieces, opening, pin)));
             if let Some(stream) = opened.await.map_err(ArtifactError::io("open a blob"))?? {
                 return Ok(Got { row, range, stream });
             }

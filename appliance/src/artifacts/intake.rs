@@ -8,12 +8,15 @@ use futures::{Stream, StreamExt};
 use uuid::Uuid;
 
 use super::blobs::{Blobs, Settling, Written};
-use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher};
+use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher, Verifier};
 use super::error::ArtifactError;
 use super::label::{Label, What};
 use super::model::{Description, Extent, Place};
 use super::packs::Packed;
+use super::seal::{RunKey, Sealing};
+use super::seal_keys::{Seal, Sealer};
 use super::{Artifacts, new_id};
+use crate::master::random;
 
 /// What the caller says the bytes must be.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +43,50 @@ impl Expected {
     }
 }
 
+/// Whose bytes are taken in, where they are encrypted. A part has a key of its own, which belongs to its blob.
+#[derive(Clone)]
+pub enum Taking {
+    Plain,
+    Object(Sealer),
+    Part(Sealer),
+}
+
+impl Taking {
+    /// An object's bytes.
+    #[must_use]
+    pub fn object(sealer: Option<Sealer>) -> Self {
+        sealer.map_or(Self::Plain, Self::Object)
+    }
+
+    /// A part's bytes.
+    #[must_use]
+    pub fn part(sealer: Option<Sealer>) -> Self {
+        sealer.map_or(Self::Plain, Self::Part)
+    }
+
+    fn sealer(&self) -> Option<&Sealer> {
+        match self {
+            Self::Plain => None,
+            Self::Object(sealer) | Self::Part(sealer) => Some(sealer),
+        }
+    }
+
+    /// The key of a blob.
+    fn run(&self, blob: Uuid) -> Result<Option<RunKey>, ArtifactError> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Object(sealer) => sealer.key.run(None).map(Some),
+            Self::Part(sealer) => sealer.key.run(Some(blob)).map(Some),
+        }
+    }
+}
+
 /// Bytes that have arrived and are not durable yet. Dropped, they leave nothing.
 pub struct Received {
     bytes: Arrived,
     digests: Digests,
+    taking: Taking,
+    md5: Digest,
 }
 
 enum Arrived {
@@ -52,6 +95,17 @@ enum Arrived {
 }
 
 impl Received {
+    fn new(bytes: Arrived, digests: Digests, taking: Taking) -> Result<Self, ArtifactError> {
+        let md5 = match taking.sealer() {
+            Some(sealer) if !sealer.seal.shows_md5() => {
+                let random = random::<16>().map_err(|error| ArtifactError::fault("make an ETag")(error.to_string()))?;
+                Digest(random.to_vec())
+            }
+            _ => digests.md5.clone(),
+        };
+        Ok(Self { bytes, digests, taking, md5 })
+    }
+
     #[must_use]
     pub fn size(&self) -> u64 {
         self.digests.size
@@ -64,6 +118,16 @@ impl Received {
 
     pub(super) fn digests(&self) -> &Digests {
         &self.digests
+    }
+
+    /// How the bytes are encrypted, for their row.
+    pub(super) fn seal(&self) -> Option<Seal> {
+        self.taking.sealer().map(|sealer| sealer.seal.clone())
+    }
+
+    /// What the ETag says: the MD5 of the bytes, or something random where that would tell too much.
+    pub(super) fn etag(&self) -> &Digest {
+        &self.md5
     }
 }
 
@@ -101,7 +165,8 @@ impl Drop for Settled {
 impl Artifacts {
     /// Takes a body in: a small one into memory, a large one into a blob. Nothing is durable or visible yet.
     ///
-    /// `extra` is the checksum that the client wants beside MD5; a body over `bytes_max` is refused as soon as that is known.
+    /// `extra` is the checksum that the client wants beside MD5; a body over `bytes_max` is refused as soon as that is known. What goes to
+    /// the disk is encrypted as `taking` says.
     ///
     /// # Errors
     /// What the body fails with; [`ArtifactError::EntityTooLarge`]; a disk that does not take it.
@@ -110,6 +175,7 @@ impl Artifacts {
         mut body: impl Stream<Item = Result<Bytes, ArtifactError>> + Send + Unpin,
         extra: Option<Algorithm>,
         bytes_max: u64,
+        taking: Taking,
     ) -> Result<Received, ArtifactError> {
         let small_max = self.0.config.small_object_bytes_max;
         let mut small = BytesMut::new();
@@ -128,10 +194,11 @@ impl Artifacts {
         let Some(first) = first else {
             let mut hasher = Hasher::new(extra);
             hasher.update(&small);
-            return Ok(Received { bytes: Arrived::Small(small.freeze()), digests: hasher.finish() });
+            return Received::new(Arrived::Small(small.freeze()), hasher.finish(), taking);
         };
         let failed = ArtifactError::io("write a blob");
-        let mut writer = self.0.stores.blobs.create(new_id(self.now()), extra).await.map_err(&failed)?;
+        let id = new_id(self.now());
+        let mut writer = self.0.stores.blobs.create(id, extra, taking.run(id)?).await.map_err(&failed)?;
         let mut size = (small.len() + first.len()) as u64;
         writer.push(small.freeze()).await.map_err(&failed)?;
         writer.push(first).await.map_err(&failed)?;
@@ -144,7 +211,8 @@ impl Artifacts {
             writer.push(bytes).await.map_err(&failed)?;
         }
         let written = writer.written().await.map_err(&failed)?;
-        Ok(Received { digests: written.digests.clone(), bytes: Arrived::Large(Box::new(written)) })
+        let digests = written.digests.clone();
+        Received::new(Arrived::Large(Box::new(written)), digests, taking)
     }
 
     /// Makes received bytes durable. A part always becomes a file, as its object is put together from files. `version` is the id
@@ -159,39 +227,60 @@ impl Artifacts {
         version: Option<Uuid>,
     ) -> Result<Settled, ArtifactError> {
         let failed = ArtifactError::io("make a blob durable");
-        let Received { bytes, digests } = received;
+        let Received { bytes, digests, taking, md5 } = received;
         let now = self.now();
-        let label = |id| Label {
+        let label = |id, crc| Label {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
             what: what.clone(),
             id,
             written_ms: now.wall_ms,
-            md5: digests.md5.clone(),
-            crc: digests.crc,
+            md5: md5.clone(),
+            crc,
             description: description.clone(),
             version,
+            seal: taking.sealer().map(|sealer| sealer.seal.clone()),
         };
-        let (place, hold) = match bytes {
+        let size = digests.size;
+        let written = match bytes {
             Arrived::Small(data) if what == What::Object => {
-                let packed = self.0.stores.packs.put(label(new_id(now)), data).await.map_err(&failed)?;
-                (Place::Pack(packed.pack, packed.offset), Hold::Pack(packed))
+                let id = new_id(now);
+                let (data, crc) = match taking.run(id)? {
+                    Some(key) => sealed(key, &data).map_err(&failed)?,
+                    None => (data, digests.crc),
+                };
+                let packed = self.0.stores.packs.put(label(id, crc), data).await.map_err(&failed)?;
+                let extent = Extent { place: Place::Pack(packed.pack, packed.offset), size, crc };
+                let blobs = self.0.stores.blobs.clone();
+                return Ok(Settled { extent, blobs, hold: Some(Hold::Pack(packed)) });
             }
             Arrived::Small(data) => {
-                let mut writer = self.0.stores.blobs.create(new_id(now), None).await.map_err(&failed)?;
+                let id = new_id(now);
+                let mut writer = self.0.stores.blobs.create(id, None, taking.run(id)?).await.map_err(&failed)?;
                 writer.push(data).await.map_err(&failed)?;
-                let written = writer.written().await.map_err(&failed)?;
-                let label = label(written.id());
-                let settling = written.settle(label).await.map_err(&failed)?;
-                (Place::File(settling.id), Hold::File(settling))
+                writer.written().await.map_err(&failed)?
             }
-            Arrived::Large(written) => {
-                let label = label(written.id());
-                let settling = written.settle(label).await.map_err(&failed)?;
-                (Place::File(settling.id), Hold::File(settling))
-            }
+            Arrived::Large(written) => *written,
         };
-        let extent = Extent { place, size: digests.size, crc: digests.crc };
-        Ok(Settled { extent, blobs: self.0.stores.blobs.clone(), hold: Some(hold) })
+        let crc = written.stored_crc;
+        let label = label(written.id(), crc);
+        let settling = written.settle(label).await.map_err(&failed)?;
+        let extent = Extent { place: Place::File(settling.id), size, crc };
+        Ok(Settled { extent, blobs: self.0.stores.blobs.clone(), hold: Some(Hold::File(settling)) })
     }
+}
+
+/// All of a small object, encrypted, and its checksum.
+fn sealed(key: RunKey, data: &[u8]) -> std::io::Result<(Bytes, u64)> {
+    let mut sealing = Sealing::new(key);
+    let mut stored = BytesMut::new();
+    let mut write = |chunk: &[u8]| {
+        stored.extend_from_slice(chunk);
+        Ok(())
+    };
+    sealing.push(data, &mut write)?;
+    sealing.finish(&mut write)?;
+    let mut crc = Verifier::default();
+    crc.update(&stored);
+    Ok((stored.freeze(), crc.finish()))
 }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::checksums::Digest;
 use super::model::Description;
+use super::seal_keys::Seal;
 
 const MAGIC: [u8; 8] = *b"BACKLOT\x01";
 const VERSION: u16 = 1;
@@ -28,8 +29,10 @@ pub(super) struct Label {
     pub(super) id: Uuid,
     #[serde(rename = "t")]
     pub(super) written_ms: u64,
+    /// What the ETag says: of the bytes, unless they are encrypted in a way that must not tell it.
     #[serde(rename = "m")]
     pub(super) md5: Digest,
+    /// Of the bytes on the disk.
     #[serde(rename = "c")]
     pub(super) crc: u64,
     /// Empty for a part: its upload has it.
@@ -38,6 +41,9 @@ pub(super) struct Label {
     /// The id that the object was meant to have. Its row is right where they differ: another put came in between.
     #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
     pub(super) version: Option<Uuid>,
+    /// Of bytes that are encrypted: the wrapped key.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub(super) seal: Option<Seal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +124,7 @@ mod tests {
             crc: 77,
             description: Description::default(),
             version: Some(Uuid::from_u128(4)),
+            seal: None,
         }
     }
 

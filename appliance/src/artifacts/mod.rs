@@ -28,6 +28,8 @@ mod packs;
 mod pins;
 mod read;
 mod record;
+mod seal;
+mod seal_keys;
 mod state;
 mod sweep;
 mod tags;
@@ -48,16 +50,18 @@ pub use conditions::{ReadConditions, Tags, WriteConditions};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
 pub use engine::{Delete, Deleted, Got, Put, Stored};
 pub use error::ArtifactError;
-pub use intake::{Expected, Received};
+pub use intake::{Expected, Received, Taking};
 pub use lifecycle::Transition;
 pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Versioning};
 pub use read::ObjectStream;
+pub use seal_keys::{CustomerKey, Kept, Seal, SealAsked, Sealer};
 pub use versions::VersionName;
 
 use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
-use crate::config::ArtifactConfig;
+use crate::config::{ArtifactConfig, EncryptionConfig};
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
+use crate::master::MasterKeys;
 use crate::tasks::Stage;
 use blobs::Blobs;
 use packs::Packs;
@@ -76,6 +80,8 @@ struct Shared {
     control: Control,
     clock: Arc<dyn Clock>,
     config: ArtifactConfig,
+    encryption: EncryptionConfig,
+    master: MasterKeys,
     stores: Stores,
     pins: Pins,
     state: Mutex<State>,
@@ -106,7 +112,8 @@ pub struct BucketInfo {
 }
 
 impl Artifacts {
-    /// Opens or makes the folders `blobs` and `packs` in `data_dir`. Objects appear after [`Follower::replayed`].
+    /// Opens or makes the folders `blobs` and `packs` in `data_dir`. Objects appear after [`Follower::replayed`]. `master` wraps
+    /// the keys of those that are encrypted.
     ///
     /// # Errors
     /// When the folders cannot be made or read.
@@ -115,6 +122,7 @@ impl Artifacts {
         clock: Arc<dyn Clock>,
         data_dir: &Path,
         config: ArtifactConfig,
+        (master, encryption): (MasterKeys, EncryptionConfig),
     ) -> std::io::Result<Self> {
         let blobs = Blobs::open(data_dir.join("blobs"))?;
         let ids = clock.clone();
@@ -123,6 +131,8 @@ impl Artifacts {
             control,
             clock,
             config,
+            encryption,
+            master,
             pins: Pins::new(blobs.clone()),
             stores: Stores { blobs, packs },
             state: Mutex::default(),

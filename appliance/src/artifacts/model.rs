@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::checksums::{Checksum, Digest};
 use super::error::ArtifactError;
 use super::lock::{DefaultRetention, Lock};
+use super::seal_keys::Seal;
 
 /// Longest key, in bytes of UTF-8 (S3).
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -172,14 +173,14 @@ pub enum Place {
     Pack(Uuid, u64),
 }
 
-/// A run of bytes with the checksum that reading it verifies.
+/// A run of bytes with the checksum that reading it verifies. Its size is that of what was put, encrypted or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     #[serde(rename = "p")]
     pub place: Place,
     #[serde(rename = "s")]
     pub size: u64,
-    /// CRC-64/NVME of the bytes.
+    /// CRC-64/NVME of the bytes as they are on the disk.
     #[serde(rename = "c")]
     pub crc: u64,
 }
@@ -221,6 +222,9 @@ pub struct ObjectRow {
     /// Boxed: few objects have one.
     #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Box<Lock>>,
+    /// Of an object that is encrypted.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// One part of a completed object.
@@ -335,6 +339,9 @@ pub struct UploadRow {
     /// What the object is to be locked with.
     #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Box<Lock>>,
+    /// Of an upload whose parts are encrypted.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// One part of an upload in progress.
@@ -496,6 +503,7 @@ impl ObjectRow {
             description: Description::default(),
             tags: 0,
             lock: None,
+            seal: None,
         }
     }
 }
@@ -532,6 +540,7 @@ mod tests {
             description,
             tags: u16::MAX,
             lock: Some(Box::new(Lock::longest())),
+            seal: Some(Seal::longest()),
         };
         assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
         let part = CompletedPart { number: u16::MAX, extent, checksum: Some(longest_checksum()) };

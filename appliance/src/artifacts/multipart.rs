@@ -18,6 +18,7 @@ use super::model::{
     PartChunk, PartRow, UploadRow, Versioning, check_key, decode, keys,
 };
 use super::record::{After, Change, Dropped};
+use super::seal_keys::Seal;
 use super::state::{Delta, State};
 use super::tags::Tag;
 use super::work::{Garbage, Work};
@@ -44,6 +45,8 @@ pub struct Begin {
     /// As [`super::tags::checked`] gives them.
     pub tags: Vec<Tag>,
     pub lock: Lock,
+    /// How its parts are encrypted.
+    pub seal: Option<Seal>,
 }
 
 /// A part as the client lists it to complete an upload.
@@ -81,7 +84,7 @@ impl Artifacts {
     /// # Errors
     /// [`ArtifactError::NoSuchBucket`]; metadata or key over their limits; a checksum type that the algorithm does not have.
     pub async fn create_upload(&self, bucket: &str, key: &str, begin: Begin) -> Result<Uuid, ArtifactError> {
-        let Begin { description, algorithm, full_object, tags, lock } = begin;
+        let Begin { description, algorithm, full_object, tags, lock, seal } = begin;
         check_key(key)?;
         description.check()?;
         if lock != Lock::default() {
@@ -95,7 +98,7 @@ impl Artifacts {
         let now = self.now();
         let upload = new_id(now);
         let full_object = full_object || !composes || algorithm.is_none();
-        let row = UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object, lock: lock.boxed() };
+        let row = UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object, lock: lock.boxed(), seal };
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
         let after = After::default();
         let mut made = Change::UploadMade { bucket: bucket.clone(), key, upload, row, tags, after };
@@ -139,6 +142,10 @@ impl Artifacts {
             let wanted = upload.algorithm.map_or("", Algorithm::name);
             return Err(ArtifactError::InvalidRequest(format!("the upload was begun with {wanted} checksums")));
         }
+        let (is_sealed, md5) = (received.seal().is_some(), received.etag().clone());
+        if is_sealed != upload.seal.is_some() {
+            return Err(ArtifactError::InvalidRequest("a part is encrypted as its upload is".into()));
+        }
         let what = What::Part { upload: name.id, number };
         let settled = self.settle(received, &name.bucket, &name.key, what, &Description::default(), None).await?;
         let lock = self.lock(&name.bucket, &name.key).await;
@@ -149,9 +156,10 @@ impl Artifacts {
         let garbage = Garbage { files: earlier.iter().filter_map(|row| file(&row.extent)).collect(), body: None };
         let row = PartRow {
             modified_ms: self.now().wall_ms,
-            md5: digests.md5.clone(),
+            md5,
             extent: settled.extent.clone(),
-            checksum: upload.algorithm.and(Some(digests.checksum())),
+            // The extent's own checksum is that of the bytes only where these are not encrypted.
+            checksum: upload.algorithm.map(|_| digests.checksum()).or(is_sealed.then(|| crc64(digests.crc))),
         };
         let id = name.id;
         let decide = |_: &mut State| {
@@ -229,6 +237,7 @@ impl Artifacts {
             description: upload.description,
             tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
             lock: self.locked(&name.bucket, upload.lock.map(|lock| *lock).unwrap_or_default(), now.wall_ms)?.boxed(),
+            seal: upload.seal,
         };
         let stored = Stored::of(&row, &tags);
         let mut plan = held.put(&name.bucket, &name.key, row, tags);
@@ -480,7 +489,8 @@ mod tests {
     }
 
     fn upload(algorithm: Option<Algorithm>, full_object: bool) -> UploadRow {
-        UploadRow { initiated_ms: 0, description: Description::default(), algorithm, full_object, lock: None }
+        let description = Description::default();
+        UploadRow { initiated_ms: 0, description, algorithm, full_object, lock: None, seal: None }
     }
 
     #[test]

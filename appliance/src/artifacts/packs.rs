@@ -130,12 +130,37 @@ impl Packs {
         std::fs::remove_file(self.path(pack))
     }
 
+    /// The label of the entry whose data begins at `offset`.
+    pub(super) fn label_before(&self, pack: Uuid, offset: u64) -> io::Result<Result<Found, String>> {
+        let file = File::open(self.path(pack))?;
+        let begin = offset.saturating_sub(super::blobs::HEADER_BYTES);
+        let mut buffer = vec![0; usize::try_from(offset - begin).map_err(io::Error::other)?];
+        if read_up_to(&file, &mut buffer, begin)? < buffer.len() {
+            return Ok(Err(format!("pack {pack} ends before {offset}")));
+        }
+        Ok(label_at_end(&buffer, begin))
+    }
+
     /// Each whole entry of a pack with the offset of its data, found by their headers. Damage is skipped.
     pub(super) fn entries(&self, pack: Uuid) -> io::Result<Vec<(u64, Found)>> {
         let file = File::open(self.path(pack))?;
         let end = file.metadata()?.len();
         walk(end, |buffer, position| read_up_to(&file, buffer, position))
     }
+}
+
+/// The header in `buffer` that ends with its last byte. `begin` is where the buffer lies in its pack.
+fn label_at_end(buffer: &[u8], begin: u64) -> Result<Found, String> {
+    let mut start = usize::try_from(align(begin) - begin).unwrap_or(buffer.len());
+    while start < buffer.len() {
+        if let Ok(found) = label::read(&buffer[start..])
+            && start + found.header_bytes == buffer.len()
+        {
+            return Ok(found);
+        }
+        start += ALIGNMENT as usize;
+    }
+    Err("it has no readable header".into())
 }
 
 /// The entries of a pack of `end` bytes. `read` fills a buffer from a position, as far as there are bytes.
@@ -303,6 +328,7 @@ mod tests {
             crc: digests.crc,
             description: Description::default(),
             version: None,
+            seal: None,
         };
         (label, data.into(), digests.crc)
     }
@@ -324,6 +350,9 @@ mod tests {
         assert!((2..15).contains(&files), "{files}");
         for (pack, offset, data, crc) in placed {
             assert_eq!(packs.read(pack, offset, 1000, crc).unwrap().unwrap(), data);
+            let label = packs.label_before(pack, offset).unwrap().unwrap().label;
+            assert_eq!(label.crc, crc);
+            assert!(packs.label_before(pack, offset + 1).unwrap().is_err());
         }
     }
 

@@ -18,9 +18,10 @@ use super::error::ArtifactError;
 use super::model::{Extent, Place};
 use super::packs::Packs;
 use super::pins::Pin as BodyPin;
+use super::seal::{CHUNK_BYTES, DataKey, RunKey, SEALED_CHUNK_BYTES, stored_bytes};
 
-/// Bytes read at once.
-const BATCH_BYTES: u64 = 256 * 1024;
+/// Bytes read at once: whole chunks of what is encrypted.
+const BATCH_BYTES: u64 = 8 * CHUNK_BYTES as u64;
 
 /// A stretch of one run of stored bytes.
 #[derive(Clone, Debug)]
@@ -28,6 +29,24 @@ pub(super) struct Piece {
     pub(super) extent: Extent,
     pub(super) from: u64,
     pub(super) length: u64,
+}
+
+/// How a body's bytes are encrypted.
+#[derive(Clone)]
+pub(super) struct Opening {
+    pub(super) key: DataKey,
+    /// Each blob is a part, with a key of its own.
+    pub(super) parts: bool,
+}
+
+impl Opening {
+    fn run(&self, place: &Place) -> Result<RunKey, ArtifactError> {
+        let part = match place {
+            Place::File(id) => Some(*id),
+            Place::Pack(..) => None,
+        };
+        self.key.run(part.filter(|_| self.parts))
+    }
 }
 
 /// The stretches of `extents`, which follow one another from byte 0 of the object, that lie in `first .. first + length`.
@@ -51,6 +70,19 @@ pub(super) struct Stores {
     pub(super) packs: Packs,
 }
 
+impl Stores {
+    /// All that a pack entry holds, verified, and decrypted where `key` is given.
+    fn packed(&self, extent: &Extent, key: Option<&RunKey>) -> std::io::Result<Result<Bytes, String>> {
+        let Place::Pack(pack, offset) = extent.place else { return Ok(Err("it is in no pack".into())) };
+        let stored = if key.is_some() { stored_bytes(extent.size) } else { extent.size };
+        let read = self.packs.read(pack, offset, stored, extent.crc)?;
+        Ok(read.and_then(|bytes| match key {
+            Some(key) => key.open(bytes.into(), 0, extent.size).map(Bytes::from),
+            None => Ok(bytes),
+        }))
+    }
+}
+
 enum Problem {
     Io(std::io::Error),
     Damaged(String),
@@ -58,6 +90,7 @@ enum Problem {
 
 struct Reader {
     stores: Stores,
+    opening: Option<Opening>,
     pieces: VecDeque<Piece>,
     open: Option<Open>,
     /// Read when the object was looked up.
@@ -66,9 +99,21 @@ struct Reader {
 
 struct Open {
     file: File,
+    /// Of the bytes that are given.
     position: u64,
     remaining: u64,
-    verify: Option<(Verifier, u64)>,
+    /// Of the whole run.
+    size: u64,
+    check: Check,
+}
+
+/// How damage is noticed.
+enum Check {
+    /// Part of a run that is not encrypted: not at all.
+    Nothing,
+    Crc(Verifier, u64),
+    /// Each chunk vouches for itself.
+    Key(RunKey),
 }
 
 impl Reader {
@@ -78,58 +123,95 @@ impl Reader {
         }
         if self.open.is_none() {
             let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
-            match piece.extent.place {
-                Place::Pack(pack, offset) => {
-                    let (size, crc) = (piece.extent.size, piece.extent.crc);
-                    let bytes = self
-                        .stores
-                        .packs
-                        .read(pack, offset, size, crc)
-                        .map_err(Problem::Io)?
-                        .map_err(Problem::Damaged)?;
-                    return Ok(Some(cut(&bytes, piece.from, piece.length)));
-                }
-                Place::File(id) => {
-                    let file = self.stores.blobs.open_data(id).map_err(Problem::Io)?;
-                    self.open = Some(Open::new(file, &piece).map_err(Problem::Io)?.map_err(Problem::Damaged)?);
-                }
+            match begin(&self.stores, self.opening.as_ref(), &piece)? {
+                Begun::Read(bytes) => return Ok(Some(bytes)),
+                Begun::Open(open) => self.open = Some(open),
             }
         }
         let Some(open) = &mut self.open else { return Ok(None) };
-        let mut buffer = vec![0; usize::try_from(open.remaining.min(BATCH_BYTES)).unwrap_or(usize::MAX)];
-        let bytes = read_up_to(&open.file, &mut buffer, open.position).map_err(Problem::Io)?;
-        if bytes < buffer.len() {
-            return Err(Problem::Damaged(format!("a blob ends {} bytes early", open.remaining - bytes as u64)));
-        }
-        open.position += bytes as u64;
-        open.remaining -= bytes as u64;
-        if let Some((verifier, _)) = &mut open.verify {
-            verifier.update(&buffer);
-        }
+        let bytes = open.step()?;
         if open.remaining == 0
-            && let Some((verifier, crc)) = self.open.take().and_then(|open| open.verify)
+            && let Some(Check::Crc(verifier, crc)) = self.open.take().map(|open| open.check)
             && verifier.finish() != crc
         {
             return Err(Problem::Damaged("the checksum of a blob does not match".into()));
         }
-        Ok(Some(buffer.into()))
+        Ok(Some(bytes))
+    }
+}
+
+/// A piece of which the first bytes can be given.
+enum Begun {
+    Read(Bytes),
+    Open(Open),
+}
+
+fn begin(stores: &Stores, opening: Option<&Opening>, piece: &Piece) -> Result<Begun, Problem> {
+    let key = opening.map(|opening| opening.run(&piece.extent.place)).transpose();
+    let key = key.map_err(|error| Problem::Damaged(error.to_string()))?;
+    match piece.extent.place {
+        Place::Pack(..) => {
+            let bytes = stores.packed(&piece.extent, key.as_ref()).map_err(Problem::Io)?.map_err(Problem::Damaged)?;
+            Ok(Begun::Read(cut(&bytes, piece.from, piece.length)))
+        }
+        Place::File(id) => {
+            let file = stores.blobs.open_data(id).map_err(Problem::Io)?;
+            let opened = Open::new(file, piece, key).map_err(Problem::Io)?.map_err(Problem::Damaged)?;
+            Ok(Begun::Open(opened))
+        }
     }
 }
 
 impl Open {
-    fn new(file: File, piece: &Piece) -> std::io::Result<Result<Self, String>> {
+    fn new(file: File, piece: &Piece, key: Option<RunKey>) -> std::io::Result<Result<Self, String>> {
         let bytes = file.metadata()?.len();
-        let expected = HEADER_BYTES + piece.extent.size;
+        let size = piece.extent.size;
+        let expected = HEADER_BYTES + if key.is_some() { stored_bytes(size) } else { size };
         if bytes != expected {
             return Ok(Err(format!("a blob has {bytes} bytes instead of {expected}")));
         }
-        let whole = piece.length == piece.extent.size;
-        Ok(Ok(Self {
-            file,
-            position: HEADER_BYTES + piece.from,
-            remaining: piece.length,
-            verify: whole.then(|| (Verifier::default(), piece.extent.crc)),
-        }))
+        let whole = piece.length == size;
+        let check = match key {
+            Some(key) => Check::Key(key),
+            None if whole => Check::Crc(Verifier::default(), piece.extent.crc),
+            None => Check::Nothing,
+        };
+        Ok(Ok(Self { file, position: piece.from, remaining: piece.length, size, check }))
+    }
+
+    /// The next bytes, up to [`BATCH_BYTES`].
+    fn step(&mut self) -> Result<Bytes, Problem> {
+        let wanted = self.remaining.min(BATCH_BYTES);
+        let bytes = match &self.check {
+            Check::Key(key) => {
+                // Whole chunks around what is wanted; at the end of a batch the next one begins with a chunk.
+                let (chunk, sealed_chunk) = (CHUNK_BYTES as u64, SEALED_CHUNK_BYTES as u64);
+                let first = self.position / chunk;
+                let end = (self.position + wanted).div_ceil(chunk).min(first + BATCH_BYTES / chunk);
+                let stored = (end * sealed_chunk).min(stored_bytes(self.size)) - first * sealed_chunk;
+                let sealed = self.read(HEADER_BYTES + first * sealed_chunk, stored)?;
+                let opened = key.open(sealed, first, self.size).map_err(Problem::Damaged)?;
+                let from = self.position - first * chunk;
+                let length = wanted.min((opened.len() as u64).saturating_sub(from));
+                cut(&opened.into(), from, length)
+            }
+            Check::Nothing | Check::Crc(..) => self.read(HEADER_BYTES + self.position, wanted)?.into(),
+        };
+        if let Check::Crc(verifier, _) = &mut self.check {
+            verifier.update(&bytes);
+        }
+        self.position += bytes.len() as u64;
+        self.remaining -= bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>, Problem> {
+        let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let bytes = read_up_to(&self.file, &mut buffer, offset).map_err(Problem::Io)?;
+        if bytes < buffer.len() {
+            return Err(Problem::Damaged(format!("a blob ends {} bytes early", buffer.len() - bytes)));
+        }
+        Ok(buffer)
     }
 }
 
@@ -157,30 +239,23 @@ impl ObjectStream {
         stores: Stores,
         name: (String, String),
         mut pieces: VecDeque<Piece>,
+        opening: Option<Opening>,
         pin: Option<BodyPin>,
     ) -> Result<Option<Self>, ArtifactError> {
         let remaining = pieces.iter().map(|piece| piece.length).sum();
         let damaged = |problem| damaged(&name, problem);
         let (mut open, mut ready) = (None, None);
         if let Some(piece) = pieces.front() {
-            let first = match piece.extent.place {
-                Place::Pack(pack, offset) => stores
-                    .packs
-                    .read(pack, offset, piece.extent.size, piece.extent.crc)
-                    .map(|read| read.map(|bytes| ready = Some(cut(&bytes, piece.from, piece.length)))),
-                Place::File(id) => stores
-                    .blobs
-                    .open_data(id)
-                    .and_then(|file| Ok(Open::new(file, piece)?.map(|opened| open = Some(opened)))),
-            };
-            match first {
-                Ok(Ok(())) => drop(pieces.pop_front()),
-                Ok(Err(problem)) => return Err(damaged(problem)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(ArtifactError::io("open a blob")(error)),
+            match begin(&stores, opening.as_ref(), piece) {
+                Ok(Begun::Read(bytes)) => ready = Some(bytes),
+                Ok(Begun::Open(opened)) => open = Some(opened),
+                Err(Problem::Damaged(problem)) => return Err(damaged(problem)),
+                Err(Problem::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(Problem::Io(error)) => return Err(ArtifactError::io("open a blob")(error)),
             }
+            pieces.pop_front();
         }
-        let reader = Some(Box::new(Reader { stores, pieces, open, ready }));
+        let reader = Some(Box::new(Reader { stores, opening, pieces, open, ready }));
         Ok(Some(Self { name, reader, reading: None, remaining, _pin: pin }))
     }
 

@@ -12,7 +12,7 @@ use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Artifacts;
+use super::{Artifacts, new_id};
 use super::blobs::{Blobs, blocking};
 use super::error::ArtifactError;
 use super::label::{Found, Label, What};
@@ -155,27 +155,28 @@ impl Artifacts {
     }
 
     async fn move_entry(&self, pack: Uuid, offset: u64, found: Found) -> Result<(), ArtifactError> {
-        let Label { bucket, key, version, .. } = found.label;
+        let Label { bucket, key, version, .. } = found.label.clone();
         let here = Place::Pack(pack, offset);
         let Some(row) = self.version_at(&bucket, &key, &here, version)? else { return Ok(()) };
-        let Body::One(extent) = &row.body else { return Ok(()) };
-        let read = self.0.stores.packs.read(pack, offset, extent.size, extent.crc);
-        let data = match read.map_err(ArtifactError::io("read a pack"))? {
+        let Body::One(extent) = row.body else { return Ok(()) };
+        let packs = &self.0.stores.packs;
+        let failed = ArtifactError::io("move an entry of a pack");
+        // As it lies there, encrypted or not.
+        let data = match packs.read(pack, offset, found.data_bytes, extent.crc).map_err(&failed)? {
             Ok(data) => data,
             Err(problem) => {
                 tracing::error!(bucket, key, problem, "an object is damaged");
                 return Ok(()); // stays where it is, and its pack with it
             }
         };
-        let body = futures::stream::iter([Ok(data)]);
-        let received = self.receive(body, None, u64::MAX).await?;
-        let version = Some(row.version);
-        let settled = self.settle(received, &bucket, &key, What::Object, &row.description, version).await?;
+        let label = Label { id: new_id(self.now()), seal: row.seal, version: Some(row.version), ..found.label };
+        let packed = packs.put(label, data).await.map_err(&failed)?;
         let lock = self.lock(&bucket, &key).await;
         let Some(current) = self.version_at(&bucket, &key, &here, version)? else { return Ok(()) };
-        let moved = ObjectRow { body: Body::One(settled.extent.clone()), ..current.clone() };
+        let place = Place::Pack(packed.pack, packed.offset);
+        let moved = ObjectRow { body: Body::One(Extent { place, ..extent }), ..current.clone() };
         let plan = self.held(&bucket, &key)?.amend(&bucket, &key, &current, moved);
-        self.carry_out(lock, Class::Shrinking, Work::of(plan), || settled.keep()).await?;
+        self.carry_out(lock, Class::Shrinking, Work::of(plan), || packed).await?;
         Ok(())
     }
 }

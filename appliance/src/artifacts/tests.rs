@@ -59,7 +59,8 @@ impl Store {
         let (control, replay) = Control::open(dir, &journal).unwrap();
         let config = ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048 };
         let clock = Arc::new(SetClock(BEGINS_MS.into()));
-        let artifacts = Artifacts::build(control.clone(), clock.clone(), dir, config).unwrap();
+        let keys = (MasterKeys::in_folder(dir), EncryptionConfig::default());
+        let artifacts = Artifacts::build(control.clone(), clock.clone(), dir, config, keys).unwrap();
         replay.run(&[Arc::new(artifacts.clone())], Now::default()).unwrap();
         Self { control, artifacts, clock, dir: dir.to_owned(), temporary: None }
     }
@@ -79,7 +80,7 @@ impl Store {
 
     async fn receive(&self, bytes: &[u8]) -> Received {
         let pieces: Vec<_> = bytes.chunks(50).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        self.artifacts.receive(futures::stream::iter(pieces), None, 1 << 30).await.unwrap()
+        self.artifacts.receive(futures::stream::iter(pieces), None, 1 << 30, Taking::Plain).await.unwrap()
     }
 
     async fn put_if(&self, key: &str, bytes: &[u8], conditions: WriteConditions) -> Result<Stored, ArtifactError> {
@@ -197,7 +198,7 @@ proptest! {
                         if let Some(bytes) = model.get(&from).cloned() {
                             let always = ReadConditions::default();
                             let stream = store.artifacts.get(BUCKET, &from, Wanted::All, &always).await.unwrap().stream;
-                            let received = store.artifacts.receive(stream, None, 1 << 30).await.unwrap();
+                            let received = store.artifacts.receive(stream, None, 1 << 30, Taking::Plain).await.unwrap();
                             let put = Put { bucket: BUCKET.into(), key: to.clone(), ..Put::default() };
                             store.artifacts.put(put, received).await.unwrap();
                             model.insert(to, bytes);
@@ -251,9 +252,9 @@ async fn bytes_that_are_not_what_was_announced_leave_nothing() {
         assert!(matches!(store.artifacts.put(put, received).await, Err(ArtifactError::IncompleteBody)));
         // A client that goes away in the middle.
         let broken = vec![Ok(Bytes::from(vec![1; size])), Err(ArtifactError::Body("gone".into()))];
-        assert!(store.artifacts.receive(futures::stream::iter(broken), None, 1 << 30).await.is_err());
+        assert!(store.artifacts.receive(futures::stream::iter(broken), None, 1 << 30, Taking::Plain).await.is_err());
         let long = futures::stream::iter([Ok(Bytes::from(vec![1; size]))]);
-        assert!(matches!(store.artifacts.receive(long, None, 5).await, Err(ArtifactError::EntityTooLarge { max: 5 })));
+        assert!(matches!(store.artifacts.receive(long, None, 5, Taking::Plain).await, Err(ArtifactError::EntityTooLarge { max: 5 })));
     }
     assert!(matches!(store.read("k", Wanted::All).await, Err(ArtifactError::NoSuchKey { .. })));
     assert_eq!(std::fs::read_dir(store.dir.join("blobs/tmp")).unwrap().count(), 0);

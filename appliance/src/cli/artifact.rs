@@ -184,6 +184,7 @@ async fn get(client: &Client, uri: &Uri, file: Option<PathBuf>, json: bool) -> R
     let response = client.s3(Method::GET, &uri.path(), &[], full(Bytes::new())).await?;
     let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let (etag, size) = (text(header::ETAG), text(header::CONTENT_LENGTH).parse().unwrap_or(0));
+    let kms = is_kms(response.headers());
     let bar = progress(size, json || target == Path::new("-"));
     let mut body = BodyStream::new(response.into_body());
     let mut md5 = Md5::new();
@@ -204,7 +205,7 @@ async fn get(client: &Client, uri: &Uri, file: Option<PathBuf>, json: bool) -> R
             }
         }
         output.flush().await.map_err(|error| CliError::fault("write the file", error))?;
-        same(&etag, &hex::encode(md5.finalize()))
+        same(&etag, kms, &hex::encode(md5.finalize()))
     };
     let copied = copied.await;
     if target != Path::new("-") {
@@ -228,16 +229,21 @@ async fn get(client: &Client, uri: &Uri, file: Option<PathBuf>, json: bool) -> R
     copied
 }
 
+/// Whether an answer is about an object that is encrypted with a KMS key.
+fn is_kms(headers: &http::HeaderMap) -> bool {
+    headers.get("x-amz-server-side-encryption").is_some_and(|algorithm| algorithm == "aws:kms")
+}
+
 fn partial_of(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
 }
 
-/// The ETag of an object that was put in one piece is the MD5 of its bytes.
-fn same(etag: &str, md5: &str) -> Result<(), CliError> {
+/// The ETag of an object that was put in one piece is the MD5 of its bytes, unless the bucket encrypts with a KMS key.
+fn same(etag: &str, kms: bool, md5: &str) -> Result<(), CliError> {
     let etag = etag.trim_matches('"');
-    if etag.contains('-') || etag == md5 {
+    if kms || etag.contains('-') || etag == md5 {
         return Ok(());
     }
     Err(CliError::Fault(format!("the bytes have the MD5 {md5}, the object's ETag is {etag}")))
@@ -334,7 +340,7 @@ async fn send(
     let response = client.s3(Method::PUT, path, &headers, body).await?;
     let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
     let md5 = hex::encode(md5.lock().clone().finalize());
-    same(&etag, &md5)?;
+    same(&etag, is_kms(response.headers()), &md5)?;
     Ok(etag.trim_matches('"').to_owned())
 }
 
@@ -394,8 +400,9 @@ mod tests {
 
     #[test]
     fn other_bytes_than_those_sent_are_noticed() {
-        assert!(same("\"ab\"", "ab").is_ok());
-        assert!(same("\"ab-2\"", "cd").is_ok(), "an ETag of parts is no MD5");
-        assert!(same("\"ab\"", "cd").is_err());
+        assert!(same("\"ab\"", false, "ab").is_ok());
+        assert!(same("\"ab-2\"", false, "cd").is_ok(), "an ETag of parts is no MD5");
+        assert!(same("\"ab\"", true, "cd").is_ok(), "nor is one under a KMS key");
+        assert!(same("\"ab\"", false, "cd").is_err());
     }
 }

@@ -7,7 +7,6 @@
 //! Absent on purpose: users and passwords. A studio's people sign in with a key of their own.
 
 mod keys;
-mod master;
 mod sessions;
 
 use std::collections::HashMap;
@@ -22,9 +21,9 @@ use subtle::ConstantTimeEq;
 use crate::catalogue::{Batch, Catalogue, Table};
 use crate::clock::{Clock, Now};
 use crate::control::{Commit, Control, ControlError, Follower, Kind, Permit, Record};
+use crate::master::{self, MasterError, MasterKeys};
 use keys::{Change, StoredKey};
 pub use keys::{KeyInfo, fuzz_journal};
-use master::MasterKey;
 pub use sessions::SESSION_LIFE_S;
 use sessions::Sessions;
 
@@ -87,8 +86,8 @@ impl Credential {
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("{path}: {problem}")]
-    File { path: String, problem: String },
+    #[error(transparent)]
+    Master(#[from] MasterError),
     #[error("key {0} does not exist")]
     NoSuchKey(String),
     #[error("key {0} is the last admin key; make another one before it is revoked")]
@@ -110,7 +109,7 @@ pub struct Identity {
 struct Inner {
     control: Control,
     clock: Arc<dyn Clock>,
-    master: MasterKey,
+    master: MasterKeys,
     keys: RwLock<HashMap<String, StoredKey>>,
     /// Keys of this process alone, in the clear: the internal one, and that of `--dev`.
     own: HashMap<String, Credential>,
@@ -118,34 +117,50 @@ struct Inner {
 }
 
 impl Identity {
-    /// Reads or makes the master key in `data_dir`. `internal` is the process's own credential ([`Credential::internal`]);
-    /// `dev` adds the key `test`/`test`.
-    ///
-    /// # Errors
-    /// [`IdentityError::File`] when the master key cannot be read or made: without it no secret can be checked.
+    /// `master` wraps the secrets. `internal` is the process's own credential ([`Credential::internal`]); `dev` adds the key
+    /// `test`/`test`.
+    #[must_use]
     pub fn build(
         control: Control,
         clock: Arc<dyn Clock>,
-        data_dir: &Path,
+        master: MasterKeys,
         internal: Credential,
         dev: bool,
-    ) -> Result<Self, IdentityError> {
+    ) -> Self {
         let mut own = HashMap::new();
         own.insert(internal.key_id.clone(), internal);
         if dev {
             let (id, secret) = DEV_KEY;
             own.insert(id.into(), Credential { key_id: id.into(), secret: secret.into(), role: Role::Admin });
         }
-        let master = MasterKey::open(&data_dir.join("master.key"))?;
         let inner = Inner { control, clock, master, keys: RwLock::default(), own, sessions: Sessions::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Checks that each secret opens, and wraps those again that are under an old master key. Called after the replay.
+    ///
+    /// # Errors
+    /// [`MasterError::Wrong`]: one does not open; [`IdentityError::Control`] when a change was not made durable.
+    pub async fn rewrap(&self) -> Result<(), IdentityError> {
+        let keys: Vec<StoredKey> = self.inner.keys.read().values().cloned().collect();
+        for key in keys {
+            let id = key.info.key_id.clone();
+            let Some((secret, is_current)) = self.inner.master.unwrap_text(&id, &key.wrapped) else {
+                return Err(MasterError::Wrong { what: format!("the secret of the access key {id}") }.into());
+            };
+            if !is_current {
+                let wrapped = self.inner.master.wrap_text(&id, &secret)?;
+                self.commit(Change::Put(StoredKey { wrapped, ..key })).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the first admin key when there is no key at all, and writes it to `admin.key` (mode 0600) in the form of an AWS
     /// credentials file. Returns true when it did. Called after the replay.
     ///
     /// # Errors
-    /// [`IdentityError::File`] when the file cannot be written.
+    /// [`IdentityError::Master`] when the file cannot be written.
     pub async fn ensure_admin(&self, data_dir: &Path) -> Result<bool, IdentityError> {
         if self.inner.keys.read().values().any(|key| key.info.role == Role::Admin) {
             return Ok(false);
@@ -170,7 +185,7 @@ impl Identity {
         }
         let credential =
             Credential { key_id: format!("BLK{}", random_text(17)?.to_uppercase()), secret: random_text(40)?, role };
-        let wrapped = self.inner.master.wrap(&credential.key_id, credential.secret.as_bytes())?;
+        let wrapped = self.inner.master.wrap_text(&credential.key_id, credential.secret.as_bytes())?;
         let note: String = note.chars().filter(|c| !c.is_control()).take(200).collect();
         let created_at = self.inner.clock.now().timestamp();
         let info = KeyInfo { key_id: credential.key_id.clone(), role, note, created_at };
@@ -211,7 +226,7 @@ impl Identity {
             return Some((own.secret.clone(), Principal { key_id: key_id.into(), role: own.role }));
         }
         let key = self.inner.keys.read().get(key_id).cloned()?;
-        let secret = self.inner.master.unwrap(key_id, &key.wrapped)?;
+        let (secret, _) = self.inner.master.unwrap_text(key_id, &key.wrapped)?;
         Some((String::from_utf8(secret).ok()?, Principal { key_id: key_id.into(), role: key.info.role }))
     }
 
@@ -220,13 +235,13 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Random`].
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<String, IdentityError> {
-        self.inner.master.wrap(name, secret)
+        Ok(self.inner.master.wrap_text(name, secret)?)
     }
 
     /// Opens what [`Identity::seal`] made. `None`: it was sealed for another name, or under another master key.
     #[must_use]
     pub fn unseal(&self, name: &str, sealed: &str) -> Option<Vec<u8>> {
-        self.inner.master.unwrap(name, sealed)
+        self.inner.master.unwrap_text(name, sealed).map(|(secret, _)| secret)
     }
 
     /// The role of a key.

@@ -6,6 +6,7 @@
 mod access;
 mod buckets;
 mod convert;
+mod encryption;
 mod lifecycle;
 mod listing;
 mod lock;
@@ -139,6 +140,9 @@ operations! {
     put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput = versions::put;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = buckets::acl;
     put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = buckets::put_acl;
+    put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = encryption::put_default;
+    get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = encryption::get_default;
+    delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = encryption::delete_default;
 
     put_object(PutObjectInput) -> PutObjectOutput = objects::put;
     get_object(GetObjectInput) -> GetObjectOutput = objects::get;

@@ -7,11 +7,12 @@ use super::convert::{
     self, BodyChecksum, Names, checksum_fields, checksum_type, error, etag, owner, parse_upload_id, sent_checksum,
     set_checksum, size, timestamp, upload_id,
 };
+use super::encryption::{self, customer, seal_asked, source_customer, tell_customer, tell_seal};
 use super::listing::limit;
 use super::lock::lock_asked;
-use super::objects::{content_headers, source};
+use super::objects::{content_headers, customer_of, source};
 use super::tagging;
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Taking};
 use crate::artifacts::conditions::ReadConditions;
 use crate::artifacts::engine::Wanted;
 use crate::artifacts::error::ArtifactError;
@@ -69,25 +70,31 @@ pub(super) async fn create(
         ));
     }
     let description = convert::description(content_headers!(input), input.metadata.take());
+    let seal = seal_asked!(input)?;
+    let sealer = artifacts.sealer(&input.bucket, &input.key, &seal).map_err(error)?;
     let begin = Begin {
         description,
         algorithm: asked,
         full_object: full,
         tags: tagging::sent(input.tagging.as_deref())?,
         lock: lock_asked!(artifacts, input),
+        seal: sealer.map(|sealer| sealer.seal),
     };
     let created = artifacts.create_upload(&input.bucket, &input.key, begin).await;
     let id = created.map_err(error)?;
     let row = artifacts.upload(&UploadName { bucket: input.bucket.clone(), key: input.key.clone(), id });
     let row = row.map_err(error)?;
-    Ok(S3Response::new(CreateMultipartUploadOutput {
+    let mut output = CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(upload_id(id)),
         checksum_algorithm: algorithm(&row),
         checksum_type: kind(&row),
         ..Default::default()
-    }))
+    };
+    tell_seal!(output, row.seal.as_ref());
+    tell_customer!(output, customer_of(&seal));
+    Ok(S3Response::new(output))
 }
 
 pub(super) async fn put(
@@ -106,12 +113,17 @@ pub(super) async fn put(
     let wanted = checksum.algorithm.or(upload.algorithm);
     let mut expected =
         Expected { md5: convert::content_md5(input.content_md5.take())?, checksum: None, size: announced };
-    let received = artifacts.receive(convert::body(input.body.take()), wanted, PUT_BYTES_MAX).await.map_err(error)?;
+    let customer = customer!(input)?;
+    let sealer = artifacts.upload_sealer(&name, &upload, customer.as_ref()).map_err(error)?;
+    let body = convert::body(input.body.take());
+    let received = artifacts.receive(body, wanted, PUT_BYTES_MAX, Taking::part(sealer)).await.map_err(error)?;
     expected.checksum = checksum.expected(trailing_headers.as_ref())?;
     let told = received.checksum();
     let row = artifacts.put_part(&name, number, &expected, received).await.map_err(error)?;
     let mut output = UploadPartOutput { e_tag: Some(part_etag(&row)), ..Default::default() };
     set_checksum!(output, &told);
+    tell_seal!(output, upload.seal.as_ref());
+    tell_customer!(output, customer.as_ref());
     Ok(S3Response::new(output))
 }
 
@@ -155,11 +167,15 @@ pub(super) async fn copy(
         Some(range) => Wanted::Range(copy_range(range, row.size)?),
         None => Wanted::All,
     };
+    let (source_customer, customer) = (source_customer!(input)?, customer!(input)?);
+    let sealer = artifacts.upload_sealer(&name, &upload, customer.as_ref()).map_err(error)?;
     let always = ReadConditions::default();
-    let got = artifacts.get_version(&bucket, &key, which, wanted, &always).await.map_err(error)?;
+    let opened = source_customer.as_ref();
+    let got = artifacts.get_version(&bucket, &key, which, wanted, &always, opened).await.map_err(error)?;
     let source_version = convert::told_version(artifacts, &bucket, &got.row);
     let expected = Expected { size: Some(got.stream.remaining()), ..Expected::default() };
-    let received = artifacts.receive(got.stream, upload.algorithm, PUT_BYTES_MAX).await.map_err(error)?;
+    let received = artifacts.receive(got.stream, upload.algorithm, PUT_BYTES_MAX, Taking::part(sealer));
+    let received = received.await.map_err(error)?;
     let row = artifacts.put_part(&name, number, &expected, received).await.map_err(error)?;
     let mut result = CopyPartResult {
         e_tag: Some(part_etag(&row)),
@@ -169,11 +185,14 @@ pub(super) async fn copy(
     if let Some(checksum) = &row.checksum {
         set_checksum!(result, checksum);
     }
-    Ok(S3Response::new(UploadPartCopyOutput {
+    let mut output = UploadPartCopyOutput {
         copy_part_result: Some(result),
         copy_source_version_id: source_version,
         ..Default::default()
-    }))
+    };
+    tell_seal!(output, upload.seal.as_ref());
+    tell_customer!(output, customer.as_ref());
+    Ok(S3Response::new(output))
 }
 
 pub(super) async fn parts(
@@ -288,6 +307,13 @@ pub(super) async fn complete(
         checksum,
         size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),
     };
+    let customer = customer!(input)?;
+    // An upload that was completed before is known by its object.
+    let seal = match artifacts.upload(&name) {
+        Ok(upload) => upload.seal,
+        Err(_) => artifacts.head(&name.bucket, &name.key).ok().and_then(|row| row.seal),
+    };
+    let told = encryption::check_upload(artifacts, &name, seal.as_ref(), customer.as_ref())?;
     let stored = artifacts.complete(&name, &parts, completion).await.map_err(error)?;
     let mut output = CompleteMultipartUploadOutput {
         location: Some(format!("/{}/{}", input.bucket, input.key)),
@@ -300,7 +326,10 @@ pub(super) async fn complete(
         ..Default::default()
     };
     set_checksum!(output, &stored.checksum);
-    Ok(S3Response::new(output))
+    tell_seal!(output, seal.as_ref());
+    let mut response = S3Response::new(output);
+    response.headers = told;
+    Ok(response)
 }
 
 pub(super) async fn abort(

@@ -10,6 +10,7 @@ use super::convert::{
     self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, set_checksum, size, timestamp,
     told_version, version,
 };
+use super::encryption::{self, customer, seal_asked, source_customer, tell_customer, tell_seal};
 use super::lock::{bypass, lock_asked, told_lock};
 use super::tagging;
 use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
@@ -17,7 +18,7 @@ use crate::artifacts::engine::{Delete, Put, Wanted};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{Body, ContentHeaders, ObjectRow, PUT_BYTES_MAX};
-use crate::artifacts::{Artifacts, Got, VersionName, Versioning};
+use crate::artifacts::{Artifacts, CustomerKey, Got, SealAsked, Taking, VersionName, Versioning};
 
 /// Most keys in one batch delete (S3).
 const DELETES_MAX: usize = 1000;
@@ -51,13 +52,12 @@ pub(super) async fn put(
         .acl
         .as_ref()
         .is_some_and(|acl| acl.as_str() != ObjectCannedACL::PRIVATE && !headers.contains_key("x-amz-acl"))
-        || input.server_side_encryption.is_some()
         || input.website_redirect_location.is_some()
         || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
     if asks {
         return Err(s3_error!(
             NotImplemented,
-            "ACLs, encryption, redirects and storage classes are not served in forms"
+            "ACLs, redirects and storage classes are not served in forms"
         ));
     }
     let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
@@ -65,6 +65,7 @@ pub(super) async fn put(
         return Err(error(ArtifactError::EntityTooLarge { max: PUT_BYTES_MAX }));
     }
     let checksum = BodyChecksum::read(&headers, checksum_fields!(input))?;
+    let seal = seal_asked!(input)?;
     let mut put = Put {
         expected: Expected { md5: convert::content_md5(input.content_md5.take())?, checksum: None, size: announced },
         description: convert::description(content_headers!(input), input.metadata.take()),
@@ -77,8 +78,11 @@ pub(super) async fn put(
     // Refused before the body is read, where that is known already.
     artifacts.bucket(&put.bucket).map_err(error)?;
     put.description.check().map_err(error)?;
+    let sealer = artifacts.sealer(&put.bucket, &put.key, &seal).map_err(error)?;
+    let told = sealer.as_ref().map(|sealer| sealer.seal.clone());
     let body = convert::body(input.body.take());
-    let received = artifacts.receive(body, checksum.algorithm, PUT_BYTES_MAX).await.map_err(error)?;
+    let received = artifacts.receive(body, checksum.algorithm, PUT_BYTES_MAX, Taking::object(sealer));
+    let received = received.await.map_err(error)?;
     put.expected.checksum = checksum.expected(trailing_headers.as_ref())?;
     let (bucket, key) = (put.bucket.clone(), put.key.clone());
     let stored = artifacts.put(put, received).await.map_err(error)?;
@@ -90,7 +94,16 @@ pub(super) async fn put(
         ..Default::default()
     };
     set_checksum!(output, &stored.checksum);
+    tell_seal!(output, told.as_ref());
+    tell_customer!(output, customer_of(&seal));
     Ok(S3Response::new(output))
+}
+
+pub(super) fn customer_of(seal: &SealAsked) -> Option<&CustomerKey> {
+    match seal {
+        SealAsked::Customer(customer) => Some(customer),
+        SealAsked::Nothing | SealAsked::Kept(_) => None,
+    }
 }
 
 fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {
@@ -161,6 +174,7 @@ macro_rules! described {
         $output.parts_count = parts_count(&row, $part);
         $output.accept_ranges = Some("bytes".into());
         $output.e_tag = Some(etag(&row.etag));
+        tell_seal!($output, row.seal.as_ref());
         $output.last_modified = Some(timestamp(row.modified_ms));
         let headers = row.description.headers;
         $output.content_type = Some(headers.content_type.unwrap_or_else(|| UNNAMED_TYPE.into()));
@@ -184,9 +198,11 @@ pub(super) async fn get(
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let S3Request { input, headers, .. } = request;
     let which = version(input.version_id.as_deref())?;
+    encryption::refuse_on_read(&headers)?;
+    let customer = customer!(input)?;
     let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
     let wanted = wanted(input.range, input.part_number)?;
-    let got = artifacts.get_version(&input.bucket, &input.key, which, wanted, &conditions).await;
+    let got = artifacts.get_version(&input.bucket, &input.key, which, wanted, &conditions, customer.as_ref()).await;
     let Got { row, range, stream } =
         got.map_err(|problem| read_error(artifacts, (&input.bucket, &input.key, which), problem))?;
     let mut output = GetObjectOutput {
@@ -200,6 +216,7 @@ pub(super) async fn get(
     }
     output.tag_count = Some(i32::from(row.tags)).filter(|count| *count > 0);
     described!(output, row, input.part_number, artifacts, input);
+    tell_customer!(output, customer.as_ref());
     output.body = Some(StreamingBlob::wrap(stream));
     Ok(S3Response::new(output))
 }
@@ -210,9 +227,12 @@ pub(super) async fn head(
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let S3Request { input, headers, .. } = request;
     let which = version(input.version_id.as_deref())?;
+    encryption::refuse_on_read(&headers)?;
+    let customer = customer!(input)?;
     let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
     let failed = |problem| read_error(artifacts, (&input.bucket, &input.key, which), problem);
     let row = artifacts.find(&input.bucket, &input.key, which).map_err(failed)?;
+    encryption::check(artifacts, &input.bucket, &input.key, row.seal.as_ref(), customer.as_ref())?;
     conditions.check(&row.etag, row.modified_ms).map_err(failed)?;
     let range = artifacts.locate(&row, wanted(input.range, input.part_number)?).map_err(failed)?;
     let mut output = HeadObjectOutput {
@@ -226,6 +246,7 @@ pub(super) async fn head(
     }
     let tags = row.tags;
     described!(output, row, input.part_number, artifacts, input);
+    tell_customer!(output, customer.as_ref());
     let status = if range.is_some() { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
     let mut response = S3Response::with_status(output, status);
     if tags > 0 {
@@ -241,6 +262,8 @@ pub(super) async fn attributes(
     let input = request.input;
     let which = version(input.version_id.as_deref())?;
     let row = artifacts.find(&input.bucket, &input.key, which).map_err(error)?;
+    let customer = customer!(input)?;
+    encryption::check(artifacts, &input.bucket, &input.key, row.seal.as_ref(), customer.as_ref())?;
     // One header with commas, or several: s3s leaves the commas.
     let names: Vec<&str> =
         input.object_attributes.iter().flat_map(|names| names.as_str().split(',')).map(str::trim).collect();
@@ -423,8 +446,11 @@ pub(super) async fn copy(
     let (bucket, key, which) = source(&input.copy_source)?;
     let replace =
         input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
-    // An older version over the newest is how it is brought back.
-    if !replace && bucket == input.bucket && key == input.key && which.is_none() {
+    let seal = seal_asked!(input)?;
+    let source_customer = source_customer!(input)?;
+    // An older version over the newest is how it is brought back; another encryption is a change.
+    let reseals = !matches!(seal, SealAsked::Nothing);
+    if !replace && !reseals && bucket == input.bucket && key == input.key && which.is_none() {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
@@ -446,8 +472,9 @@ pub(super) async fn copy(
     if row.size > PUT_BYTES_MAX {
         return Err(s3_error!(InvalidRequest, "a copy has at most 5 GiB; larger objects are copied in parts"));
     }
-    let Got { row, stream, .. } =
-        artifacts.get_version(&bucket, &key, which, Wanted::All, &ReadConditions::default()).await.map_err(error)?;
+    let always = ReadConditions::default();
+    let got = artifacts.get_version(&bucket, &key, which, Wanted::All, &always, source_customer.as_ref()).await;
+    let Got { row, stream, .. } = got.map_err(error)?;
     let tags = if retag { new_tags } else { artifacts.tags(row.version).map_err(error)? };
     let source_version = told_version(artifacts, &bucket, &row);
     let algorithm = match &input.checksum_algorithm {
@@ -457,7 +484,10 @@ pub(super) async fn copy(
     let description =
         if replace { convert::description(content_headers!(input), input.metadata.take()) } else { row.description };
     let size = stream.remaining();
-    let received = artifacts.receive(stream, Some(algorithm), PUT_BYTES_MAX).await.map_err(error)?;
+    let sealer = artifacts.sealer(&input.bucket, &input.key, &seal).map_err(error)?;
+    let told = sealer.as_ref().map(|sealer| sealer.seal.clone());
+    let received = artifacts.receive(stream, Some(algorithm), PUT_BYTES_MAX, Taking::object(sealer));
+    let received = received.await.map_err(error)?;
     let put = Put {
         bucket: input.bucket,
         key: input.key,
@@ -476,11 +506,14 @@ pub(super) async fn copy(
         ..Default::default()
     };
     set_checksum!(result, &stored.checksum);
-    Ok(S3Response::new(CopyObjectOutput {
+    let mut output = CopyObjectOutput {
         copy_object_result: Some(result),
         copy_source_version_id: source_version,
         version_id: stored.version.map(|version| version.to_string()),
         expiration: convert::expiration(artifacts.expiration_of_stored(&bucket, &key, &stored)),
         ..Default::default()
-    }))
+    };
+    tell_seal!(output, told.as_ref());
+    tell_customer!(output, customer_of(&seal));
+    Ok(S3Response::new(output))
 }

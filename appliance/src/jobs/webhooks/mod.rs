@@ -260,6 +260,27 @@ impl Jobs {
         Ok(())
     }
 
+    /// Seals the secrets again: the key that seals has changed. One that does not open stays as it is.
+    ///
+    /// # Errors
+    /// [`JobsError::Store`]; a change was not made durable.
+    pub async fn reseal_webhooks(&self) -> Result<(), JobsError> {
+        let webhooks = &self.book.webhooks;
+        let _one = webhooks.setting.lock().await;
+        let all = webhooks.defined.lock().clone();
+        for (name, definition) in all {
+            let Some(opened) = self.unsealed(&name, &definition) else {
+                tracing::warn!(webhook = name, "the secret of a webhook does not open; set it again");
+                continue;
+            };
+            let definition = Definition { sealed: self.sealed(&name, &opened)?, ..definition };
+            let record = settings::record(&format!("{PREFIX}{name}"), Some(&definition)).map_err(JobsError::Invalid)?;
+            self.write_settings(vec![record]).await?;
+            webhooks.defined.lock().insert(name, definition);
+        }
+        Ok(())
+    }
+
     async fn write_settings(&self, records: Vec<Record>) -> Result<(), JobsError> {
         let bytes = records.iter().map(|record| record.payload.len() + 32).sum();
         let permit = self.book.control.reserve(bytes, backlot_journal::Class::Growing).await?;
