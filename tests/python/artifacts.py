@@ -103,7 +103,7 @@ def objects():
     refused(s3.put_object, "KeyTooLongError", 400, Bucket="studio", Key="k" * 1025, Body=b"")
     refused(s3.put_object, "MetadataTooLarge", 400, Bucket="studio", Key="k", Body=b"", Metadata={"a": "v" * 2100})
     refused(s3.put_object, "NotImplemented", 501, Bucket="studio", Key="k", Body=b"", ACL="public-read")
-    refused(s3.put_object, "NotImplemented", 501, Bucket="studio", Key="k", Body=b"", ServerSideEncryption="AES256")
+    refused(s3.put_object, "NotImplemented", 501, Bucket="studio", Key="k", Body=b"", ServerSideEncryption="aws:kms:dsse")
     attributes = s3.get_object_attributes(**where, ObjectAttributes=["ETag", "ObjectSize", "Checksum"])
     assert attributes["ObjectSize"] == len(body) and attributes["ETag"].strip('"') == etag.strip('"')
     s3.delete_object(**where)

@@ -166,7 +166,7 @@ async fn object(
         Some(s3s::dto::Range::Suffix { length }) => Wanted::Range(RangeAsked::Last(length)),
         None => Wanted::All,
     };
-    let got = artifacts.get(&bucket, &key, wanted, &conditions, None).await;
+    let got = artifacts.get(&bucket, &key, wanted, &conditions).await;
     let mut response = match got {
         Ok(Got { row, range, stream }) => {
             let length = stream.remaining();

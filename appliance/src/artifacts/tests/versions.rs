@@ -203,7 +203,7 @@ async fn check(store: &Store, model: &Model, max: usize) {
         };
         assert_eq!(store.artifacts.tags(found.unwrap().version).unwrap(), was.tags);
         let always = ReadConditions::default();
-        let got = store.artifacts.get_version(BUCKET, key, Some(was.name), Wanted::All, &always).await.unwrap();
+        let got = store.artifacts.get_version(BUCKET, key, Some(was.name), Wanted::All, &always, None).await.unwrap();
         assert_eq!(&super::all(got.stream).await.unwrap(), bytes);
     }
     let current = model.current();
@@ -342,7 +342,7 @@ async fn what_was_put_before_there_were_versions_is_read_and_becomes_the_null_ve
     store.put("k", b"second").await;
     let always = ReadConditions::default();
     let null = Some(VersionName::Null);
-    let got = store.artifacts.get_version(BUCKET, "k", null, Wanted::All, &always).await.unwrap();
+    let got = store.artifacts.get_version(BUCKET, "k", null, Wanted::All, &always, None).await.unwrap();
     assert_eq!(all(got.stream).await.unwrap(), b"first");
 }
 
@@ -363,7 +363,7 @@ async fn many_writers_of_one_key_each_make_a_version_and_the_newest_is_current()
     assert_eq!(store.sweep().await.orphans, 0, "also those whose id is another than their header says");
     for (_, name, _) in &listed {
         let always = ReadConditions::default();
-        let found = store.artifacts.get_version(BUCKET, "k", Some(*name), Wanted::All, &always);
+        let found = store.artifacts.get_version(BUCKET, "k", Some(*name), Wanted::All, &always, None);
         assert_eq!(all(found.await.unwrap().stream).await.unwrap(), [put[&name.to_string()]; 100]);
     }
 }
