@@ -211,7 +211,10 @@ pub(crate) fn many(settings: &Settings) -> Result<(), Failure> {
     let objects = settings.objects;
     let began = Instant::now();
     runtime.block_on(fill(&place, objects))?;
-    println!("{:>12.0} PUT/s of 16 bytes by 128 connections, {objects} objects", objects as f64 / began.elapsed().as_secs_f64());
+    println!(
+        "{:>12.0} PUT/s of 16 bytes by 128 connections, {objects} objects",
+        objects as f64 / began.elapsed().as_secs_f64()
+    );
     println!("{:>12.0} MiB resident then", appliance.resident_mib()?);
     drop(appliance); // kill -9
     let appliance = Appliance::start(&data, &log)?;
@@ -227,7 +230,10 @@ pub(crate) fn many(settings: &Settings) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(took)
     })?;
-    println!("{:>12.1} ms for a page of 1,000 keys from anywhere (p50), cold catalogue", median(took).as_secs_f64() * 1000.0);
+    println!(
+        "{:>12.1} ms for a page of 1,000 keys from anywhere (p50), cold catalogue",
+        median(took).as_secs_f64() * 1000.0
+    );
     println!("{:>12.0} MiB resident after it", appliance.resident_mib()?);
     Ok(())
 }

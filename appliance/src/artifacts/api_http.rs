@@ -58,8 +58,16 @@ pub fn routes(artifacts: Artifacts) -> Router {
 pub struct BucketJson {
     pub name: String,
     pub created: Timestamp,
+    /// What is current.
     pub objects: u64,
     pub bytes: u64,
+    /// Versions behind that.
+    #[serde(default)]
+    pub noncurrent: u64,
+    #[serde(default)]
+    pub noncurrent_bytes: u64,
+    #[serde(default)]
+    pub markers: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +105,9 @@ async fn buckets(State(artifacts): State<Artifacts>, _: Viewer) -> Json<BucketsJ
         created: Timestamp(bucket.created_ms),
         objects: bucket.objects,
         bytes: bucket.bytes,
+        noncurrent: bucket.noncurrent,
+        noncurrent_bytes: bucket.noncurrent_bytes,
+        markers: bucket.markers,
     };
     Json(BucketsJson { buckets: artifacts.buckets().into_iter().map(bucket).collect() })
 }

@@ -98,7 +98,8 @@ impl Artifacts {
         let now = self.now();
         let upload = new_id(now);
         let full_object = full_object || !composes || algorithm.is_none();
-        let row = UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object, lock: lock.boxed(), seal };
+        let row =
+            UploadRow { initiated_ms: now.wall_ms, description, algorithm, full_object, lock: lock.boxed(), seal };
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
         let after = After::default();
         let mut made = Change::UploadMade { bucket: bucket.clone(), key, upload, row, tags, after };

@@ -92,7 +92,8 @@ impl RunKey {
         while read < buffer.len() {
             let end = (read + SEALED_CHUNK_BYTES).min(buffer.len());
             let opened = self.0.open_in_place(Self::nonce(index, index == last), Aad::empty(), &mut buffer[read..end]);
-            let bytes = opened.map_err(|_| format!("chunk {index} does not open: its bytes are not those written"))?.len();
+            let bytes =
+                opened.map_err(|_| format!("chunk {index} does not open: its bytes are not those written"))?.len();
             buffer.copy_within(read..read + bytes, written);
             (read, written, index) = (end, written + bytes, index + 1);
         }

@@ -133,11 +133,8 @@ impl CustomerKey {
         let fault = |problem: String| ArtifactError::fault("wrap a key")(problem);
         let nonce: [u8; NONCE_LEN] = random().map_err(|error| fault(error.to_string()))?;
         let mut bytes = key.bytes().to_vec();
-        let sealed = self.aead()?.seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(context),
-            &mut bytes,
-        );
+        let sealed =
+            self.aead()?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut bytes);
         sealed.map_err(|_| fault("it was not encrypted".into()))?;
         Ok([&nonce[..], &bytes].concat())
     }
@@ -249,12 +246,10 @@ impl Artifacts {
         let context = context(bucket, key);
         let opened = match (seal, customer) {
             (None, None) => return Ok(None),
-            (Some(seal), Some(customer)) if seal.is_customers() => {
-                match customer.unwrap(&context, &seal.wrapped.0) {
-                    Some(opened) => Some(opened),
-                    None => return refused("the key is not the one that the object was encrypted with"),
-                }
-            }
+            (Some(seal), Some(customer)) if seal.is_customers() => match customer.unwrap(&context, &seal.wrapped.0) {
+                Some(opened) => Some(opened),
+                None => return refused("the key is not the one that the object was encrypted with"),
+            },
             (Some(seal), None) => match seal.master() {
                 Some(master) => self.0.master.unwrap_with(master, &context, &seal.wrapped.0),
                 None => {

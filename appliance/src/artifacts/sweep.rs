@@ -12,12 +12,12 @@ use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Artifacts, new_id};
 use super::blobs::{Blobs, blocking};
 use super::error::ArtifactError;
 use super::label::{Found, Label, What};
 use super::model::{Body, Extent, ObjectRow, PartChunk, PartRow, Place, decode, keys};
 use super::work::Work;
+use super::{Artifacts, new_id};
 use crate::catalogue::Table;
 use crate::telemetry::gauge;
 

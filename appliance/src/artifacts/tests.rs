@@ -254,7 +254,10 @@ async fn bytes_that_are_not_what_was_announced_leave_nothing() {
         let broken = vec![Ok(Bytes::from(vec![1; size])), Err(ArtifactError::Body("gone".into()))];
         assert!(store.artifacts.receive(futures::stream::iter(broken), None, 1 << 30, Taking::Plain).await.is_err());
         let long = futures::stream::iter([Ok(Bytes::from(vec![1; size]))]);
-        assert!(matches!(store.artifacts.receive(long, None, 5, Taking::Plain).await, Err(ArtifactError::EntityTooLarge { max: 5 })));
+        assert!(matches!(
+            store.artifacts.receive(long, None, 5, Taking::Plain).await,
+            Err(ArtifactError::EntityTooLarge { max: 5 })
+        ));
     }
     assert!(matches!(store.read("k", Wanted::All).await, Err(ArtifactError::NoSuchKey { .. })));
     assert_eq!(std::fs::read_dir(store.dir.join("blobs/tmp")).unwrap().count(), 0);

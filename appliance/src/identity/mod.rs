@@ -120,13 +120,7 @@ impl Identity {
     /// `master` wraps the secrets. `internal` is the process's own credential ([`Credential::internal`]); `dev` adds the key
     /// `test`/`test`.
     #[must_use]
-    pub fn build(
-        control: Control,
-        clock: Arc<dyn Clock>,
-        master: MasterKeys,
-        internal: Credential,
-        dev: bool,
-    ) -> Self {
+    pub fn build(control: Control, clock: Arc<dyn Clock>, master: MasterKeys, internal: Credential, dev: bool) -> Self {
         let mut own = HashMap::new();
         own.insert(internal.key_id.clone(), internal);
         if dev {

@@ -46,10 +46,8 @@ impl Check {
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), MasterError> {
-        let text = serde_json::to_vec(self).map_err(|error| MasterError::File {
-            path: path.display().to_string(),
-            problem: error.to_string(),
-        })?;
+        let text = serde_json::to_vec(self)
+            .map_err(|error| MasterError::File { path: path.display().to_string(), problem: error.to_string() })?;
         write_private(path, &text)
     }
 

@@ -39,7 +39,9 @@ pub enum MasterError {
         "the data folder has secrets under the master key {id}, which none of the configured keys is. Put the right key back, or name it in encryption.old_master_keys"
     )]
     Missing { id: KeyId },
-    #[error("{what} cannot be opened with any of the configured master keys. Put the right key back, or name it in encryption.old_master_keys")]
+    #[error(
+        "{what} cannot be opened with any of the configured master keys. Put the right key back, or name it in encryption.old_master_keys"
+    )]
     Wrong { what: String },
     #[error("at most {OLD_MAX} old master keys are read")]
     TooMany,

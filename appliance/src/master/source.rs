@@ -97,9 +97,9 @@ fn parse(bytes: &[u8]) -> Result<[u8; KEY_BYTES], String> {
     }
     let text = std::str::from_utf8(bytes).unwrap_or_default().trim();
     let decoded = hex::decode(text).ok().or_else(|| BASE64.decode(text).ok()).unwrap_or_default();
-    decoded.try_into().map_err(|_| {
-        format!("holds {} bytes; a master key is 32 bytes, as they are or as base64 or hex", bytes.len())
-    })
+    decoded
+        .try_into()
+        .map_err(|_| format!("holds {} bytes; a master key is 32 bytes, as they are or as base64 or hex", bytes.len()))
 }
 
 /// Writes a file that nobody else may read, whole or not at all: temporary name, fsync, rename, fsync of the folder.
@@ -129,7 +129,8 @@ mod tests {
         let key = [0xa5_u8; 32];
         let path = folder.path().join("key");
         let from = format!("file:{}", path.display());
-        for spelling in [key.to_vec(), BASE64.encode(key).into_bytes(), format!("{}\n", hex::encode(key)).into_bytes()] {
+        for spelling in [key.to_vec(), BASE64.encode(key).into_bytes(), format!("{}\n", hex::encode(key)).into_bytes()]
+        {
             std::fs::write(&path, &spelling).unwrap();
             assert_eq!(read(&from, folder.path(), false).unwrap(), key);
             assert_eq!(read(&format!("command:cat {}", path.display()), folder.path(), false).unwrap(), key);

@@ -84,7 +84,11 @@ macro_rules! tell_customer {
 }
 pub(super) use tell_customer;
 
-pub(super) fn read_customer(algorithm: Option<&str>, key: Option<&str>, md5: Option<&str>) -> S3Result<Option<CustomerKey>> {
+pub(super) fn read_customer(
+    algorithm: Option<&str>,
+    key: Option<&str>,
+    md5: Option<&str>,
+) -> S3Result<Option<CustomerKey>> {
     match (algorithm, key, md5) {
         (None, None, None) => Ok(None),
         (None, _, _) => Err(s3_error!(
@@ -158,7 +162,10 @@ pub(super) fn refuse_on_read(headers: &HeaderMap) -> S3Result<()> {
     if headers.contains_key("x-amz-server-side-encryption")
         || headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id")
     {
-        return Err(s3_error!(InvalidArgument, "x-amz-server-side-encryption header is not supported for this operation."));
+        return Err(s3_error!(
+            InvalidArgument,
+            "x-amz-server-side-encryption header is not supported for this operation."
+        ));
     }
     Ok(())
 }
@@ -194,7 +201,8 @@ pub(super) async fn put_default(
     artifacts: &Artifacts,
     request: S3Request<PutBucketEncryptionInput>,
 ) -> S3Result<S3Response<PutBucketEncryptionOutput>> {
-    let PutBucketEncryptionInput { bucket, server_side_encryption_configuration: mut configuration, .. } = request.input;
+    let PutBucketEncryptionInput { bucket, server_side_encryption_configuration: mut configuration, .. } =
+        request.input;
     let rule = configuration.rules.pop().filter(|_| configuration.rules.is_empty());
     let Some(rule) = rule else { return Err(s3_error!(MalformedXML, "a bucket has one rule of encryption")) };
     let Some(default) = rule.apply_server_side_encryption_by_default else {

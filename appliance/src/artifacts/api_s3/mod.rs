@@ -7,6 +7,7 @@ mod access;
 mod buckets;
 mod convert;
 mod encryption;
+mod etags;
 mod lifecycle;
 mod listing;
 mod lock;
@@ -104,7 +105,11 @@ impl S3Door for S3Service {
                     if is_fault(&response) {
                         tracing::warn!(operation = operation.get(), "an S3 call was answered with InternalError");
                     }
-                    response.map(axum::body::Body::new)
+                    let response = response.map(axum::body::Body::new);
+                    match operation.get() == etags::OPERATION && response.status() == http::StatusCode::OK {
+                        true => etags::without_quotes(response).await,
+                        false => response,
+                    }
                 }
                 Err(error) => {
                     tracing::error!(?error, "S3 gave no answer");

@@ -12,13 +12,13 @@ use super::listing::limit;
 use super::lock::lock_asked;
 use super::objects::{content_headers, customer_of, source};
 use super::tagging;
-use crate::artifacts::{Artifacts, Taking};
 use crate::artifacts::conditions::ReadConditions;
 use crate::artifacts::engine::Wanted;
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::intake::Expected;
 use crate::artifacts::model::{ContentHeaders, ETag as OwnETag, PUT_BYTES_MAX, PartRow, RangeAsked, UploadRow};
 use crate::artifacts::multipart::{Begin, Completion, ListedPart, UploadName};
+use crate::artifacts::{Artifacts, Taking};
 
 fn name(bucket: &str, key: &str, upload: &str) -> S3Result<UploadName> {
     Ok(UploadName { bucket: bucket.to_owned(), key: key.to_owned(), id: parse_upload_id(upload)? })

@@ -55,10 +55,7 @@ pub(super) async fn put(
         || input.website_redirect_location.is_some()
         || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
     if asks {
-        return Err(s3_error!(
-            NotImplemented,
-            "ACLs, redirects and storage classes are not served in forms"
-        ));
+        return Err(s3_error!(NotImplemented, "ACLs, redirects and storage classes are not served in forms"));
     }
     let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
     if announced.is_some_and(|length| length > PUT_BYTES_MAX) {

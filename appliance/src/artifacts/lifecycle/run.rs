@@ -1,4 +1,4 @@
-//! The task that visits buckets: at the start, once an hour, and when rules are put.
+//! The task that visits buckets: at the start, once an hour, and soon after rules are put.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use crate::artifacts::Artifacts;
 
 /// Pause between two rounds of visits. A rule's days end at midnight, so that what is due is late by no more than this.
 const VISIT_EVERY: Duration = Duration::from_secs(3600);
+/// After rules were put, so that one that was put by mistake can be taken back.
+const SETTLE: Duration = Duration::from_secs(5);
 
 pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken) {
     loop {
@@ -30,7 +32,10 @@ pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken)
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = artifacts.0.lifecycle.nudge.notified() => {}
+            () = async {
+                artifacts.0.lifecycle.nudge.notified().await;
+                tokio::time::sleep(SETTLE).await;
+            } => {}
             () = tokio::time::sleep(VISIT_EVERY) => {}
         }
     }
