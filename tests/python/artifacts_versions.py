@@ -1,6 +1,9 @@
 """Versions, tags, object lock and lifecycle as boto3 sees them. Each function is one scenario; the argument names it."""
 
 import datetime
+import itertools
+import json
+import os
 import random
 import sys
 import threading
@@ -389,5 +392,115 @@ def race():
     empty(s3, name)
 
 
+def write_forever(state):
+    """Changes versions of few keys until the appliance goes away; writes down what was asked and what was answered."""
+    s3, chance = client(connect_timeout=2, read_timeout=10), random.Random(state)
+    name = "crash-" + os.path.basename(state)
+    bucket(s3, name, ObjectLockEnabledForBucket=True)
+    versions, held = [], set()
+    with open(state, "w", encoding="utf-8") as told:
+
+        def tell(**facts):
+            told.write(json.dumps(facts) + "\n")
+            told.flush()
+
+        def change(call, what, version=None, **arguments):
+            tell(asked=what, key=arguments["Key"], version=version)
+            if version:
+                arguments["VersionId"] = version
+            return call(Bucket=name, **arguments)
+
+        try:
+            for number in itertools.count():
+                dice, key = chance.random(), chance.choice("abc")
+                if dice < 0.5 or len(versions) < 3:
+                    body = b"%06d" % number * chance.choice((10, 20_000))
+                    version = change(s3.put_object, "put", Key=key, Body=body, Tagging=f"n={number}")["VersionId"]
+                    versions.append((key, version))
+                    tell(put=version, key=key, body=body.decode(), tag=str(number))
+                elif dice < 0.6:
+                    version = change(s3.delete_object, "mark", Key=key)["VersionId"]
+                    tell(mark=version, key=key)
+                elif dice < 0.75:
+                    key, version = chance.choice(versions)
+                    change(s3.put_object_tagging, "tag", version, Key=key, Tagging={"TagSet": [{"Key": "n", "Value": f"t{number}"}]})
+                    tell(tag=version, value=f"t{number}")
+                elif dice < 0.85:
+                    key, version = chance.choice(versions)
+                    status = "OFF" if version in held else "ON"
+                    change(s3.put_object_legal_hold, "hold", version, Key=key, LegalHold={"Status": status})
+                    held ^= {version}
+                    tell(hold=version, status=status)
+                else:
+                    free = [entry for entry in versions if entry[1] not in held]
+                    if free:
+                        key, version = chance.choice(free)
+                        change(s3.delete_object, "delete", version, Key=key)
+                        versions.remove((key, version))
+                        tell(delete=version)
+        except Exception as error:  # pylint: disable=broad-except
+            print("ended by", type(error).__name__)
+
+
+def check_written(state):
+    """All that was answered is there with its bytes, tags and hold; only what was under way may be there or not."""
+    s3, name = client(), "crash-" + os.path.basename(state)
+    model, order, asked = {}, {}, None
+    for line in open(state, encoding="utf-8"):
+        fact = json.loads(line)
+        if "asked" in fact:
+            asked = fact
+            continue
+        asked = None
+        if "put" in fact:
+            model[fact["put"]] = {"key": fact["key"], "body": fact["body"], "tag": fact["tag"], "hold": "OFF"}
+            order.setdefault(fact["key"], []).append(fact["put"])
+        elif "mark" in fact:
+            model[fact["mark"]] = {"key": fact["key"], "body": None}
+            order.setdefault(fact["key"], []).append(fact["mark"])
+        elif "tag" in fact:
+            model[fact["tag"]]["tag"] = fact["value"]
+        elif "hold" in fact:
+            model[fact["hold"]]["hold"] = fact["status"]
+        elif "delete" in fact:
+            del model[fact["delete"]]
+    assert len(model) > 5, "too little was written before the crash"
+    unsure = asked and asked["version"]
+    found = {version: (key, latest, marker) for key, version, latest, marker in listed(s3, name)}
+    extra = set(found) - set(model)
+    assert len(extra) <= (1 if asked and asked["asked"] in ("put", "mark") else 0), (extra, asked)
+    missing = set(model) - set(found)
+    assert missing <= ({unsure} if asked and asked["asked"] == "delete" else set()), (missing, asked)
+    for version in set(model) & set(found):
+        was, (key, latest, marker) = model[version], found[version]
+        assert key == was["key"] and marker == (was["body"] is None)
+        newest = [other for other in order[key] if other in found][-1]
+        assert latest == (version == newest and not any(found[other][0] == key for other in extra)), (version, newest)
+        if marker:
+            continue
+        assert read(s3, Bucket=name, Key=key, VersionId=version) == was["body"].encode()
+        if version != unsure:
+            where = {"Bucket": name, "Key": key, "VersionId": version}
+            assert s3.get_object_tagging(**where)["TagSet"] == [{"Key": "n", "Value": was["tag"]}]
+            assert s3.head_object(**where).get("ObjectLockLegalHoldStatus", "OFF") == was["hold"]
+    print(len(model), "versions were answered,", len(found), "are there")
+
+
+def everything(file):
+    """Writes down all buckets, versions, markers, tags, locks and rules, to be compared."""
+    s3, told = client(), []
+    for name in sorted(entry["Name"] for entry in s3.list_buckets()["Buckets"]):
+        told.append([name, s3.get_bucket_versioning(Bucket=name).get("Status")])
+        for key, version, latest, marker in listed(s3, name):
+            told.append([key, version, latest, marker])
+            if not marker:
+                where = {"Bucket": name, "Key": key, "VersionId": version}
+                head = s3.head_object(**where)
+                told.append([head["ETag"], str(head["LastModified"]), head.get("ObjectLockLegalHoldStatus")])
+                told.append(s3.get_object_tagging(**where)["TagSet"])
+    with open(file, "w", encoding="utf-8") as out:
+        json.dump(told, out, indent=1)
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    globals()[sys.argv[1]](*sys.argv[2:])
