@@ -65,6 +65,9 @@ config! {
         otlp_grpc: String = "127.0.0.1:4317".into();
         /// Address of the OTLP HTTP door.
         otlp_http: String = "127.0.0.1:4318".into();
+        /// Address of the public door, which gives everybody the objects and websites that everybody may read, as the origin of a CDN.
+        /// Empty: there is no such door.
+        public: String = String::new();
         /// Allows addresses that are not loopback without TLS.
         insecure: bool = false;
         /// Most requests answered at once, all doors together; a further one is answered 503.
@@ -92,6 +95,8 @@ config! {
         small_object_bytes_max: usize = 65_536;
         /// Size at which a pack file is followed by a new one, in bytes.
         pack_bytes: u64 = 67_108_864;
+        /// Domains below which a name is a bucket: `dailies.s3.studio.example` with `s3.studio.example`. `localhost` always is one.
+        domains: Vec<String> = Vec::new();
     }
     /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
     [encryption] EncryptionConfig {

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod master;
 pub mod metrics;
 pub mod outgoing;
+pub mod policy;
 pub mod queue;
 pub mod signals;
 pub mod tasks;
@@ -188,7 +189,7 @@ impl Appliance {
         alerting.start(&stages.stage("alerting"));
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
-        let s3 = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
+        let (s3, public) = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
         let sqs: Arc<dyn Dialect> = Arc::new(queue::Sqs::new(queues.clone()));
         let dialects = HashMap::from([("sqs", sqs)]);
         let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
@@ -207,6 +208,10 @@ impl Appliance {
         let otlp_http = edge::otlp::http_routes(&sinks, otlp_bytes_max);
         let otlp_grpc = edge::otlp::grpc_routes(&sinks, otlp_bytes_max);
         listeners.aws.serve(&doors, &config.edge, edge::around(&gate, Door::Aws, aws));
+        if let Some(listener) = listeners.public {
+            let routes = edge::public_routes(Arc::new(public));
+            listener.serve(&doors, &config.edge, edge::around(&gate, Door::Public, routes));
+        }
         listeners.http.serve(&doors, &config.edge, edge::around(&gate, Door::Http, http));
         listeners.otlp_http.serve(&doors, &config.edge, edge::around(&gate, Door::OtlpHttp, otlp_http));
         listeners.otlp_grpc.serve(&doors, &config.edge, edge::around(&gate, Door::OtlpGrpc, otlp_grpc));
@@ -320,12 +325,13 @@ impl jobs::Seal for WebhookSecrets {
     }
 }
 
-/// The four doors, bound and silent.
+/// The doors, bound and silent.
 struct Listeners {
     aws: Listener,
     http: Listener,
     otlp_grpc: Listener,
     otlp_http: Listener,
+    public: Option<Listener>,
 }
 
 impl Listeners {
@@ -336,11 +342,16 @@ impl Listeners {
             http: Listener::bind(Door::Http, &edge.http, edge).await?,
             otlp_grpc: Listener::bind(Door::OtlpGrpc, &edge.otlp_grpc, edge).await?,
             otlp_http: Listener::bind(Door::OtlpHttp, &edge.otlp_http, edge).await?,
+            public: match edge.public.as_str() {
+                "" => None,
+                address => Some(Listener::bind(Door::Public, address, edge).await?),
+            },
         };
         let all = [&listeners.aws, &listeners.http, &listeners.otlp_grpc, &listeners.otlp_http];
-        match all.iter().find(|listener| dev && !listener.address().ip().is_loopback()) {
-            Some(open) => Err(StartError::DevIsOpen(open.door().name())),
-            None => Ok(listeners),
+        let open = all.into_iter().chain(&listeners.public).find(|listener| !listener.address().ip().is_loopback());
+        match open.map(Listener::door) {
+            Some(door) if dev => Err(StartError::DevIsOpen(door.name())),
+            _ => Ok(listeners),
         }
     }
 
@@ -351,6 +362,7 @@ impl Listeners {
             http: url(&self.http),
             otlp_grpc: url(&self.otlp_grpc),
             otlp_http: url(&self.otlp_http),
+            public: self.public.as_ref().map(url),
         }
     }
 }

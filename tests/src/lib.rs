@@ -29,6 +29,9 @@ pub struct Addresses {
     pub http: String,
     pub otlp_grpc: String,
     pub otlp_http: String,
+    /// Of the public door, where there is one.
+    #[serde(default)]
+    pub public: Option<String>,
 }
 
 /// A running appliance. Dropped, it is killed.
@@ -123,6 +126,7 @@ impl Appliance {
             ("BACKLOT_AGENT_AWS", self.addresses.aws.clone()),
             ("BACKLOT_AGENT_OTLP", self.addresses.otlp_http.clone()),
             ("BACKLOT_TEST_OTLP_GRPC", self.addresses.otlp_grpc.clone()),
+            ("BACKLOT_TEST_PUBLIC", self.addresses.public.clone().unwrap_or_default()),
         ]
     }
 

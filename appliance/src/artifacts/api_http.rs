@@ -13,12 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use super::Artifacts;
+use super::access::Reader;
 use super::conditions::{ReadConditions, Tags};
 use super::engine::{Got, Wanted};
 use super::error::ArtifactError;
 use super::listing;
 use super::model::{ObjectRow, RangeAsked};
-use crate::edge::{ApiError, Response, Viewer};
+use crate::edge::{ApiError, Response};
 use backlot_wire::Timestamp;
 
 /// Entries of one listing, unless fewer are asked for.
@@ -99,7 +100,7 @@ pub struct ObjectsJson {
     pub cursor: Option<String>,
 }
 
-async fn buckets(State(artifacts): State<Artifacts>, _: Viewer) -> Json<BucketsJson> {
+async fn buckets(State(artifacts): State<Artifacts>, reader: Reader) -> Json<BucketsJson> {
     let bucket = |bucket: super::BucketInfo| BucketJson {
         name: bucket.name,
         created: Timestamp(bucket.created_ms),
@@ -109,7 +110,8 @@ async fn buckets(State(artifacts): State<Artifacts>, _: Viewer) -> Json<BucketsJ
         noncurrent_bytes: bucket.noncurrent_bytes,
         markers: bucket.markers,
     };
-    Json(BucketsJson { buckets: artifacts.buckets().into_iter().map(bucket).collect() })
+    let owned = artifacts.buckets().into_iter().filter(|bucket| reader.owns(bucket));
+    Json(BucketsJson { buckets: owned.map(bucket).collect() })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,7 +126,7 @@ struct Listing {
 
 async fn objects(
     State(artifacts): State<Artifacts>,
-    _: Viewer,
+    reader: Reader,
     Path(bucket): Path<String>,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<ObjectsJson>, ApiError> {
@@ -134,6 +136,7 @@ async fn objects(
         return Err(ApiError::bad_request(format!("limit is 1 to {LIMIT}")));
     }
     let query = listing::Query { prefix: asked.prefix.clone(), delimiter: asked.delimiter, after: asked.cursor, max };
+    reader.permit(&artifacts, "ListObjectsV2", &bucket, None).map_err(refused)?;
     let page = artifacts.list(&bucket, query).await.map_err(refused)?;
     let object = |(key, row): (String, ObjectRow)| ObjectJson {
         uri: format!("s3://{bucket}/{key}"),
@@ -156,7 +159,7 @@ async fn objects(
 
 async fn object(
     State(artifacts): State<Artifacts>,
-    _: Viewer,
+    reader: Reader,
     Path((bucket, key)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
@@ -168,6 +171,7 @@ async fn object(
         if_modified_since_s: text(header::IF_MODIFIED_SINCE).and_then(parse_date),
         if_unmodified_since_s: text(header::IF_UNMODIFIED_SINCE).and_then(parse_date),
     };
+    reader.permit(&artifacts, "GetObject", &bucket, Some(&key)).map_err(refused)?;
     let row = artifacts.head(&bucket, &key).map_err(refused)?;
     // A range that was asked for of other bytes than these is ignored, and so is one that is not understood (RFC 9110 §14.2).
     let current = text(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == row.etag.to_string());
@@ -269,6 +273,10 @@ fn refused(error: ArtifactError) -> ApiError {
     match error {
         E::NoSuchBucket(_) => ApiError::not_found("no_such_bucket", text).hint("GET /v1/artifacts lists the buckets"),
         E::NoSuchKey { .. } => ApiError::not_found("no_such_key", text),
+        E::AccessDenied => {
+            ApiError::new(StatusCode::FORBIDDEN, "forbidden", "the bucket does not let this key read it")
+                .hint("its owner's keys may, and whom its policy or its ACL allows")
+        }
         E::PreconditionFailed(_) => ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", text),
         E::InvalidRange { .. } => ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_range", text),
         E::InvalidArgument(_) | E::InvalidRequest(_) | E::KeyTooLong => ApiError::bad_request(text),

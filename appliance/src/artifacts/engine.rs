@@ -25,6 +25,7 @@ use super::work::Work;
 use super::{Artifacts, BucketInfo, new_id};
 use crate::catalogue::Table;
 use crate::control::Record;
+use crate::identity::Account;
 
 /// How often a read looks again when the object was replaced between finding its row and opening its bytes.
 const LOOKS_MAX: usize = 8;
@@ -112,14 +113,20 @@ impl Artifacts {
     /// # Errors
     /// [`ArtifactError::BucketExists`], [`ArtifactError::InvalidBucketName`], [`ArtifactError::TooManyBuckets`].
     pub async fn create_bucket(&self, name: &str, region: &str) -> Result<(), ArtifactError> {
-        self.create_bucket_with(name, region, false).await
+        self.create_bucket_with(name, region, false, Account::house()).await
     }
 
-    /// The same, where `lock` says whether its objects may be locked; such a bucket keeps versions from the start.
+    /// The same for another owner, where `lock` says whether its objects may be locked; such a bucket keeps versions from the start.
     ///
     /// # Errors
     /// As [`Artifacts::create_bucket`].
-    pub async fn create_bucket_with(&self, name: &str, region: &str, lock: bool) -> Result<(), ArtifactError> {
+    pub async fn create_bucket_with(
+        &self,
+        name: &str,
+        region: &str,
+        lock: bool,
+        owner: Account,
+    ) -> Result<(), ArtifactError> {
         check_bucket_name(name)?;
         let row = BucketRow {
             created_ms: self.now().wall_ms,
@@ -127,6 +134,7 @@ impl Artifacts {
             versioning: if lock { Versioning::Enabled } else { Versioning::Never },
             lock,
             default_retention: None,
+            owner,
         };
         let lock = self.lock(name, "").await;
         let bucket = name.to_owned();
@@ -476,6 +484,7 @@ fn info(name: &str, bucket: &Bucket) -> BucketInfo {
         name: name.to_owned(),
         created_ms: bucket.row.created_ms,
         region: bucket.row.region.clone(),
+        owner: bucket.row.owner.clone(),
         objects: bucket.counts.objects,
         bytes: bucket.counts.bytes,
         noncurrent: bucket.counts.noncurrent,

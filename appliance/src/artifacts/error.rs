@@ -38,7 +38,7 @@ pub enum ArtifactError {
     InvalidRequest(String),
     #[error("a key has at most 1024 bytes")]
     KeyTooLong,
-    #[error("user metadata has at most 2048 bytes, content headers 1024")]
+    #[error("user metadata has at most 2048 bytes, content headers and the ACL 1024 together")]
     MetadataTooLarge,
     #[error("at most {max} bytes are taken here")]
     EntityTooLarge { max: u64 },
@@ -50,6 +50,8 @@ pub enum ArtifactError {
     InvalidPartOrder,
     #[error("the range has no byte of the object's {size}")]
     InvalidRange { size: u64 },
+    #[error("Access Denied")]
+    AccessDenied,
     #[error("{0} does not hold")]
     PreconditionFailed(&'static str),
     #[error("not modified")]

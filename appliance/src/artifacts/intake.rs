@@ -237,7 +237,8 @@ impl Artifacts {
             written_ms: now.wall_ms,
             md5: md5.clone(),
             crc,
-            description: description.clone(),
+            // Who may read it can change; what is read back from headers is private.
+            description: Description { acl: None, ..description.clone() },
             version,
             seal: taking.sealer().map(|sealer| sealer.seal.clone()),
         };

@@ -6,9 +6,10 @@
 //! decided under that key's lock, which is held until the row is there.
 //!
 //! What is absent on purpose: nothing of a bucket's or key's name reaches the file system; bytes are never changed in
-//! place; no acknowledgement waits for the catalogue's flush. Encryption and ACLs are not here yet;
+//! place; no acknowledgement waits for the catalogue's flush. Encryption is not here yet;
 //! every row has a format byte so that they can come.
 
+mod access;
 pub mod api_http;
 pub mod api_s3;
 mod blobs;
@@ -46,6 +47,7 @@ use backlot_journal::{Class, Lsn};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+pub use access::{Acl, AclProblem, Grantee, Permissions};
 pub use conditions::{ReadConditions, Tags, WriteConditions};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
 pub use engine::{Delete, Deleted, Got, Put, Stored};
@@ -61,6 +63,7 @@ use crate::catalogue::{Batch, Catalogue};
 use crate::clock::{Clock, Now};
 use crate::config::{ArtifactConfig, EncryptionConfig};
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
+use crate::identity::Account;
 use crate::master::MasterKeys;
 use crate::tasks::Stage;
 use blobs::Blobs;
@@ -99,6 +102,7 @@ pub struct BucketInfo {
     pub name: String,
     pub created_ms: u64,
     pub region: String,
+    pub owner: Account,
     /// What is current.
     pub objects: u64,
     pub bytes: u64,

@@ -7,10 +7,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
+use super::access::Acl;
 use super::checksums::{Checksum, Digest};
 use super::error::ArtifactError;
 use super::lock::{DefaultRetention, Lock};
 use super::seal_keys::Seal;
+use crate::identity::Account;
 
 /// Longest key, in bytes of UTF-8 (S3).
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -137,6 +139,14 @@ pub struct Description {
     pub headers: ContentHeaders,
     #[serde(rename = "m", default, skip_serializing_if = "Vec::is_empty")]
     pub metadata: Metadata,
+    /// Who beside the owner may do what; nobody anything where there is none. A blob's header leaves it out.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Acl>,
+}
+
+/// Bytes of a list in a row.
+fn acl_bytes(acl: &Acl) -> usize {
+    encode(acl).map_or(usize::MAX / 2, |bytes| bytes.len() + 2)
 }
 
 impl Description {
@@ -154,6 +164,8 @@ impl Description {
             &headers.expires,
         ];
         let content: usize = fields.into_iter().flatten().map(String::len).sum();
+        // A list takes its room from theirs: few objects have both at their longest.
+        let content = content + self.acl.as_ref().map_or(0, acl_bytes);
         let pairs = self.metadata.len();
         if metadata > METADATA_BYTES_MAX || pairs > METADATA_PAIRS_MAX || content > CONTENT_HEADERS_BYTES_MAX {
             return Err(ArtifactError::MetadataTooLarge);
@@ -265,6 +277,9 @@ pub(super) struct BucketRow {
     /// What locks an object that is put without a retention.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub default_retention: Option<DefaultRetention>,
+    /// Whose it is.
+    #[serde(rename = "o", default, skip_serializing_if = "Account::is_house")]
+    pub owner: Account,
 }
 
 /// What becomes of an object that is put over or deleted.
@@ -511,6 +526,7 @@ impl ObjectRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifacts::access::{Grantee, Permissions};
     use crate::artifacts::checksums::Algorithm;
     use crate::catalogue::VALUE_BYTES_MAX;
 
@@ -518,35 +534,48 @@ mod tests {
         Checksum { algorithm: Algorithm::Sha256, parts: u16::MAX, value: Digest(vec![0xff; 32]) }
     }
 
+    fn longest_acl() -> Acl {
+        let mut acl = Acl::default();
+        for n in 1..crate::artifacts::access::GRANTEES_MAX {
+            let account = Account::parse(&format!("{n}{}", "a".repeat(31))).unwrap();
+            acl.grant(Grantee::Account(account), Permissions::FULL).unwrap();
+        }
+        acl
+    }
+
     #[test]
     fn the_largest_rows_fit_into_the_catalogue() {
-        let description = Description {
-            headers: ContentHeaders {
-                disposition: Some("d".repeat(CONTENT_HEADERS_BYTES_MAX)),
-                ..ContentHeaders::default()
-            },
-            metadata: vec![("n".repeat(8), "v".repeat(8)); METADATA_PAIRS_MAX],
-        };
-        description.check().unwrap();
         let extent = Extent { place: Place::Pack(Uuid::max(), u64::MAX), size: u64::MAX, crc: u64::MAX };
-        let row = ObjectRow {
-            version: Uuid::max(),
-            named: true,
-            modified_ms: u64::MAX,
-            size: u64::MAX,
-            etag: ETag { md5: Digest(vec![0xff; 16]), parts: u16::MAX },
-            body: Body::One(extent.clone()),
-            checksum: longest_checksum(),
-            description,
-            tags: u16::MAX,
-            lock: Some(Box::new(Lock::longest())),
-            seal: Some(Seal::longest()),
-        };
-        assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
+        for acl in [None, Some(longest_acl())] {
+            let list = acl.as_ref().map_or(0, acl_bytes);
+            let description = Description {
+                headers: ContentHeaders {
+                    disposition: Some("d".repeat(CONTENT_HEADERS_BYTES_MAX - list)),
+                    ..ContentHeaders::default()
+                },
+                metadata: vec![("n".repeat(8), "v".repeat(8)); METADATA_PAIRS_MAX],
+                acl,
+            };
+            description.check().unwrap();
+            let row = ObjectRow {
+                version: Uuid::max(),
+                named: true,
+                modified_ms: u64::MAX,
+                size: u64::MAX,
+                etag: ETag { md5: Digest(vec![0xff; 16]), parts: u16::MAX },
+                body: Body::One(extent.clone()),
+                checksum: longest_checksum(),
+                description,
+                tags: u16::MAX,
+                lock: Some(Box::new(Lock::longest())),
+                seal: Some(Seal::longest()),
+            };
+            assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
+            assert_eq!(decode::<ObjectRow>(&encode(&row).unwrap()).unwrap(), row);
+        }
         let part = CompletedPart { number: u16::MAX, extent, checksum: Some(longest_checksum()) };
         let chunk = PartChunk { offset: u64::MAX, parts: vec![part; PARTS_PER_CHUNK] };
         assert!(encode(&chunk).unwrap().len() <= VALUE_BYTES_MAX);
-        assert_eq!(decode::<ObjectRow>(&encode(&row).unwrap()).unwrap(), row);
     }
 
     #[test]

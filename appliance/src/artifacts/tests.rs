@@ -57,7 +57,8 @@ impl Store {
     fn open(dir: &Path) -> Self {
         let journal = JournalConfig { segment_bytes: 4 << 20, ..JournalConfig::default() };
         let (control, replay) = Control::open(dir, &journal).unwrap();
-        let config = ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048 };
+        let config =
+            ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048, ..ArtifactConfig::default() };
         let clock = Arc::new(SetClock(BEGINS_MS.into()));
         let keys = (MasterKeys::in_folder(dir), EncryptionConfig::default());
         let artifacts = Artifacts::build(control.clone(), clock.clone(), dir, config, keys).unwrap();

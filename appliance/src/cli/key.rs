@@ -19,6 +19,9 @@ pub(super) enum KeyCommand {
         /// What it is for.
         #[arg(long, default_value = "")]
         note: String,
+        /// Whose key it is: an owner of buckets by this name. Without it, the house's.
+        #[arg(long)]
+        account: Option<String>,
         #[arg(long)]
         json: bool,
     },
@@ -41,8 +44,9 @@ fn role(text: &str) -> Result<Role, String> {
 
 pub(super) async fn run(command: KeyCommand, client: &Client) -> Result<ExitCode, CliError> {
     match command {
-        KeyCommand::Create { role, note, json } => {
-            let made: Value = client.send(Method::POST, "/v1/keys", Some(&json!({"role": role, "note": note}))).await?;
+        KeyCommand::Create { role, note, account, json } => {
+            let wanted = json!({"role": role, "note": note, "account": account});
+            let made: Value = client.send(Method::POST, "/v1/keys", Some(&wanted)).await?;
             if json {
                 println!("{made}");
             } else {
@@ -62,13 +66,8 @@ pub(super) async fn run(command: KeyCommand, client: &Client) -> Result<ExitCode
                 if json {
                     println!("{}", super::to_json(&key)?);
                 } else {
-                    println!(
-                        "{}  {:8}  {}  {}",
-                        key.key_id,
-                        format!("{:?}", key.role).to_lowercase(),
-                        key.created_at,
-                        key.note
-                    );
+                    let role = format!("{:?}", key.role).to_lowercase();
+                    println!("{}  {role:8}  {:10}  {}  {}", key.key_id, key.account.name(), key.created_at, key.note);
                 }
             }
         }

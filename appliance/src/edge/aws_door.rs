@@ -41,6 +41,11 @@ impl AwsDoor {
     }
 }
 
+/// Routes of the public door, all of which `s3` answers.
+pub fn public_routes(s3: Arc<dyn S3Door>) -> Router {
+    Router::new().fallback(|State(s3): State<Arc<dyn S3Door>>, request: Request| s3.call(request)).with_state(s3)
+}
+
 /// Service and protocol of a request, as far as its head tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shape {

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::basic::{COOKIE, session_token};
 use super::dashboard;
 use super::{Admin, ApiError, Gate, Request, Response, Viewer};
-use crate::identity::{IdentityError, Role, SESSION_LIFE_S};
+use crate::identity::{Account, IdentityError, KeyInfo, Role, SESSION_LIFE_S};
 
 /// Where the doors are, as a client on this machine reaches them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Endpoints {
     pub http: String,
     pub otlp_grpc: String,
     pub otlp_http: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<String>,
 }
 
 struct Own {
@@ -127,7 +129,13 @@ async fn sign_out(State(own): State<Arc<Own>>, request: Request) -> Response {
 }
 
 async fn list_keys(State(own): State<Arc<Own>>, _: Admin) -> Json<serde_json::Value> {
-    Json(json!({"keys": own.gate.identity().list()}))
+    let shown = |key: KeyInfo| {
+        let (number, canonical_id) = (key.account.number(), key.account.canonical_id());
+        json!({"key_id": key.key_id, "role": key.role, "note": key.note, "created_at": key.created_at,
+            "account": key.account.name(), "account_number": number, "canonical_id": canonical_id})
+    };
+    let keys: Vec<_> = own.gate.identity().list().into_iter().map(shown).collect();
+    Json(json!({"keys": keys}))
 }
 
 #[derive(Deserialize)]
@@ -136,6 +144,9 @@ struct CreateKey {
     role: Role,
     #[serde(default)]
     note: String,
+    /// Absent: the house.
+    #[serde(default)]
+    account: Option<String>,
 }
 
 async fn create_key(
@@ -144,8 +155,19 @@ async fn create_key(
     body: Result<Json<CreateKey>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Json(wanted) = body.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
-    let made = own.gate.identity().create(wanted.role, &wanted.note).await.map_err(|error| of_identity(&error))?;
-    let body = json!({"key_id": made.key_id, "secret": made.secret, "role": made.role});
+    let account = match &wanted.account {
+        None => Account::house(),
+        Some(name) => Account::parse(name).ok_or_else(|| {
+            ApiError::bad_request(
+                "an account's name is 1 to 32 of a-z, 0-9 and -; it owns the buckets that its keys make",
+            )
+        })?,
+    };
+    let (name, number, canonical_id) = (account.name().to_owned(), account.number(), account.canonical_id());
+    let made = own.gate.identity().create(wanted.role, &wanted.note, account).await;
+    let made = made.map_err(|error| of_identity(&error))?;
+    let body = json!({"key_id": made.key_id, "secret": made.secret, "role": made.role,
+        "account": name, "account_number": number, "canonical_id": canonical_id});
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
@@ -159,6 +181,7 @@ fn of_identity(error: &IdentityError) -> ApiError {
         IdentityError::NoSuchKey(_) => {
             ApiError::not_found("no_such_key", error.to_string()).hint("`backlot key list` shows them")
         }
+        IdentityError::AdminOfAccount => ApiError::bad_request(error.to_string()),
         IdentityError::LastAdmin(_) => ApiError::conflict("last_admin", error.to_string()),
         IdentityError::TooMany => ApiError::conflict("too_many_keys", error.to_string()),
         other => ApiError::internal(other),

@@ -30,7 +30,7 @@ use axum::response::IntoResponse;
 use http::StatusCode;
 use parking_lot::Mutex;
 
-pub use aws_door::{AwsDoor, S3Door};
+pub use aws_door::{AwsDoor, S3Door, public_routes};
 pub use error::ApiError;
 pub use http_door::{Endpoints, Troubles, routes as http_routes};
 pub use listen::{ListenError, Listener};
@@ -67,13 +67,15 @@ pub fn fuzz_head(text: &str) {
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 
-/// One of the four listening addresses.
+/// One of the listening addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Door {
     Aws,
     Http,
     OtlpGrpc,
     OtlpHttp,
+    /// Off unless it has an address.
+    Public,
 }
 
 impl Door {
@@ -84,6 +86,7 @@ impl Door {
             Self::Http => "http",
             Self::OtlpGrpc => "otlp_grpc",
             Self::OtlpHttp => "otlp_http",
+            Self::Public => "public",
         }
     }
 
@@ -92,7 +95,7 @@ impl Door {
     fn refuse(self, refusal: Refusal, request: &RequestInfo) -> Response {
         let (status, code, message) = refusal.words();
         match self {
-            Self::Aws => aws_door::refusal(status, code, message, request),
+            Self::Aws | Self::Public => aws_door::refusal(status, code, message, request),
             Self::Http => {
                 let mut error = ApiError::new(status, code.1, message);
                 error.retry_after_s = refusal.retry_after_s();

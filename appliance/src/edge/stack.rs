@@ -236,7 +236,8 @@ fn bound_body(at: &At, request: Request) -> Result<Request, Box<Response>> {
     let config = &at.gate.shared.config;
     let idle = Duration::from_secs(config.body_timeout_s);
     let limit = match at.door {
-        Door::Aws => None, // S3 streams; the other dialects bound theirs where they collect it
+        Door::Public => Some(0), // it is only read from
+        Door::Aws => None,       // S3 streams; the other dialects bound theirs where they collect it
         Door::Http => Some(config.http_body_bytes_max),
         Door::OtlpGrpc | Door::OtlpHttp => Some(config.otlp_body_bytes_max),
     };
@@ -262,7 +263,7 @@ fn announced_bytes(request: &Request) -> Option<u64> {
 fn authenticate(at: &At, mut request: Request) -> Result<Request, Box<Response>> {
     let shared = &at.gate.shared;
     let known = match at.door {
-        Door::Aws => return Ok(request),
+        Door::Aws | Door::Public => return Ok(request),
         Door::Http => basic::on_http(&shared.identity, &request),
         Door::OtlpGrpc | Door::OtlpHttp => basic::on_otlp(&shared.identity, &request, shared.dev),
     };

@@ -3,7 +3,7 @@
 use backlot_wire::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Role;
+use super::{Account, Role};
 
 const VERSION: u8 = 1;
 
@@ -15,6 +15,8 @@ pub struct KeyInfo {
     /// What its maker said it is for.
     pub note: String,
     pub created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Account::is_house")]
+    pub account: Account,
 }
 
 /// A key with its secret wrapped by the master key (base64).
@@ -62,8 +64,14 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_encoding_and_garbage_is_an_error() {
-        let info =
-            KeyInfo { key_id: "BLK1".into(), role: Role::Viewer, note: "for Ada".into(), created_at: Timestamp(7) };
+        let account = Account::parse("ada").unwrap();
+        let info = KeyInfo {
+            key_id: "BLK1".into(),
+            role: Role::Viewer,
+            note: "for Ada".into(),
+            created_at: Timestamp(7),
+            account,
+        };
         for change in [Change::Put(StoredKey { info, wrapped: "AA==".into() }), Change::Delete("BLK1".into())] {
             assert_eq!(Change::decode(&change.encode()), Ok(change));
         }

@@ -4,8 +4,11 @@
 //! needs it in the clear for each verification; the tokens of sessions are random and kept hashed, in memory only,
 //! so a restart signs everybody out. Comparisons of secrets take the same time whatever they compare.
 //!
+//! A key belongs to the house or to an [`Account`], which is an owner of buckets and nothing else.
+//!
 //! Absent on purpose: users and passwords. A studio's people sign in with a key of their own.
 
+mod accounts;
 mod keys;
 mod sessions;
 
@@ -22,6 +25,7 @@ use crate::catalogue::{Batch, Catalogue, Table};
 use crate::clock::{Clock, Now};
 use crate::control::{Commit, Control, ControlError, Follower, Kind, Permit, Record};
 use crate::master::{self, MasterError, MasterKeys};
+pub use accounts::Account;
 use keys::{Change, StoredKey};
 pub use keys::{KeyInfo, fuzz_journal};
 pub use sessions::SESSION_LIFE_S;
@@ -64,6 +68,7 @@ impl Role {
 pub struct Principal {
     pub key_id: String,
     pub role: Role,
+    pub account: Account,
 }
 
 /// An access key with its secret in the clear: what a new key is answered with, once.
@@ -92,6 +97,8 @@ pub enum IdentityError {
     NoSuchKey(String),
     #[error("key {0} is the last admin key; make another one before it is revoked")]
     LastAdmin(String),
+    #[error("an account's keys are operator, viewer or agent; an admin's key is the house's")]
+    AdminOfAccount,
     #[error("there are {KEYS_MAX} keys, which is the most; revoke some")]
     TooMany,
     #[error("the system gave no random bytes")]
@@ -159,7 +166,7 @@ impl Identity {
         if self.inner.keys.read().values().any(|key| key.info.role == Role::Admin) {
             return Ok(false);
         }
-        let credential = self.create(Role::Admin, "made at the first start").await?;
+        let credential = self.create(Role::Admin, "made at the first start", Account::house()).await?;
         let path = data_dir.join("admin.key");
         let text = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\nregion = us-east-1\n",
@@ -172,8 +179,11 @@ impl Identity {
     /// Makes a key. Its secret is answered here and never again.
     ///
     /// # Errors
-    /// [`IdentityError::TooMany`], [`IdentityError::Control`] when it was not made durable.
-    pub async fn create(&self, role: Role, note: &str) -> Result<Credential, IdentityError> {
+    /// [`IdentityError::TooMany`], [`IdentityError::AdminOfAccount`], [`IdentityError::Control`] when it was not made durable.
+    pub async fn create(&self, role: Role, note: &str, account: Account) -> Result<Credential, IdentityError> {
+        if role == Role::Admin && !account.is_house() {
+            return Err(IdentityError::AdminOfAccount);
+        }
         if self.inner.keys.read().len() >= KEYS_MAX {
             return Err(IdentityError::TooMany);
         }
@@ -182,7 +192,7 @@ impl Identity {
         let wrapped = self.inner.master.wrap_text(&credential.key_id, credential.secret.as_bytes())?;
         let note: String = note.chars().filter(|c| !c.is_control()).take(200).collect();
         let created_at = self.inner.clock.now().timestamp();
-        let info = KeyInfo { key_id: credential.key_id.clone(), role, note, created_at };
+        let info = KeyInfo { key_id: credential.key_id.clone(), role, note, created_at, account };
         self.commit(Change::Put(StoredKey { info, wrapped })).await?;
         Ok(credential)
     }
@@ -217,11 +227,13 @@ impl Identity {
     #[must_use]
     pub fn secret(&self, key_id: &str) -> Option<(String, Principal)> {
         if let Some(own) = self.inner.own.get(key_id) {
-            return Some((own.secret.clone(), Principal { key_id: key_id.into(), role: own.role }));
+            let principal = Principal { key_id: key_id.into(), role: own.role, account: Account::house() };
+            return Some((own.secret.clone(), principal));
         }
         let key = self.inner.keys.read().get(key_id).cloned()?;
         let (secret, _) = self.inner.master.unwrap_text(key_id, &key.wrapped)?;
-        Some((String::from_utf8(secret).ok()?, Principal { key_id: key_id.into(), role: key.info.role }))
+        let KeyInfo { role, account, .. } = key.info;
+        Some((String::from_utf8(secret).ok()?, Principal { key_id: key_id.into(), role, account }))
     }
 
     /// Seals a secret of another part of the program under its name.
@@ -246,6 +258,24 @@ impl Identity {
             .get(key_id)
             .map(|own| own.role)
             .or_else(|| self.inner.keys.read().get(key_id).map(|key| key.info.role))
+    }
+
+    /// The role and account of a key.
+    #[must_use]
+    pub fn holder(&self, key_id: &str) -> Option<(Role, Account)> {
+        if let Some(own) = self.inner.own.get(key_id) {
+            return Some((own.role, Account::house()));
+        }
+        self.inner.keys.read().get(key_id).map(|key| (key.info.role, key.info.account.clone()))
+    }
+
+    /// The account with this canonical id, if a key belongs to it.
+    #[must_use]
+    pub fn account_of(&self, canonical_id: &str) -> Option<Account> {
+        let house = std::iter::once(Account::house());
+        let named: std::collections::BTreeSet<_> =
+            self.inner.keys.read().values().map(|key| key.info.account.clone()).collect();
+        house.chain(named).find(|account| account.canonical_id() == canonical_id)
     }
 
     /// Who `key_id` with `secret` is, if that is right.

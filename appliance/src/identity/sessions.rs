@@ -58,12 +58,12 @@ fn hash(token: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Role;
+    use crate::identity::{Account, Role};
 
     #[test]
     fn a_session_lives_twelve_hours_after_its_last_use() {
         let sessions = Sessions::default();
-        let ada = Principal { key_id: "BLKA".into(), role: Role::Viewer };
+        let ada = Principal { key_id: "BLKA".into(), role: Role::Viewer, account: Account::house() };
         sessions.begin("t", ada.clone(), 0);
         assert_eq!(sessions.check("t", 11 * 3_600_000), Some(ada.clone()));
         assert_eq!(sessions.check("t", 22 * 3_600_000), Some(ada));
@@ -76,7 +76,7 @@ mod tests {
         let sessions = Sessions::default();
         for n in 0..=SESSIONS_MAX as u64 {
             let key_id = format!("BLK{}", n % 2);
-            sessions.begin(&n.to_string(), Principal { key_id, role: Role::Viewer }, n);
+            sessions.begin(&n.to_string(), Principal { key_id, role: Role::Viewer, account: Account::house() }, n);
         }
         assert_eq!(sessions.by_hash.lock().len(), SESSIONS_MAX);
         assert!(sessions.check("0", 2000).is_none());

@@ -48,17 +48,8 @@ impl Policy {
         if text.len() > POLICY_BYTES_MAX {
             return Err(format!("it has at most {POLICY_BYTES_MAX} bytes"));
         }
-        let value: Value = serde_json::from_str(text).map_err(|error| format!("it is JSON ({error})"))?;
-        let statements = match value.get("Statement") {
-            Some(Value::Array(statements)) => statements.iter().collect(),
-            Some(statement @ Value::Object(_)) => vec![statement],
-            _ => return Err("it is an object with a Statement".to_owned()),
-        };
-        let whole = |statement: &Value| {
-            let has = |name: &str| statement.get(name).is_some();
-            has("Effect") && (has("Principal") || has("NotPrincipal")) && (has("Action") || has("NotAction"))
-        };
-        if statements.is_empty() || statements.len() > STATEMENTS_MAX || !statements.into_iter().all(whole) {
+        let policy = crate::policy::Policy::parse(text).map_err(|problem| format!("it {problem}"))?;
+        if policy.statements().len() > STATEMENTS_MAX {
             return Err(format!("it has 1 to {STATEMENTS_MAX} statements, each with Effect, Principal and Action"));
         }
         Ok(Self(text.to_owned()))

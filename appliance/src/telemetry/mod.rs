@@ -39,7 +39,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const SPAN_DELAY: Duration = Duration::from_secs(1);
 /// Libraries that say what only their authors want to know. The SDK tells of each export that fails, which `client` tells once; s3s
 /// calls each refusal an error, and what is one is told where S3 is answered.
-const QUIET: &str = "opentelemetry=off,s3s=off,tantivy=warn";
+const QUIET: &str = "opentelemetry=off,s3s=off,tantivy=warn,backlot::s3_access=off";
 /// What may be logged and must not be exported: it is said while an export is under way.
 const UNEXPORTED: &[&str] = &[
     "backlot::edge::otlp",

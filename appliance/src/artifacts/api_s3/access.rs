@@ -1,71 +1,265 @@
-//! Who may do what over S3, and which signatures are taken.
+//! Who calls over S3, whether they may, and which signatures are taken.
 //!
 //! s3s has verified the signature when it asks here. What it does not check is checked here: that a signature was made
-//! for S3, that a presigned URL lives at most seven days, and that SigV2 comes as a presigned URL or a form only.
+//! for S3, that a presigned URL lives at most seven days, and that SigV2 comes as a presigned URL or a form only. A key's
+//! role bounds what it may do at all; the rest is the bucket's to say ([`crate::artifacts::access`]).
+//!
+//! What an operation needs beside its own object (the source of a copy, the keys of a batch, a form's fields) is known
+//! when its input was read, and is asked for then.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Extensions;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s::dto::*;
+use s3s::path::S3Path;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::XML_BYTES_MAX;
+use super::access_log::Requester;
+use super::convert::error;
+use crate::artifacts::Artifacts;
+use crate::artifacts::access::{Action, Ask, Caller, Facts, Holder, Named, On, Permissions, parameter};
 use crate::clock::Clock;
-use crate::edge::OperationCell;
-use crate::identity::{Identity, Role};
+use crate::edge::{OperationCell, Peer};
+use crate::identity::{Account, Identity, Role};
 
 /// Longest life of a presigned URL, in seconds (S3).
 const PRESIGNED_MAX_S: u64 = 7 * 24 * 3600;
 
-/// What a key may do.
-pub trait Roles: Send + Sync + 'static {
+/// Whose keys there are.
+pub trait Keys: Send + Sync + 'static {
     /// `None` when there is no such key any more.
-    fn role(&self, access_key: &str) -> Option<Role>;
+    fn holder(&self, access_key: &str) -> Option<(Role, Account)>;
+
+    /// The account with this canonical id, if somebody has a key of it.
+    fn account(&self, canonical_id: &str) -> Option<Account>;
 }
 
-impl Roles for Identity {
-    fn role(&self, access_key: &str) -> Option<Role> {
-        Self::role(self, access_key)
+impl Keys for Identity {
+    fn holder(&self, access_key: &str) -> Option<(Role, Account)> {
+        Self::holder(self, access_key)
+    }
+
+    fn account(&self, canonical_id: &str) -> Option<Account> {
+        self.account_of(canonical_id)
     }
 }
 
-pub(super) struct Access<R> {
-    roles: R,
+/// Who calls, as operations find it in a request's extensions.
+#[derive(Clone)]
+pub(super) struct Asking {
+    pub(super) caller: Caller,
+    pub(super) keys: Arc<dyn Keys>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) now_ms: u64,
+}
+
+impl Asking {
+    /// # Errors
+    /// When no check has put it there, which is a fault of ours.
+    pub(super) fn of(extensions: &Extensions) -> S3Result<&Self> {
+        extensions.get().ok_or_else(|| s3_error!(InternalError, "nobody knows who calls"))
+    }
+
+    pub(super) fn facts<'a>(&'a self, headers: &'a http::HeaderMap, query: &'a str) -> Facts<'a> {
+        Facts { headers, query, caller: &self.caller, address: self.address, now_ms: self.now_ms }
+    }
+
+    /// Who is the owner of what the caller makes.
+    pub(super) fn account(&self) -> Account {
+        self.caller.account().cloned().unwrap_or_default()
+    }
+}
+
+fn facts_of<T>(request: &S3Request<T>) -> S3Result<Facts<'_>> {
+    let query = request.uri.query().unwrap_or_default();
+    Ok(Asking::of(&request.extensions)?.facts(&request.headers, query))
+}
+
+/// Keys of a batch that the caller may not delete, with their versions.
+#[derive(Clone, Default)]
+pub(super) struct Refused(HashSet<(String, Option<String>)>);
+
+impl Refused {
+    pub(super) fn has(&self, object: &ObjectIdentifier) -> bool {
+        !self.0.is_empty() && self.0.contains(&(object.key.clone(), object.version_id.clone()))
+    }
+}
+
+pub(super) struct Access {
+    artifacts: Artifacts,
+    keys: Arc<dyn Keys>,
     clock: Arc<dyn Clock>,
 }
 
-impl<R> Access<R> {
-    pub(super) fn new(roles: R, clock: Arc<dyn Clock>) -> Self {
-        Self { roles, clock }
+impl Access {
+    pub(super) fn new(artifacts: Artifacts, keys: impl Keys) -> Self {
+        let clock = artifacts.0.clock.clone();
+        Self { artifacts, keys: Arc::new(keys), clock }
+    }
+
+    fn asking(&self, context: &mut S3AccessContext<'_>) -> S3Result<Asking> {
+        let address = context.extensions_mut().get::<Peer>().map(|peer| peer.0.ip());
+        let now_ms = self.clock.now().wall_ms;
+        let mut caller = Caller::default();
+        if let Some(credentials) = context.credentials() {
+            let Some((role, account)) = self.keys.holder(&credentials.access_key) else {
+                return Err(s3_error!(InvalidAccessKeyId, "the access key does not exist"));
+            };
+            caller.holder = Some(Holder { key_id: credentials.access_key.clone(), role, account });
+        }
+        Ok(Asking { caller, keys: Arc::clone(&self.keys), address, now_ms })
+    }
+
+    /// Asks for `action` on `bucket` and perhaps `key`.
+    fn permit(
+        &self,
+        facts: &Facts<'_>,
+        action: Action,
+        bucket: &str,
+        key: Option<&str>,
+        version: Option<&str>,
+    ) -> S3Result<()> {
+        let action = if version.is_some() { action.of_version() } else { action };
+        let object = Named { artifacts: &self.artifacts, bucket, key, version };
+        let values = |name: &str| facts.values(name, &object);
+        let ask = Ask { caller: facts.caller, action, bucket, key, version, values: &values };
+        self.artifacts.permit(&ask).map_err(error)
+    }
+
+    /// What a write asks for beside writing: lists, tags and locks that its headers set.
+    fn permit_also(&self, facts: &Facts<'_>, bucket: &str, key: &str) -> S3Result<()> {
+        const ALSO: [(&str, &str); 5] = [
+            ("x-amz-acl", "s3:PutObjectAcl"),
+            ("x-amz-grant-", "s3:PutObjectAcl"),
+            ("x-amz-tagging", "s3:PutObjectTagging"),
+            ("x-amz-object-lock-mode", "s3:PutObjectRetention"),
+            ("x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold"),
+        ];
+        for (header, name) in ALSO {
+            if facts.has_header(header) {
+                let action = Action { name, on: On::ObjectOfBucket(Permissions::WRITE) };
+                self.permit(facts, action, bucket, Some(key), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn permit_source<T>(&self, request: &S3Request<T>, source: &CopySource) -> S3Result<()> {
+        let CopySource::Bucket { bucket, key, version_id } = source else { return Ok(()) };
+        let facts = facts_of(request)?;
+        let get = Action { name: "s3:GetObject", on: On::Object(Some(Permissions::READ)) };
+        self.permit(&facts, get, bucket, Some(key), version_id.as_deref())
     }
 }
 
 #[async_trait::async_trait]
-impl<R: Roles> S3Access for Access<R> {
+impl S3Access for Access {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         let operation = context.s3_op().name().to_owned();
         if let Some(cell) = context.extensions_mut().get::<OperationCell>() {
             cell.set(&operation);
         }
-        let Some(credentials) = context.credentials() else {
-            return Err(s3_error!(AccessDenied, "this needs a signature"));
-        };
         if reads_xml(&operation) && announced(context.headers()) > XML_BYTES_MAX as u64 {
             return Err(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
         }
         let authorization = context.headers().get("authorization").and_then(|value| value.to_str().ok());
-        let query = context.uri().query().unwrap_or_default();
-        check_signature(authorization, query, self.clock.now().wall_ms / 1000)?;
-        let Some(role) = self.roles.role(&credentials.access_key) else {
-            return Err(s3_error!(InvalidAccessKeyId, "the access key does not exist"));
-        };
-        context.extensions_mut().insert(role); // operations ask who may bypass a retention
-        if is_read(&operation) || role.works() {
-            return Ok(());
+        let query = context.uri().query().unwrap_or_default().to_owned();
+        check_signature(authorization, &query, self.clock.now().wall_ms / 1000)?;
+        let asking = self.asking(context)?;
+        if let Some(holder) = &asking.caller.holder
+            && !is_read(&operation)
+            && !holder.role.works()
+        {
+            let text = format!("the key has the role {:?}; {operation} needs agent, operator or admin", holder.role);
+            return Err(S3Error::with_message(S3ErrorCode::AccessDenied, text));
         }
-        Err(S3Error::with_message(
-            S3ErrorCode::AccessDenied,
-            format!("the key has the role {role:?}; {operation} needs agent, operator or admin"),
-        ))
+        if let Some(requester) = context.extensions_mut().get::<Requester>() {
+            requester.set(asking.caller.arn());
+        }
+        if let Some(holder) = &asking.caller.holder {
+            let role = holder.role;
+            context.extensions_mut().insert(role); // operations ask who may bypass a retention
+        }
+        context.extensions_mut().insert(asking.clone());
+        let (bucket, key) = match context.s3_path() {
+            S3Path::Root => (None, None),
+            S3Path::Bucket { bucket } => (Some(&**bucket), None),
+            S3Path::Object { bucket, key } => (Some(&**bucket), Some(&**key)),
+        };
+        let Some(bucket) = bucket.filter(|_| operation != "CreateBucket") else {
+            let anonymous = asking.caller.holder.is_none();
+            return if anonymous { Err(s3_error!(AccessDenied, "Access Denied")) } else { Ok(()) };
+        };
+        let facts = asking.facts(context.headers(), &query);
+        if let Some(expected) = facts.header("x-amz-expected-bucket-owner")
+            && self.artifacts.access_of(bucket).is_ok_and(|rules| rules.owner.number() != expected)
+        {
+            return Err(s3_error!(AccessDenied, "the bucket has another owner"));
+        }
+        if matches!(operation.as_str(), "DeleteObjects" | "PostObject") {
+            return Ok(()); // each key for itself, when they are known
+        }
+        let action = Action::of(&operation).unwrap_or(Action { name: "s3:*", on: On::Bucket(None) });
+        let version = parameter(&query, "versionId");
+        self.permit(&facts, action, bucket, key, version.as_deref())?;
+        match key {
+            Some(key) if action.name == "s3:PutObject" => self.permit_also(&facts, bucket, key),
+            Some(key) if facts.header("x-amz-bypass-governance-retention").is_some_and(|bypass| bypass == "true") => {
+                let bypass = Action { name: "s3:BypassGovernanceRetention", on: On::Object(None) };
+                self.permit(&facts, bypass, bucket, Some(key), None)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        self.permit_source(request, &request.input.copy_source)
+    }
+
+    async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
+        self.permit_source(request, &request.input.copy_source)
+    }
+
+    async fn delete_objects(&self, request: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
+        let delete = Action { name: "s3:DeleteObject", on: On::ObjectOfBucket(Permissions::WRITE) };
+        let facts = facts_of(request)?;
+        let refused = |object: &&ObjectIdentifier| {
+            let version = object.version_id.as_deref();
+            self.permit(&facts, delete, &request.input.bucket, Some(&object.key), version).is_err()
+        };
+        let named = request.input.delete.objects.iter().filter(refused);
+        let refused = Refused(named.map(|object| (object.key.clone(), object.version_id.clone())).collect());
+        request.extensions.insert(refused);
+        Ok(())
+    }
+
+    async fn post_object(&self, request: &mut S3Request<PostObjectInput>) -> S3Result<()> {
+        let put = Action { name: "s3:PutObject", on: On::ObjectOfBucket(Permissions::WRITE) };
+        // A form's fields are what headers are elsewhere.
+        let mut headers = request.headers.clone();
+        let input = &request.input;
+        let acl = input.acl.as_ref().map(ObjectCannedACL::as_str);
+        let encryption = input.server_side_encryption.as_ref().map(ServerSideEncryption::as_str);
+        let class = input.storage_class.as_ref().map(StorageClass::as_str);
+        for (name, value) in [
+            ("x-amz-acl", acl),
+            ("x-amz-tagging", input.tagging.as_deref()),
+            ("x-amz-server-side-encryption", encryption),
+            ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.as_deref()),
+            ("x-amz-storage-class", class),
+        ] {
+            headers.remove(name);
+            if let Some(Ok(value)) = value.map(http::HeaderValue::from_str) {
+                headers.insert(name, value);
+            }
+        }
+        let facts = Asking::of(&request.extensions)?.facts(&headers, "");
+        self.permit(&facts, put, &input.bucket, Some(&input.key), None)?;
+        self.permit_also(&facts, &input.bucket, &input.key)
     }
 }
 

@@ -3,8 +3,11 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::access::Asking;
 use super::convert::{error, owner, timestamp};
+use super::{acl, settings};
 use crate::artifacts::Artifacts;
+use crate::artifacts::documents::DocumentKind;
 use crate::artifacts::error::ArtifactError;
 
 const DEFAULT_REGION: &str = "us-east-1";
@@ -13,7 +16,10 @@ pub(super) async fn create(
     artifacts: &Artifacts,
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
-    let input = request.input;
+    let S3Request { mut input, extensions, .. } = request;
+    let owner = Asking::of(&extensions)?.account();
+    let ownership = input.object_ownership.as_ref().map(settings::ownership).transpose()?;
+    let acl = acl::of_new_bucket(&extensions, &acl::asked!(input, grant_write), ownership.unwrap_or_default())?;
     let constraint = input.create_bucket_configuration.and_then(|configuration| configuration.location_constraint);
     let region = match constraint.as_ref().map(BucketLocationConstraint::as_str) {
         None | Some("") => DEFAULT_REGION,
@@ -21,12 +27,28 @@ pub(super) async fn create(
         Some(region) => return Err(s3_error!(InvalidLocationConstraint, "`{region}` is no region")),
     };
     let lock = input.object_lock_enabled_for_bucket.unwrap_or(false);
-    match artifacts.create_bucket_with(&input.bucket, region, lock).await {
-        // In us-east-1 S3 lets an owner make a bucket again.
-        Err(ArtifactError::BucketExists(name))
-            if region == DEFAULT_REGION && artifacts.bucket(&name).is_ok_and(|bucket| bucket.region == region) => {}
-        made => made.map_err(error)?,
+    match artifacts.create_bucket_with(&input.bucket, region, lock, owner.clone()).await {
+        Err(ArtifactError::BucketExists(name)) => match artifacts.bucket(&name) {
+            Ok(bucket) if bucket.owner != owner => {
+                return Err(s3_error!(
+                    BucketAlreadyExists,
+                    "The requested bucket name is not available. The bucket namespace is shared by all accounts."
+                ));
+            }
+            // In us-east-1 S3 lets an owner make a bucket again.
+            Ok(bucket) if region == DEFAULT_REGION && bucket.region == region => {}
+            _ => return Err(error(ArtifactError::BucketExists(name))),
+        },
+        made => {
+            made.map_err(error)?;
+            if let Some(ownership) = ownership {
+                let document = Some(settings::ownership_document(ownership)?);
+                artifacts.set_document(&input.bucket, DocumentKind::Ownership, document).await.map_err(error)?;
+            }
+        }
     }
+    // Making a bucket again changes its list, as S3 does.
+    artifacts.set_document(&input.bucket, DocumentKind::Acl, acl).await.map_err(error)?;
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
 }
 
@@ -47,7 +69,8 @@ pub(super) async fn list(
     artifacts: &Artifacts,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let input = request.input;
+    let S3Request { input, extensions, .. } = request;
+    let asking = Asking::of(&extensions)?;
     let max = match input.max_buckets {
         None => usize::MAX,
         Some(max @ 1..=10_000) => usize::try_from(max).unwrap_or(usize::MAX),
@@ -57,6 +80,7 @@ pub(super) async fn list(
     let mut found: Vec<_> = artifacts
         .buckets()
         .into_iter()
+        .filter(|bucket| asking.caller.owns(&bucket.owner))
         .filter(|bucket| input.prefix.as_ref().is_none_or(|prefix| bucket.name.starts_with(prefix)))
         .filter(|bucket| input.bucket_region.as_ref().is_none_or(|region| bucket.region == *region))
         .filter(|bucket| after.as_ref().is_none_or(|after| bucket.name > *after))
@@ -72,7 +96,7 @@ pub(super) async fn list(
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets.collect()),
         continuation_token: next,
-        owner: Some(owner()),
+        owner: Some(owner(&asking.account())),
         prefix: input.prefix,
     }))
 }
@@ -93,43 +117,4 @@ pub(super) async fn location(
     // S3 says nothing for us-east-1.
     let constraint = (region != DEFAULT_REGION).then(|| BucketLocationConstraint::from(region));
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint: constraint }))
-}
-
-/// Everything is private to the one owner.
-pub(super) fn private() -> Option<Grants> {
-    let grantee = Grantee {
-        display_name: owner().display_name,
-        email_address: None,
-        id: owner().id,
-        type_: Type::from_static(Type::CANONICAL_USER),
-        uri: None,
-    };
-    let full = Permission::from_static(Permission::FULL_CONTROL);
-    Some(vec![Grant { grantee: Some(grantee), permission: Some(full) }])
-}
-
-/// Private is what a bucket is; anything else was refused by its headers.
-pub(super) async fn put_acl(
-    artifacts: &Artifacts,
-    request: S3Request<PutBucketAclInput>,
-) -> S3Result<S3Response<PutBucketAclOutput>> {
-    artifacts.bucket(&request.input.bucket).map_err(error)?;
-    refuse_policy(request.input.acl.is_some(), request.input.access_control_policy.is_some())?;
-    Ok(S3Response::new(PutBucketAclOutput::default()))
-}
-
-pub(super) fn refuse_policy(is_canned: bool, is_policy: bool) -> S3Result<()> {
-    if is_canned && !is_policy {
-        Ok(())
-    } else {
-        Err(s3_error!(NotImplemented, "ACLs other than private are not served"))
-    }
-}
-
-pub(super) async fn acl(
-    artifacts: &Artifacts,
-    request: S3Request<GetBucketAclInput>,
-) -> S3Result<S3Response<GetBucketAclOutput>> {
-    artifacts.bucket(&request.input.bucket).map_err(error)?;
-    Ok(S3Response::new(GetBucketAclOutput { grants: private(), owner: Some(owner()) }))
 }

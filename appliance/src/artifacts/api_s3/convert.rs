@@ -17,24 +17,11 @@ use crate::artifacts::conditions::{ReadConditions, Tags, WriteConditions};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked};
 use crate::artifacts::{Artifacts, VersionName, Versioning};
-
-/// The one account, as S3's twelve digits.
-const ACCOUNT: &str = "000000000000";
-/// The one owner's canonical id.
-const OWNER: &str = "75aa57f09aa0c8caeab4f8c24e99d10f8e7faeebf76c078efc7c6caea54ba06a";
+use crate::identity::Account;
 
 /// Headers that ask for what is not done here, and values of them that ask for nothing.
-const UNSERVED: &[(&str, &[&str])] = &[
-    ("x-amz-server-side-encryption-context", &[]),
-    ("x-amz-website-redirect-location", &[]),
-    ("x-amz-grant-read", &[]),
-    ("x-amz-grant-write", &[]),
-    ("x-amz-grant-read-acp", &[]),
-    ("x-amz-grant-write-acp", &[]),
-    ("x-amz-grant-full-control", &[]),
-    ("x-amz-acl", &["private", "bucket-owner-full-control", "bucket-owner-read"]),
-    ("x-amz-mfa", &[]),
-];
+const UNSERVED: &[(&str, &[&str])] =
+    &[("x-amz-server-side-encryption-context", &[]), ("x-amz-website-redirect-location", &[]), ("x-amz-mfa", &[])];
 
 /// Refuses a request whose headers ask for something that would silently not be done.
 pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
@@ -46,10 +33,7 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
     if headers.get("x-amz-storage-class").is_some_and(|class| class != "STANDARD") {
         return Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid: this is STANDARD"));
     }
-    match headers.get("x-amz-expected-bucket-owner") {
-        Some(owner) if owner != ACCOUNT => Err(s3_error!(AccessDenied, "the bucket has another owner")),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 pub(super) fn error(error: ArtifactError) -> S3Error {
@@ -80,6 +64,7 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
         E::InvalidPart(_) => S3ErrorCode::InvalidPart,
         E::InvalidPartOrder => S3ErrorCode::InvalidPartOrder,
         E::InvalidRange { .. } => S3ErrorCode::InvalidRange,
+        E::AccessDenied => S3ErrorCode::AccessDenied,
         E::PreconditionFailed(_) => S3ErrorCode::PreconditionFailed,
         E::NotModified => S3ErrorCode::NotModified,
         E::BadDigest(_) => S3ErrorCode::BadDigest,
@@ -158,8 +143,13 @@ pub(super) fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-pub(super) fn owner() -> Owner {
-    Owner { display_name: Some("backlot".into()), id: Some(OWNER.into()) }
+pub(super) fn owner(account: &Account) -> Owner {
+    Owner { display_name: Some(account.name().to_owned()), id: Some(account.canonical_id()) }
+}
+
+/// The owner of a bucket and of all its objects.
+pub(super) fn owner_of(artifacts: &Artifacts, bucket: &str) -> Owner {
+    owner(&artifacts.bucket(bucket).map(|bucket| bucket.owner).unwrap_or_default())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -203,7 +193,7 @@ pub(super) fn description(
 ) -> Description {
     let mut metadata: Vec<_> = metadata.unwrap_or_default().into_iter().collect();
     metadata.sort_unstable();
-    Description { headers, metadata }
+    Description { headers, metadata, acl: None }
 }
 
 /// `aws-chunked` is how the body travelled, not what it is.
@@ -375,6 +365,11 @@ pub(super) fn parse_token(token: &str) -> S3Result<String> {
 /// What `encoding-type=url` leaves as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
+/// A key as the path of a URL.
+pub(super) fn plain_path(key: &str) -> String {
+    utf8_percent_encode(key, PLAIN).to_string()
+}
+
 /// How names are written into a listing.
 pub(super) struct Names {
     url: bool,
@@ -407,12 +402,9 @@ mod tests {
         let check = |name: &'static str, value: &'static str| {
             refuse_unserved(&HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())]))
         };
-        assert!(check("x-amz-acl", "private").is_ok());
-        assert!(check("x-amz-acl", "public-read").is_err());
         assert!(check("x-amz-server-side-encryption-context", "e30=").is_err());
         assert!(check("x-amz-storage-class", "STANDARD").is_ok());
         assert_eq!(*check("x-amz-storage-class", "GLACIER").unwrap_err().code(), S3ErrorCode::InvalidStorageClass);
-        assert!(check("x-amz-expected-bucket-owner", "123456789012").is_err());
         assert!(check("x-amz-meta-anything", "x").is_ok());
     }
 

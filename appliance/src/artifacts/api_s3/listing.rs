@@ -3,7 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::convert::{Names, checksum_type, error, etag, owner, parse_token, size, timestamp, token};
+use super::convert::{Names, checksum_type, error, etag, owner_of, parse_token, size, timestamp, token};
 use crate::artifacts::Artifacts;
 use crate::artifacts::listing::{Page, Query};
 use crate::artifacts::model::ObjectRow;
@@ -44,14 +44,14 @@ fn prefixes(names: &Names, page: &Page<ObjectRow>) -> Option<CommonPrefixList> {
     Some(page.common_prefixes.iter().map(prefix).collect())
 }
 
-fn object(names: &Names, key: &str, row: &ObjectRow, with_owner: bool) -> Object {
+fn object(names: &Names, key: &str, row: &ObjectRow, owner: Option<&Owner>) -> Object {
     Object {
         checksum_algorithm: Some(vec![ChecksumAlgorithm::from_static(row.checksum.algorithm.name())]),
         checksum_type: Some(checksum_type(&row.checksum)),
         e_tag: Some(etag(&row.etag)),
         key: Some(names.write(key)),
         last_modified: Some(timestamp(row.modified_ms)),
-        owner: with_owner.then(owner),
+        owner: owner.cloned(),
         restore_status: None,
         size: Some(size(row.size)),
         storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
@@ -67,7 +67,8 @@ pub(super) async fn first(
     let (max_keys, max) = limit(input.max_keys)?;
     let within = (input.prefix.as_ref(), input.delimiter.as_ref());
     let page = page(artifacts, &input.bucket, within, input.marker.clone(), max).await?;
-    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, true)).collect();
+    let owner = owner_of(artifacts, &input.bucket);
+    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, Some(&owner))).collect();
     Ok(S3Response::new(ListObjectsOutput {
         common_prefixes: prefixes(&names, &page),
         contents: Some(contents),
@@ -98,8 +99,8 @@ pub(super) async fn second(
     };
     let within = (input.prefix.as_ref(), input.delimiter.as_ref());
     let page = page(artifacts, &input.bucket, within, after, max).await?;
-    let with_owner = input.fetch_owner.unwrap_or(false);
-    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, with_owner)).collect();
+    let owner = input.fetch_owner.unwrap_or(false).then(|| owner_of(artifacts, &input.bucket));
+    let contents = page.entries.iter().map(|(key, row)| object(&names, key, row, owner.as_ref())).collect();
     let count = page.entries.len() + page.common_prefixes.len();
     Ok(S3Response::new(ListObjectsV2Output {
         common_prefixes: prefixes(&names, &page),

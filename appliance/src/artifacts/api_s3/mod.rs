@@ -1,22 +1,29 @@
 //! The S3 dialect, through s3s: it verifies signatures and reads and writes HTTP and XML; here calls become the store's.
 //!
-//! Operations that are not served answer `NotImplemented`, and so do headers that ask for something that is not done
-//! (encryption, ACLs other than private): never a silent success. `docs/s3.md` has the list.
+//! Operations that are not served answer `NotImplemented`, and so do headers that ask for something that is not done: never a silent success. `docs/s3.md` has the list.
 
 mod access;
+mod access_log;
+mod acl;
 mod buckets;
 mod convert;
+mod cors;
 mod encryption;
 mod etags;
+mod hosts;
 mod lifecycle;
 mod listing;
 mod lock;
 mod multipart;
 mod objects;
+mod public;
 mod region;
+mod settings;
 mod signed;
+mod stored;
 mod tagging;
 mod versions;
+mod website;
 
 use std::sync::Arc;
 
@@ -28,10 +35,13 @@ use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
 
-pub use access::Roles;
+pub use access::Keys;
 
 use super::Artifacts;
 use crate::edge::{OperationCell, Request, Response, S3Door};
+use access_log::Logged;
+use cors::CrossOrigin;
+use hosts::{Hosts, Named};
 
 /// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
 const XML_BYTES_MAX: usize = 4 << 20;
@@ -43,8 +53,10 @@ const FORM_PARTS_MAX: usize = 100;
 /// How far a signature's time may be from ours, in seconds (S3).
 const SKEW_MAX_S: u32 = 900;
 
-/// The S3 service over the store. `auth` gives the secret of a key, `roles` what a key may do.
-pub fn service(artifacts: Artifacts, auth: impl S3Auth, roles: impl Roles) -> S3Service {
+/// The S3 service over the store. `auth` gives the secret of a key, `keys` whose it is and what it may do.
+///
+/// The second answers the public door: reads of what everybody may read.
+pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (impl S3Door, impl S3Door) {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
     config.post_object_max_file_size = FORM_FILE_BYTES_MAX;
@@ -52,12 +64,14 @@ pub fn service(artifacts: Artifacts, auth: impl S3Auth, roles: impl Roles) -> S3
     config.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
     config.form_max_parts = FORM_PARTS_MAX;
     config.presigned_url_max_skew_time_secs = SKEW_MAX_S;
-    let clock = artifacts.0.clock.clone();
-    let mut builder = S3ServiceBuilder::new(Door { artifacts });
+    let hosts = Hosts::new(&artifacts.0.config.domains);
+    let mut builder = S3ServiceBuilder::new(Door { artifacts: artifacts.clone() });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(auth);
-    builder.set_access(access::Access::new(roles, clock));
-    builder.build()
+    builder.set_host(hosts.clone());
+    builder.set_access(access::Access::new(artifacts.clone(), keys));
+    let service = Service { s3: builder.build(), artifacts, hosts };
+    (service.clone(), public::PublicDoor(service))
 }
 
 /// Reads `text` as each value of a request that is read here and not by s3s, and throws the outcome away: for fuzzing.
@@ -79,46 +93,114 @@ struct Door {
     artifacts: Artifacts,
 }
 
-impl S3Door for S3Service {
-    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+/// What stands around s3s: what browsers ask, and what it says wrongly.
+#[derive(Clone)]
+struct Service {
+    s3: S3Service,
+    artifacts: Artifacts,
+    hosts: Hosts,
+}
+
+impl S3Door for Service {
+    fn call(&self, mut request: Request) -> BoxFuture<'static, Response> {
         let service = self.clone();
         Box::pin(async move {
-            if let Some(refusal) = region::refusal(request.headers()) {
-                return refusal;
+            let host = host_of(&request);
+            if let Named::Website(bucket) = service.hosts.named(&host) {
+                return service.page(&bucket, request).await;
             }
-            // A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
-            let empty = request.version() <= http::Version::HTTP_11
-                && !request.headers().contains_key(header::CONTENT_LENGTH)
-                && !request.headers().contains_key(header::TRANSFER_ENCODING);
-            let operation = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
-            let (request, verdict) = signed::Signed::of(request);
-            let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
-            let mut answer = Self::call(&service, request.map(body)).await;
-            let is_fault =
-                |response: &http::Response<s3s::Body>| response.status() == http::StatusCode::INTERNAL_SERVER_ERROR;
-            if verdict.differs() && answer.as_ref().is_ok_and(is_fault) {
-                let told = convert::other_bytes_than_signed().to_http_response();
-                answer = told.map_err(|error| s3s::HttpError::new(error.into()));
+            let path = request.uri().path().to_owned();
+            let bucket = service.hosts.bucket(&host, &path);
+            if request.method() == http::Method::OPTIONS {
+                return service.preflight(bucket.as_deref(), &request);
             }
-            match answer {
-                Ok(response) => {
-                    if is_fault(&response) {
-                        tracing::warn!(operation = operation.get(), "an S3 call was answered with InternalError");
-                    }
-                    let response = response.map(axum::body::Body::new);
-                    match operation.get() == etags::OPERATION && response.status() == http::StatusCode::OK {
-                        true => etags::without_quotes(response).await,
-                        false => response,
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(?error, "S3 gave no answer");
-                    let mut response = Response::default();
-                    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-                    response
-                }
+            let page = CrossOrigin::of(bucket.as_deref(), request.method(), request.headers());
+            let logged = Logged::of(&service.artifacts, bucket.as_deref(), &mut request);
+            let mut response = service.operate(request).await;
+            if let Some(logged) = logged {
+                logged.answered(&service.artifacts, &response);
             }
+            if let Some(page) = page {
+                page.answer(&service.artifacts, response.headers_mut());
+            }
+            response
         })
+    }
+}
+
+/// The host's name as the caller wrote it.
+fn host_of(request: &Request) -> String {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    host.or(request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
+}
+
+impl Service {
+    fn preflight(&self, bucket: Option<&str>, request: &Request) -> Response {
+        if let Some(cell) = request.extensions().get::<OperationCell>() {
+            cell.set("PreflightRequest");
+        }
+        written(cors::preflight(&self.artifacts, bucket, request.headers()))
+    }
+
+    /// Any operation but a preflight.
+    async fn operate(&self, request: Request) -> Response {
+        if let Some(refusal) = region::refusal(request.headers()) {
+            return refusal;
+        }
+        // A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
+        let empty = request.version() <= http::Version::HTTP_11
+            && !request.headers().contains_key(header::CONTENT_LENGTH)
+            && !request.headers().contains_key(header::TRANSFER_ENCODING);
+        let operation = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
+        let (request, verdict) = signed::Signed::of(request);
+        let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
+        let mut answer = self.s3.call(request.map(body)).await;
+        let is_fault =
+            |response: &http::Response<s3s::Body>| response.status() == http::StatusCode::INTERNAL_SERVER_ERROR;
+        if verdict.differs() && answer.as_ref().is_ok_and(is_fault) {
+            let told = convert::other_bytes_than_signed().to_http_response();
+            answer = told.map_err(|error| s3s::HttpError::new(error.into()));
+        }
+        match answer {
+            Ok(response) => {
+                if is_fault(&response) {
+                    tracing::warn!(operation = operation.get(), "an S3 call was answered with InternalError");
+                }
+                let response = response.map(axum::body::Body::new);
+                match operation.get() == etags::OPERATION && response.status() == http::StatusCode::OK {
+                    true => etags::without_quotes(response).await,
+                    false => response,
+                }
+            }
+            Err(error) => {
+                tracing::error!(?error, "S3 gave no answer");
+                faulty()
+            }
+        }
+    }
+}
+
+fn faulty() -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+/// An answer of headers alone, or an error, without an operation.
+fn written(answer: S3Result<http::HeaderMap>) -> Response {
+    match answer {
+        Ok(headers) => {
+            let mut response = Response::default();
+            *response.headers_mut() = headers;
+            response
+        }
+        Err(error) => match error.to_http_response() {
+            Ok(response) => response.map(axum::body::Body::new),
+            Err(error) => {
+                tracing::error!(?error, "S3 could not write an error");
+                faulty()
+            }
+        },
     }
 }
 
@@ -143,8 +225,29 @@ operations! {
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = buckets::location;
     get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = versions::get;
     put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput = versions::put;
-    get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = buckets::acl;
-    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = buckets::put_acl;
+    get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = acl::get_bucket;
+    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = acl::put_bucket;
+    get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput = settings::get_policy;
+    put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput = settings::put_policy;
+    delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput = settings::delete_policy;
+    get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput = settings::policy_status;
+    get_public_access_block(GetPublicAccessBlockInput) -> GetPublicAccessBlockOutput = settings::get_public_access;
+    put_public_access_block(PutPublicAccessBlockInput) -> PutPublicAccessBlockOutput = settings::put_public_access;
+    delete_public_access_block(DeletePublicAccessBlockInput) -> DeletePublicAccessBlockOutput = settings::delete_public_access;
+    get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput = settings::get_ownership;
+    put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput = settings::put_ownership;
+    delete_bucket_ownership_controls(DeleteBucketOwnershipControlsInput) -> DeleteBucketOwnershipControlsOutput = settings::delete_ownership;
+    get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput = cors::get;
+    put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput = cors::put;
+    delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput = cors::delete;
+    get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput = website::get;
+    put_bucket_website(PutBucketWebsiteInput) -> PutBucketWebsiteOutput = website::put;
+    delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput = website::delete;
+    get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput = access_log::get;
+    put_bucket_logging(PutBucketLoggingInput) -> PutBucketLoggingOutput = access_log::put;
+    get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput = settings::get_payment;
+    put_bucket_request_payment(PutBucketRequestPaymentInput) -> PutBucketRequestPaymentOutput = settings::put_payment;
+    get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput = settings::get_acceleration;
     put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = encryption::put_default;
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = encryption::get_default;
     delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = encryption::delete_default;
@@ -153,8 +256,8 @@ operations! {
     get_object(GetObjectInput) -> GetObjectOutput = objects::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = objects::head;
     get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = objects::attributes;
-    get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = objects::acl;
-    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = objects::put_acl;
+    get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = acl::get_object;
+    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = acl::put_object;
     delete_object(DeleteObjectInput) -> DeleteObjectOutput = objects::delete;
     delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = objects::delete_many;
     copy_object(CopyObjectInput) -> CopyObjectOutput = objects::copy;

@@ -3,8 +3,9 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::acl;
 use super::convert::{
-    self, BodyChecksum, Names, checksum_fields, checksum_type, error, etag, owner, parse_upload_id, sent_checksum,
+    self, BodyChecksum, Names, checksum_fields, checksum_type, error, etag, owner_of, parse_upload_id, sent_checksum,
     set_checksum, size, timestamp, upload_id,
 };
 use super::encryption::{self, customer, seal_asked, source_customer, tell_customer, tell_seal};
@@ -69,7 +70,8 @@ pub(super) async fn create(
             "The COMPOSITE checksum type cannot be used with the CRC64NVME checksum algorithm."
         ));
     }
-    let description = convert::description(content_headers!(input), input.metadata.take());
+    let mut description = convert::description(content_headers!(input), input.metadata.take());
+    description.acl = acl::of_object(artifacts, &request.extensions, &input.bucket, &acl::asked!(input))?;
     let seal = seal_asked!(input)?;
     let sealer = artifacts.sealer(&input.bucket, &input.key, &seal).map_err(error)?;
     let begin = Begin {
@@ -200,6 +202,8 @@ pub(super) async fn parts(
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
     let input = request.input;
+    let owner = owner_of(artifacts, &input.bucket);
+    let owner = || owner.clone();
     let name = name(&input.bucket, &input.key, &input.upload_id)?;
     let upload = artifacts.upload(&name).map_err(error)?;
     let (max_parts, max) = limit(input.max_parts)?;
@@ -246,6 +250,8 @@ pub(super) async fn uploads(
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
     let input = request.input;
+    let owner = owner_of(artifacts, &input.bucket);
+    let owner = || owner.clone();
     let names = Names::read(input.encoding_type.as_ref())?;
     let (max_uploads, max) = limit(input.max_uploads)?;
     let prefix = input.prefix.clone().unwrap_or_default();

@@ -5,10 +5,11 @@ use http::HeaderMap;
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
-use super::buckets::{private, refuse_policy};
+use super::access::Refused;
+use super::acl;
 use super::convert::{
-    self, BodyChecksum, checksum_fields, checksum_type, error, etag, owner, set_checksum, size, timestamp,
-    told_version, version,
+    self, BodyChecksum, checksum_fields, checksum_type, error, etag, set_checksum, size, timestamp, told_version,
+    version,
 };
 use super::encryption::{self, customer, seal_asked, source_customer, tell_customer, tell_seal};
 use super::lock::{bypass, lock_asked, told_lock};
@@ -46,16 +47,12 @@ pub(super) async fn put(
     artifacts: &Artifacts,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let S3Request { mut input, headers, trailing_headers, .. } = request;
+    let S3Request { mut input, headers, trailing_headers, extensions, .. } = request;
     // A form's fields do not come as headers.
-    let asks = input
-        .acl
-        .as_ref()
-        .is_some_and(|acl| acl.as_str() != ObjectCannedACL::PRIVATE && !headers.contains_key("x-amz-acl"))
-        || input.website_redirect_location.is_some()
+    let asks = input.website_redirect_location.is_some()
         || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
     if asks {
-        return Err(s3_error!(NotImplemented, "ACLs, redirects and storage classes are not served in forms"));
+        return Err(s3_error!(NotImplemented, "redirects and storage classes are not served in forms"));
     }
     let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
     if announced.is_some_and(|length| length > PUT_BYTES_MAX) {
@@ -63,6 +60,7 @@ pub(super) async fn put(
     }
     let checksum = BodyChecksum::read(&headers, checksum_fields!(input))?;
     let seal = seal_asked!(input)?;
+    let list = acl::of_object(artifacts, &extensions, &input.bucket, &acl::asked!(input))?;
     let mut put = Put {
         expected: Expected { md5: convert::content_md5(input.content_md5.take())?, checksum: None, size: announced },
         description: convert::description(content_headers!(input), input.metadata.take()),
@@ -72,6 +70,7 @@ pub(super) async fn put(
         bucket: input.bucket,
         key: input.key,
     };
+    put.description.acl = list;
     // Refused before the body is read, where that is known already.
     artifacts.bucket(&put.bucket).map_err(error)?;
     put.description.check().map_err(error)?;
@@ -326,26 +325,6 @@ pub(super) async fn attributes(
     Ok(S3Response::new(output))
 }
 
-pub(super) async fn acl(
-    artifacts: &Artifacts,
-    request: S3Request<GetObjectAclInput>,
-) -> S3Result<S3Response<GetObjectAclOutput>> {
-    let input = request.input;
-    artifacts.find(&input.bucket, &input.key, version(input.version_id.as_deref())?).map_err(error)?;
-    Ok(S3Response::new(GetObjectAclOutput { grants: private(), owner: Some(owner()), ..Default::default() }))
-}
-
-/// Private is what an object is; anything else was refused by its headers.
-pub(super) async fn put_acl(
-    artifacts: &Artifacts,
-    request: S3Request<PutObjectAclInput>,
-) -> S3Result<S3Response<PutObjectAclOutput>> {
-    let input = request.input;
-    artifacts.find(&input.bucket, &input.key, version(input.version_id.as_deref())?).map_err(error)?;
-    refuse_policy(input.acl.is_some(), input.access_control_policy.is_some())?;
-    Ok(S3Response::new(PutObjectAclOutput::default()))
-}
-
 pub(super) async fn delete(
     artifacts: &Artifacts,
     request: S3Request<DeleteObjectInput>,
@@ -404,7 +383,11 @@ pub(super) async fn delete_many(
     artifacts.bucket(&input.bucket).map_err(error)?;
     let bypass = bypass(&extensions, input.bypass_governance_retention)?;
     let bucket = input.bucket.as_str();
+    let refused = &extensions.get::<Refused>().cloned().unwrap_or_default();
     let one = |object: ObjectIdentifier| async move {
+        if refused.has(&object) {
+            return (object, Err(s3_error!(AccessDenied, "Access Denied")));
+        }
         let done = delete_one(artifacts, bucket, &object, bypass).await;
         (object, done)
     };
@@ -439,7 +422,7 @@ pub(super) async fn copy(
     artifacts: &Artifacts,
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let S3Request { mut input, headers, .. } = request;
+    let S3Request { mut input, headers, extensions, .. } = request;
     let (bucket, key, which) = source(&input.copy_source)?;
     let replace =
         input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
@@ -478,8 +461,10 @@ pub(super) async fn copy(
         Some(algorithm) => convert::algorithm(algorithm.as_str())?,
         None => row.checksum.algorithm,
     };
-    let description =
+    let mut description =
         if replace { convert::description(content_headers!(input), input.metadata.take()) } else { row.description };
+    // A copy's list is the copier's, not the source's.
+    description.acl = acl::of_object(artifacts, &extensions, &input.bucket, &acl::asked!(input))?;
     let size = stream.remaining();
     let sealer = artifacts.sealer(&input.bucket, &input.key, &seal).map_err(error)?;
     let told = sealer.as_ref().map(|sealer| sealer.seal.clone());

@@ -3,7 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::convert::{Names, checksum_type, error, etag, owner, size, timestamp};
+use super::convert::{Names, checksum_type, error, etag, owner_of, size, timestamp};
 use super::listing::limit;
 use crate::artifacts::versions::listing::{Listed, VersionPage, VersionQuery};
 use crate::artifacts::versions::{Marker, Version};
@@ -82,6 +82,7 @@ pub(super) async fn list(
     let query = VersionQuery { prefix, delimiter: input.delimiter.clone(), after, max };
     let VersionPage { entries, common_prefixes, next } =
         artifacts.list_versions(&input.bucket, query).await.map_err(error)?;
+    let owner = owner_of(artifacts, &input.bucket);
     let (mut versions, mut markers) = (Vec::new(), Vec::new());
     for Listed { key, version, is_latest } in entries {
         let (name, key) = (Some(version.name().to_string()), Some(names.write(&key)));
@@ -90,7 +91,7 @@ pub(super) async fn list(
                 is_latest: Some(is_latest),
                 key,
                 last_modified: Some(timestamp(modified_ms)),
-                owner: Some(owner()),
+                owner: Some(owner.clone()),
                 version_id: name,
             }),
             Version::Object(row) => versions.push(ObjectVersion {
@@ -100,7 +101,7 @@ pub(super) async fn list(
                 is_latest: Some(is_latest),
                 key,
                 last_modified: Some(timestamp(row.modified_ms)),
-                owner: Some(owner()),
+                owner: Some(owner.clone()),
                 restore_status: None,
                 size: Some(size(row.size)),
                 storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),

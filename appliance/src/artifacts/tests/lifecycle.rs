@@ -125,7 +125,7 @@ async fn an_expired_object_leaves_a_marker_that_goes_when_nothing_is_behind_it()
 #[tokio::test]
 async fn what_is_locked_stays_whatever_a_rule_says() {
     let store = Store::new().await;
-    store.artifacts.create_bucket_with("locked", "us-east-1", true).await.unwrap();
+    store.artifacts.create_bucket_with("locked", "us-east-1", true, Account::house()).await.unwrap();
     let noncurrent = Some(Noncurrent { days: 1, keeps: None });
     store.artifacts.set_rules("locked", Some(&Rules(vec![Rule { noncurrent, ..rule("") }]))).await.unwrap();
     let retention = Retention { mode: Mode::Compliance, until_ms: BEGINS_MS + 5 * DAY_MS };

@@ -278,7 +278,7 @@ async fn of_versions_put_in_the_same_millisecond_the_last_is_the_newest() {
 #[tokio::test]
 async fn an_upload_keeps_its_tags_and_its_lock_for_the_object() {
     let store = Store::new().await;
-    store.artifacts.create_bucket_with("locked", "us-east-1", true).await.unwrap();
+    store.artifacts.create_bucket_with("locked", "us-east-1", true, Account::house()).await.unwrap();
     let tags = vec![Tag { key: "a".into(), value: "b".into() }];
     let retention = Retention { mode: Mode::Governance, until_ms: BEGINS_MS + 1000 };
     let lock = Lock { retention: Some(retention), hold: Some(true) };

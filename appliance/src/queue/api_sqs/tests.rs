@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::control::{Control, Follower};
-use crate::identity::Principal;
+use crate::identity::{Account, Principal};
 
 async fn sqs(dir: &std::path::Path) -> Sqs {
     let (control, replay) = Control::open(dir, &crate::config::JournalConfig::default()).unwrap();
@@ -29,7 +29,7 @@ fn call_as(role: Role, operation: &str, protocol: Protocol, body: String) -> Cal
         protocol,
         path: "/".to_owned(),
         body: Bytes::from(body),
-        principal: Principal { key_id: "AKTEST".to_owned(), role },
+        principal: Principal { key_id: "AKTEST".to_owned(), role, account: Account::house() },
         request_id: "r-1".to_owned(),
         base_url: "http://localhost:4566".to_owned(),
         region: "eu-west-1".to_owned(),
