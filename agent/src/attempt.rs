@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_wire::{EventKind, FailureClass, JobSpec, Output, cause, job::split_s3_uri, metadata};
+use backlot_wire::{EventKind, FailureClass, JobSpec, Output, cause, job::split_s3_uri};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -19,6 +19,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::events::Reporter;
 use crate::lease::Lease;
+use crate::output;
 use crate::queue::Delivery;
 use crate::service::{Agent, Drain};
 use crate::store::{StoreError, Upload};
@@ -322,16 +323,19 @@ impl Attempt {
         Ok(outputs)
     }
 
-    async fn store_one(&self, spec: &JobSpec, output: &Announced, folder: &Path, sub: &str) -> Result<Output, End> {
+    async fn store_one(&self, spec: &JobSpec, announced: &Announced, folder: &Path, sub: &str) -> Result<Output, End> {
         let (file, name) =
-            protocol::locate(folder, &output.name).map_err(|problem| permanent(self.of_worker(&problem)))?;
-        let prefix = spec.output.as_ref().map_or(&self.agent.config.output_prefix, |target| &target.prefix);
-        let (bucket, prefix) = split_s3_uri(prefix).ok_or_else(|| permanent("the output prefix is no s3://bucket/"))?;
+            protocol::locate(folder, &announced.name).map_err(|problem| permanent(self.of_worker(&problem)))?;
+        let prefix = output::prefix(spec, &self.agent.config.output_prefix);
+        let (bucket, prefix) =
+            split_s3_uri(&prefix).ok_or_else(|| permanent("the output prefix is no s3://bucket/"))?;
         // The attempt is part of the key: a late attempt must not overwrite what a newer one made.
         let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
         let key = format!("{prefix}{slash}{}/{}/{sub}{name}", self.job, self.number);
-        let content_type = output.content_type.clone().unwrap_or_else(|| content_type_of(&file).to_owned());
-        let metadata = self.metadata(spec, output);
+        let content_type = announced.content_type.clone();
+        let content_type = content_type.unwrap_or_else(|| output::content_type_of(&file).to_owned());
+        let facts = output::facts(&file, &content_type).await;
+        let metadata = output::metadata(spec, (&self.job, &self.id), announced, facts);
         let upload = Upload { file: &file, bucket, key: &key, content_type: &content_type, metadata: &metadata };
         let stored = self.agent.store.put(&upload).await?;
         info!(key, bytes = stored.bytes, "an output is stored");
@@ -340,35 +344,14 @@ impl Attempt {
             version_id: stored.version_id,
             content_type: Some(content_type),
             bytes: Some(stored.bytes),
-            width: output.width,
-            height: output.height,
-            extra: output.extra.clone(),
+            width: announced.width,
+            height: announced.height,
+            extra: announced.extra.clone(),
         })
     }
 
     fn of_worker(&self, problem: &str) -> String {
         format!("the worker {problem}")
-    }
-
-    fn metadata(&self, spec: &JobSpec, output: &Announced) -> Vec<(&'static str, String)> {
-        let said = |key: &str| {
-            output.extra.get(key).or_else(|| spec.parameters.get(key)).map(|value| match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            })
-        };
-        let all = [
-            (metadata::JOB, Some(self.job.clone())),
-            (metadata::ATTEMPT, Some(self.id.clone())),
-            (metadata::TYPE, Some(spec.kind.clone())),
-            (metadata::MODEL, said("model")),
-            (metadata::SCALE, said("scale")),
-            (metadata::SEED, said("seed")),
-            (metadata::TRACEPARENT, traceparent_of(&Span::current()).or_else(|| spec.traceparent.clone())),
-        ];
-        // Metadata travels in headers.
-        let fits = |text: &String| text.len() <= 256 && text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        all.into_iter().filter_map(|(key, value)| Some((key, value.filter(fits)?))).collect()
     }
 
     /// Reports the end, and settles what becomes of the message.
@@ -476,7 +459,7 @@ fn parse_traceparent(text: &str) -> Option<SpanContext> {
     parent.is_valid().then_some(parent)
 }
 
-fn traceparent_of(span: &Span) -> Option<String> {
+pub(crate) fn traceparent_of(span: &Span) -> Option<String> {
     let context = span.context();
     let span = context.span();
     let span = span.span_context();
@@ -494,25 +477,6 @@ fn file_name(key: &str) -> String {
 fn folder_name(attempt: &str) -> PathBuf {
     // An id of a stranger's queue may be anything; this host's folders are named by what is harmless.
     PathBuf::from(format!("a-{}", file_name(&attempt.replace('/', "_"))))
-}
-
-/// By the ending of its name; a browser is told nothing better than bytes of what is not known.
-fn content_type_of(file: &Path) -> &'static str {
-    match file.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase).as_deref() {
-        Some("png") => "image/png",
-        Some("jpg" | "jpeg") => "image/jpeg",
-        Some("webp") => "image/webp",
-        Some("gif") => "image/gif",
-        Some("mp4") => "video/mp4",
-        Some("webm") => "video/webm",
-        Some("mov") => "video/quicktime",
-        Some("wav") => "audio/wav",
-        Some("mp3") => "audio/mpeg",
-        Some("flac") => "audio/flac",
-        Some("json") => "application/json",
-        Some("txt" | "log") => "text/plain",
-        _ => "application/octet-stream",
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod host;
 pub mod http_client;
 pub mod infer;
 pub mod lease;
+mod output;
 pub mod probe;
 pub mod queue;
 pub mod service;

@@ -97,6 +97,12 @@ config! {
         pack_bytes: u64 = 67_108_864;
         /// Domains below which a name is a bucket: `dailies.s3.studio.example` with `s3.studio.example`. `localhost` always is one.
         domains: Vec<String> = Vec::new();
+        /// Largest clip or sound that is copied for ffmpeg to look at, in bytes.
+        preview_source_bytes_max: u64 = 2_147_483_648;
+        /// The program that makes posters of clips.
+        ffmpeg: String = "ffmpeg".to_owned();
+        /// The program that says what clips and sounds are.
+        ffprobe: String = "ffprobe".to_owned();
     }
     /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
     [encryption] EncryptionConfig {

@@ -37,6 +37,7 @@ use serde::Serialize;
 
 use crate::alerting::{Alerting, MetricsReader};
 use crate::artifacts::Artifacts;
+use crate::artifacts::media::Media;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
@@ -186,6 +187,8 @@ impl Appliance {
         queues.start(&workers, doors.stopping());
         jobs.start(&workers, doors.stopping());
         artifacts.start(&workers);
+        let media = Media::build(artifacts.clone(), &data, config.artifacts.clone())?;
+        media.start(&workers);
         alerting.start(&stages.stage("alerting"));
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
@@ -199,6 +202,7 @@ impl Appliance {
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
             .merge(artifacts::api_http::routes(artifacts))
+            .merge(artifacts::media::routes(media))
             .merge(logs.routes(doors.stopping()))
             .merge(traces.routes())
             .merge(metrics::routes(metrics.clone()))

@@ -68,7 +68,7 @@ def terraform():
         }
         plan = {
             "terraform": {"backend": {"s3": backend}},
-            "variable": {"shots": {"default": 1}, "wait_for": {"default": ""}},
+            "variable": {"shots": {"default": 1, "type": "number"}, "wait_for": {"default": ""}},
             "resource": {
                 "terraform_data": {
                     "scene": {

@@ -209,3 +209,56 @@ fn hostile_requests_are_refused_in_s3s_words_and_leave_nothing() {
     assert!(!log.contains("panicked"), "{log}");
     assert!(binary("backlot").exists());
 }
+
+#[test]
+fn a_clip_has_a_poster_and_facts_and_a_sound_has_facts() {
+    let appliance = Appliance::start();
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, arguments: &[&str]| {
+        let path = dir.path().join(name);
+        let made =
+            Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi"]).args(arguments).arg(&path).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let put = appliance.cli(&["artifact", "put", path.to_str().unwrap(), "s3://studio/users/u/projects/p/raw/"]);
+        assert!(put.status.success(), "{put:?}");
+    };
+    make("clip.mp4", &["-i", "color=c=blue:s=640x360:r=25:d=2", "-pix_fmt", "yuv420p"]);
+    make("tone.wav", &["-i", "sine=d=1"]);
+    // A playlist that calls itself a clip reads nothing on this machine.
+    let list = dir.path().join("list.mp4");
+    std::fs::write(&list, "#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n").unwrap();
+    let put = appliance.cli(&["artifact", "put", list.to_str().unwrap(), "s3://studio/users/u/projects/p/raw/"]);
+    assert!(put.status.success(), "{put:?}");
+
+    let of = |what: &str, name: &str| format!("/v1/{what}/studio/users/u/projects/p/raw/{name}");
+    let facts = appliance.json("GET", &of("facts", "clip.mp4"), None);
+    assert_eq!((&facts["width"], &facts["height"]), (&640.into(), &360.into()), "{facts}");
+    assert_eq!((&facts["duration_s"], &facts["fps"]), (&2.0.into(), &25.0.into()), "{facts}");
+    let sound = appliance.json("GET", &of("facts", "tone.wav"), None);
+    assert_eq!((&sound["kind"], &sound["duration_s"]), (&"audio".into(), &1.0.into()), "{sound}");
+
+    let host = appliance.addresses.http.trim_start_matches("http://");
+    let request = format!(
+        "GET {}?side=300 HTTP/1.1\r\nhost: {host}\r\nauthorization: Basic dGVzdDp0ZXN0\r\nconnection: close\r\n\r\n",
+        of("previews", "clip.mp4")
+    );
+    let answer = raw(&appliance.addresses.http, request.as_bytes());
+    let begins = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..begins]).to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200") && head.contains("content-type: image/jpeg"), "{head}");
+    assert!(answer[begins..].starts_with(&[0xff, 0xd8, 0xff]), "a JPEG");
+    let poster = dir.path().join("poster.jpg");
+    std::fs::write(&poster, &answer[begins..]).unwrap();
+    let put = appliance.cli(&["artifact", "put", poster.to_str().unwrap(), "s3://studio/users/u/projects/p/raw/"]);
+    assert!(put.status.success(), "{put:?}");
+    let poster = appliance.json("GET", &of("facts", "poster.jpg"), None);
+    assert_eq!((&poster["width"], &poster["height"]), (&320.into(), &180.into()), "{poster}");
+
+    assert_eq!(appliance.http("GET", &of("previews", "tone.wav"), None).0, 404);
+    let (status, said) = appliance.http("GET", &of("facts", "list.mp4"), None);
+    assert_eq!(status, 422, "{said}");
+    assert!(!said.contains("root:") && !said.contains(appliance.data().to_str().unwrap()), "{said}");
+    assert_eq!(appliance.http("GET", &of("facts", "none.mp4"), None).0, 404);
+    let kept = appliance.json("GET", "/v1/artifacts/backlot-previews", None);
+    assert_eq!(kept["objects"].as_array().unwrap().len(), 4, "{kept}");
+}

@@ -23,6 +23,7 @@ mod label;
 mod lifecycle;
 mod listing;
 mod lock;
+pub mod media;
 mod model;
 mod multipart;
 mod packs;

@@ -2,6 +2,7 @@
 
 mod documents;
 mod lifecycle;
+mod media;
 mod power;
 mod versions;
 

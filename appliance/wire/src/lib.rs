@@ -8,6 +8,7 @@ pub mod agent;
 pub mod attempt;
 pub mod flow;
 pub mod job;
+pub mod media;
 pub mod metrics;
 pub mod schedule;
 pub mod spec;
@@ -19,6 +20,7 @@ pub use attempt::{
 };
 pub use flow::{Flow, FlowJob, FlowOrder, FlowStatus, OnFailure};
 pub use job::{Job, JobError, JobStatus, Output};
+pub use media::{MediaFacts, MediaKind};
 pub use schedule::{Missed, Schedule, ScheduleOrder};
 pub use spec::{
     After, CauseRetry, Input, JobSpec, Limits, On, OutputTarget, Rate, Requirements, Retry, SpecError, Unique,
@@ -70,4 +72,9 @@ pub mod metadata {
     pub const SCALE: &str = "backlot-scale";
     pub const SEED: &str = "backlot-seed";
     pub const TRACEPARENT: &str = "backlot-traceparent";
+    pub const WIDTH: &str = "backlot-width";
+    pub const HEIGHT: &str = "backlot-height";
+    pub const DURATION_S: &str = "backlot-duration-s";
+    pub const FPS: &str = "backlot-fps";
+    pub const CODEC: &str = "backlot-codec";
 }

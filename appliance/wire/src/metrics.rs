@@ -61,6 +61,7 @@ catalogue! {
     AGENT_STOPPED = Kind::Gauge, "backlot_agent_stopped", "{flag}", ["agent"], "1 for an agent that said that it ends.";
 
     ARTIFACT_OBJECTS = Kind::Gauge, "backlot_artifact_objects", "{object}", ["bucket"], "Objects stored.";
+    ARTIFACT_PREVIEWS = Kind::Counter, "backlot_artifact_previews_total", "{preview}", ["outcome"], "Pictures and facts made of artifacts: `made` or `failed`.";
     ARTIFACT_BYTES = Kind::Gauge, "backlot_artifact_stored_bytes", "By", ["bucket"], "Bytes of the objects stored.";
 
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";

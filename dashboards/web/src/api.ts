@@ -76,5 +76,9 @@ export async function range(query: string, from_s: number, to_s: number, step_s:
 }
 
 /** Address of an artifact on the http door, from its s3:// URI. */
-export const artifact = (uri: string) =>
-  "/v1/artifacts/" + uri.replace(/^s3:\/\//, "").split("/").map(encodeURIComponent).join("/");
+export const artifact = (uri: string) => "/v1/artifacts/" + path(uri);
+
+/** Address of a small picture of it. */
+export const preview = (uri: string, side: number) => `/v1/previews/${path(uri)}?side=${side}`;
+
+const path = (uri: string) => uri.replace(/^s3:\/\//, "").split("/").map(encodeURIComponent).join("/");

@@ -1,5 +1,5 @@
 // What a job made: pictures shown, clips played with seeking, the rest as links.
-import { artifact, type Output } from "../api";
+import { artifact, preview, type Output } from "../api";
 import { bytes } from "../words";
 
 function kind(output: Output): "image" | "video" | "audio" | "file" {
@@ -11,6 +11,13 @@ function kind(output: Output): "image" | "video" | "audio" | "file" {
   return "file";
 }
 
+/** What cannot be made small is shown as it is. */
+function whole(event: Event) {
+  const image = event.currentTarget as HTMLImageElement;
+  const link = image.closest("a");
+  if (link && image.src !== link.href) image.src = link.href;
+}
+
 export function Outputs({ outputs }: { outputs: Output[] }) {
   return (
     <div class="outputs">
@@ -19,8 +26,8 @@ export function Outputs({ outputs }: { outputs: Output[] }) {
         const name = output.uri.split("/").pop() ?? output.uri;
         return (
           <figure key={output.uri}>
-            {kind(output) === "image" && <a href={url} target="_blank" rel="noreferrer"><img src={url} alt={`Output ${name}`} loading="lazy" /></a>}
-            {kind(output) === "video" && <video src={url} controls preload="metadata" aria-label={`Output ${name}`} />}
+            {kind(output) === "image" && <a href={url} target="_blank" rel="noreferrer"><img src={preview(output.uri, 640)} alt={`Output ${name}`} loading="lazy" onError={whole} /></a>}
+            {kind(output) === "video" && <video src={url} poster={preview(output.uri, 640)} controls preload="metadata" aria-label={`Output ${name}`} />}
             {kind(output) === "audio" && <audio src={url} controls preload="metadata" aria-label={`Output ${name}`} />}
             <figcaption>
               <a href={url} download={name}>{name}</a> <span class="muted">{output.width ? `${output.width} × ${output.height}, ` : ""}{bytes(output.bytes)}</span>

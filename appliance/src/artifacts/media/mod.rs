@@ -1,0 +1,357 @@
+//! What an artifact looks like: a small picture of it, and the facts that a player or an editor asks for first.
+//!
+//! Both are made when somebody first asks, whoever put the artifact, and kept as objects of the bucket [`BUCKET`] under the
+//! bucket and version they show: an object that is put over has another version, and so another picture. A sweep drops
+//! those whose artifact has gone. Nothing here is the truth of anything: the bucket can be emptied at any time.
+//!
+//! Pictures are decoded in the process, under limits; clips and sounds by `ffmpeg` and `ffprobe` in processes of their own. One is
+//! made at a time, and only so many wait. What cannot be read is remembered, so that it is not tried again on every look.
+
+mod api_http;
+mod clip;
+mod picture;
+mod sweep;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use backlot_wire::metrics::ARTIFACT_PREVIEWS;
+use backlot_wire::{MediaFacts, MediaKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures::StreamExt;
+use opentelemetry::KeyValue;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+pub use api_http::routes;
+
+use super::conditions::ReadConditions;
+use super::engine::{Put, Wanted};
+use super::error::ArtifactError;
+use super::model::{ContentHeaders, Description, ObjectRow};
+use super::seal_keys::{Kept, Seal, SealAsked};
+use super::{Artifacts, Taking, new_id};
+use crate::config::ArtifactConfig;
+use crate::tasks::Stage;
+use crate::telemetry::counter;
+
+/// Where pictures and facts are kept.
+pub const BUCKET: &str = "backlot-previews";
+/// Lengths of the longer side; another length is answered with the next larger one.
+const SIDES: [u32; 4] = [160, 320, 640, 1280];
+/// Largest picture file that is decoded.
+const PICTURE_BYTES_MAX: u64 = 64 << 20;
+/// Most callers that wait for their turn.
+const WAITING_MAX: usize = 64;
+/// Versions that are remembered as unreadable; then all are forgotten.
+const UNREADABLE_MAX: usize = 4096;
+/// Metadata of a kept object: the key that it shows, in base64, since keys hold more than headers may.
+const OF: &str = "of";
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MediaError {
+    #[error("{0}")]
+    Artifact(Arc<ArtifactError>),
+    #[error("this is no picture, clip or sound by its content type and name")]
+    NotMedia,
+    #[error("it is encrypted with a customer's key")]
+    CustomersKey,
+    #[error("a sound has no picture")]
+    NoPicture,
+    #[error("it has {bytes} bytes, and at most {max} are looked at")]
+    TooLarge { bytes: u64, max: u64 },
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("`{program}` could not be started: {problem}")]
+    NoProgram { program: String, problem: String },
+    #[error("{WAITING_MAX} callers wait for pictures already")]
+    Busy,
+    #[error("a picture could not be made: {0}")]
+    Fault(String),
+}
+
+impl From<ArtifactError> for MediaError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Arc::new(error))
+    }
+}
+
+/// The maker of pictures. Cheap to clone.
+#[derive(Clone)]
+pub struct Media(Arc<Shared>);
+
+struct Shared {
+    artifacts: Artifacts,
+    /// For copies of what a program reads. Empty at the start.
+    folder: PathBuf,
+    config: ArtifactConfig,
+    turn: Semaphore,
+    waiting: AtomicUsize,
+    unreadable: Mutex<HashMap<Uuid, MediaError>>,
+}
+
+/// What was made of one artifact.
+struct Made {
+    facts: MediaFacts,
+    /// JPEG.
+    picture: Option<Vec<u8>>,
+}
+
+impl Media {
+    /// Makes the folder `previews` in `data_dir`, or empties it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn build(artifacts: Artifacts, data_dir: &Path, config: ArtifactConfig) -> std::io::Result<Self> {
+        let folder = data_dir.join("previews");
+        std::fs::create_dir_all(&folder)?;
+        for entry in std::fs::read_dir(&folder)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        let (turn, waiting, unreadable) = (Semaphore::new(1), AtomicUsize::new(0), Mutex::default());
+        Ok(Self(Arc::new(Shared { artifacts, folder, config, turn, waiting, unreadable })))
+    }
+
+    /// Starts the sweep of pictures whose artifacts have gone.
+    pub fn start(&self, stage: &Stage) {
+        stage.spawn("preview sweep", sweep::run(self.clone(), stage.stopping()));
+    }
+
+    /// A JPEG of an artifact whose longer side is at most `side` pixels or the next of the usual lengths.
+    ///
+    /// # Errors
+    /// [`MediaError`].
+    pub async fn picture(&self, bucket: &str, key: &str, side: u32) -> Result<Bytes, MediaError> {
+        let row = self.0.artifacts.head(bucket, key)?;
+        if MediaKind::of(row.description.headers.content_type.as_deref(), key) == Some(MediaKind::Audio) {
+            return Err(MediaError::NoPicture);
+        }
+        let side = SIDES.into_iter().find(|known| *known >= side).unwrap_or(SIDES[SIDES.len() - 1]);
+        let name = format!("{bucket}/{}/{side}.jpg", row.version.simple());
+        if let Some(kept) = self.kept(&name).await? {
+            return Ok(kept);
+        }
+        let made = self.make(bucket, key, &row, Some(side), &name).await?;
+        made.ok_or(MediaError::NoPicture)
+    }
+
+    /// What is known of an artifact.
+    ///
+    /// # Errors
+    /// [`MediaError`].
+    pub async fn facts(&self, bucket: &str, key: &str) -> Result<MediaFacts, MediaError> {
+        let row = self.0.artifacts.head(bucket, key)?;
+        let name = format!("{bucket}/{}/facts.json", row.version.simple());
+        let kept = match self.kept(&name).await? {
+            Some(kept) => Some(kept),
+            None => self.make(bucket, key, &row, None, &name).await?,
+        };
+        let kept = kept.ok_or_else(|| MediaError::Fault("the facts were not kept".into()))?;
+        serde_json::from_slice(&kept).map_err(|error| MediaError::Fault(error.to_string()))
+    }
+
+    async fn kept(&self, name: &str) -> Result<Option<Bytes>, MediaError> {
+        match self.0.artifacts.get(BUCKET, name, Wanted::All, &ReadConditions::default()).await {
+            Ok(got) => Ok(Some(gather(got.stream).await?)),
+            Err(ArtifactError::NoSuchKey { .. } | ArtifactError::NoSuchBucket(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes facts and, where `side` says how large, a picture; keeps both and gives what is kept as `name`.
+    async fn make(
+        &self,
+        bucket: &str,
+        key: &str,
+        row: &ObjectRow,
+        side: Option<u32>,
+        name: &str,
+    ) -> Result<Option<Bytes>, MediaError> {
+        let kind = MediaKind::of(row.description.headers.content_type.as_deref(), key).ok_or(MediaError::NotMedia)?;
+        if row.seal.as_ref().is_some_and(Seal::is_customers) {
+            return Err(MediaError::CustomersKey);
+        }
+        if let Some(error) = self.0.unreadable.lock().get(&row.version) {
+            return Err(error.clone());
+        }
+        let _waiting = Waiting::enter(&self.0.waiting).ok_or(MediaError::Busy)?;
+        let turn = self.0.turn.acquire().await;
+        let _turn = turn.map_err(|error| MediaError::Fault(error.to_string()))?;
+        if let Some(kept) = self.kept(name).await? {
+            return Ok(Some(kept)); // made by somebody who was before us
+        }
+        let outcome = match kind {
+            MediaKind::Image => self.look_at_picture(bucket, key, row, side).await,
+            MediaKind::Video | MediaKind::Audio => self.look_at_clip(bucket, key, row, kind, side).await,
+        };
+        let told = if outcome.is_ok() { "made" } else { "failed" };
+        counter(&ARTIFACT_PREVIEWS).add(1, &[KeyValue::new("outcome", told)]);
+        let made = outcome.inspect_err(|error| self.remember(row.version, error))?;
+        self.keep(bucket, key, row, side, made).await?;
+        self.kept(name).await
+    }
+
+    fn remember(&self, version: Uuid, error: &MediaError) {
+        if let MediaError::Unreadable(_) | MediaError::TooLarge { .. } = error {
+            let mut unreadable = self.0.unreadable.lock();
+            if unreadable.len() >= UNREADABLE_MAX {
+                unreadable.clear();
+            }
+            unreadable.insert(version, error.clone());
+        }
+    }
+
+    async fn look_at_picture(
+        &self,
+        bucket: &str,
+        key: &str,
+        row: &ObjectRow,
+        side: Option<u32>,
+    ) -> Result<Made, MediaError> {
+        if row.size > PICTURE_BYTES_MAX {
+            return Err(MediaError::TooLarge { bytes: row.size, max: PICTURE_BYTES_MAX });
+        }
+        let got = self.0.artifacts.get(bucket, key, Wanted::All, &ReadConditions::default()).await?;
+        let bytes = gather(got.stream).await?;
+        let made = tokio::task::spawn_blocking(move || picture::look(&bytes, side)).await;
+        made.map_err(|error| MediaError::Unreadable(error.to_string()))?
+    }
+
+    async fn look_at_clip(
+        &self,
+        bucket: &str,
+        key: &str,
+        row: &ObjectRow,
+        kind: MediaKind,
+        side: Option<u32>,
+    ) -> Result<Made, MediaError> {
+        let max = self.0.config.preview_source_bytes_max;
+        if row.size > max {
+            return Err(MediaError::TooLarge { bytes: row.size, max });
+        }
+        let copy = self.copy(bucket, key).await?;
+        let facts = clip::facts(&self.0.config.ffprobe, copy.path()).await?;
+        let picture = match side.filter(|_| kind == MediaKind::Video && facts.kind == MediaKind::Video) {
+            Some(side) => Some(clip::poster(&self.0.config.ffmpeg, copy.path(), &facts, side).await?),
+            None => None,
+        };
+        Ok(Made { facts, picture })
+    }
+
+    /// The bytes of an artifact as a file, since programs seek in it.
+    async fn copy(&self, bucket: &str, key: &str) -> Result<Copy, MediaError> {
+        let fault = |error: std::io::Error| MediaError::Fault(format!("copy it for a program: {error}"));
+        let copy = Copy(self.0.folder.join(new_id(self.0.artifacts.now()).simple().to_string()));
+        let mut got = self.0.artifacts.get(bucket, key, Wanted::All, &ReadConditions::default()).await?;
+        let mut file = tokio::fs::File::create(copy.path()).await.map_err(fault)?;
+        while let Some(bytes) = got.stream.next().await {
+            file.write_all(&bytes?).await.map_err(fault)?;
+        }
+        file.flush().await.map_err(fault)?;
+        Ok(copy)
+    }
+
+    async fn keep(
+        &self,
+        bucket: &str,
+        key: &str,
+        row: &ObjectRow,
+        side: Option<u32>,
+        made: Made,
+    ) -> Result<(), MediaError> {
+        let artifacts = &self.0.artifacts;
+        artifacts.ensure_bucket(BUCKET).await?;
+        let folder = format!("{bucket}/{}", row.version.simple());
+        let facts = serde_json::to_vec(&made.facts).map_err(|error| MediaError::Fault(error.to_string()))?;
+        // What shows an encrypted artifact is encrypted too.
+        let asked = row.seal.as_ref().map_or(SealAsked::Nothing, |_| SealAsked::Kept(Kept::default()));
+        let picture = side.zip(made.picture).map(|(side, jpeg)| (format!("{side}.jpg"), "image/jpeg", jpeg));
+        for (name, content_type, bytes) in
+            [("facts.json".to_owned(), "application/json", facts)].into_iter().chain(picture)
+        {
+            let body = futures::stream::iter([Ok(Bytes::from(bytes))]);
+            let key_of = format!("{folder}/{name}");
+            let sealer = artifacts.sealer(BUCKET, &key_of, &asked)?;
+            let received = artifacts.receive(body, None, PICTURE_BYTES_MAX, Taking::object(sealer)).await?;
+            let put = Put {
+                bucket: BUCKET.to_owned(),
+                key: key_of,
+                description: Description {
+                    headers: ContentHeaders {
+                        content_type: Some(content_type.to_owned()),
+                        ..ContentHeaders::default()
+                    },
+                    metadata: vec![(OF.to_owned(), URL_SAFE_NO_PAD.encode(key))],
+                },
+                ..Put::default()
+            };
+            artifacts.put(put, received).await?;
+        }
+        Ok(())
+    }
+}
+
+/// All bytes of a stream that is known to be small.
+async fn gather(mut stream: super::ObjectStream) -> Result<Bytes, ArtifactError> {
+    let mut bytes = Vec::with_capacity(usize::try_from(stream.remaining()).unwrap_or_default());
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    Ok(bytes.into())
+}
+
+/// A file that goes with its name.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "could not remove a copy; the next start does");
+        }
+    }
+}
+
+/// One of those who wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Option<Self> {
+        let entered = Self(count);
+        // Counted first, so that of two at the door one stays outside; dropping uncounts.
+        (count.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(entered)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_wait() {
+        let count = AtomicUsize::new(0);
+        let entered: Vec<_> = (0..WAITING_MAX).map(|_| Waiting::enter(&count).unwrap()).collect();
+        assert!(Waiting::enter(&count).is_none());
+        drop(entered);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+}
