@@ -288,6 +288,7 @@ impl Media {
                         ..ContentHeaders::default()
                     },
                     metadata: vec![(OF.to_owned(), URL_SAFE_NO_PAD.encode(key))],
+                    ..Description::default()
                 },
                 ..Put::default()
             };
