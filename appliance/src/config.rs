@@ -103,6 +103,10 @@ config! {
         ffmpeg: String = "ffmpeg".to_owned();
         /// The program that says what clips and sounds are.
         ffprobe: String = "ffprobe".to_owned();
+        /// Bytes a second that the scrubber reads, to compare everything that is stored with its checksums.
+        scrub_bytes_s: u64 = 33_554_432;
+        /// Days from one begin of the scrubber to the next; with 0 it works only when it is told to.
+        scrub_days: u32 = 30;
     }
     /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
     [encryption] EncryptionConfig {
@@ -319,6 +323,9 @@ impl Config {
         }
         if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
             return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });
+        }
+        if self.artifacts.scrub_bytes_s < 65_536 {
+            return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });
         }
         if self.encryption.rewraps_s_max == 0 {
             return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });

@@ -201,6 +201,7 @@ impl Appliance {
         let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, telemetry::prometheus_text, troubles)
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
+            .merge(artifacts::api_upkeep::routes(artifacts.clone()))
             .merge(artifacts::api_http::routes(artifacts))
             .merge(artifacts::media::routes(media))
             .merge(logs.routes(doors.stopping()))

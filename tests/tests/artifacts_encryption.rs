@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use backlot_tests::{Appliance, binary};
+use backlot_tests::{Appliance, binary, eventually};
 
 fn scenario(name: &str) {
     Appliance::start().python("artifacts_encryption.py", &[name]);
@@ -84,6 +84,35 @@ fn without_the_master_key_nothing_starts_and_with_it_everything_is_there() {
     let said = refused(&appliance.data(), &[]);
     assert!(said.contains("old_master_keys"), "{said}");
     std::fs::rename(&aside, &key).unwrap();
+    appliance.start_again();
+    appliance.python("artifacts_encryption.py", &["get_known"]);
+}
+
+#[test]
+fn a_new_master_key_takes_over_and_the_old_one_is_needed_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("new.key");
+    let made = Command::new(binary("backlot")).args(["encryption", "new-key", new.to_str().unwrap()]).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut appliance = Appliance::start();
+    appliance.python("artifacts_encryption.py", &["put_known"]);
+    assert_eq!(appliance.stop(), Some(0));
+    let old = appliance.data().join("master.key");
+    let (old_setting, new_setting) = (format!("file:{}", old.display()), format!("file:{}", new.display()));
+    appliance.set("BACKLOT_ENCRYPTION_MASTER_KEY", &new_setting);
+    appliance.set("BACKLOT_ENCRYPTION_OLD_MASTER_KEYS", &old_setting);
+    appliance.start_again();
+    appliance.python("artifacts_encryption.py", &["get_known"]);
+    let wrapped = appliance.cli(&["encryption", "rewrap", "--wait", "--json"]);
+    assert!(wrapped.status.success(), "{wrapped:?}");
+    eventually("the old key is not needed", || {
+        let status = appliance.cli(&["encryption", "status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        status["old_in_use"].as_array().unwrap().is_empty().then_some(())
+    });
+    assert_eq!(appliance.stop(), Some(0));
+    std::fs::remove_file(&old).unwrap();
+    appliance.set("BACKLOT_ENCRYPTION_OLD_MASTER_KEYS", "");
     appliance.start_again();
     appliance.python("artifacts_encryption.py", &["get_known"]);
 }

@@ -358,6 +358,8 @@ mod tests {
             crc: digests.crc,
             description: Description::default(),
             version: None,
+            named: false,
+            checksum: None,
             seal: None,
         }
     }

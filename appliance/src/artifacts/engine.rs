@@ -7,6 +7,7 @@ use super::blobs::blocking;
 use super::checksums::Checksum;
 use super::conditions::{ReadConditions, WriteConditions, WriteVerdict};
 use super::error::ArtifactError;
+use super::health::Named;
 use super::intake::{Expected, Received};
 use super::label::What;
 use super::listing::{self, Page, Query};
@@ -372,7 +373,6 @@ impl Artifacts {
         conditions: &ReadConditions,
         customer: Option<&CustomerKey>,
     ) -> Result<Got, ArtifactError> {
-        let name = (bucket.to_owned(), key.to_owned());
         let find = || match self.find(bucket, key, which) {
             Ok(row) => Ok(Some(row)),
             Err(ArtifactError::NoSuchKey { .. } | ArtifactError::Deleted { .. } | ArtifactError::NoSuchVersion(_)) => {
@@ -382,7 +382,12 @@ impl Artifacts {
         };
         for _ in 0..LOOKS_MAX {
             let row = self.find(bucket, key, which)?;
-            let data_key = self.data_key(bucket, key, row.seal.as_ref(), customer)?;
+            let named = Named::of(bucket, key, &row);
+            let data_key = self.data_key(bucket, key, row.seal.as_ref(), customer).inspect_err(|error| {
+                if let ArtifactError::Damaged { problem, .. } = error {
+                    self.0.stores.health.damaged(named.clone(), problem.clone());
+                }
+            })?;
             conditions.check(&row.etag, row.modified_ms)?;
             let opening = data_key.map(|key| Opening { key, parts: matches!(row.body, Body::Parts(_)) });
             let (parts, pin) = match &row.body {
@@ -400,15 +405,16 @@ impl Artifacts {
             let range = range_of(wanted, row.size, &parts)?;
             let (first, length) = range.unwrap_or((0, row.size));
             let pieces = pieces(parts.into_iter().map(|(_, extent)| extent), first, length);
-            let (stores, named) = (self.0.stores.clone(), name.clone());
-            let opened = blocking(move || Ok(ObjectStream::open(stores, named, pieces, opening, pin)));
+            let (stores, object) = (self.0.stores.clone(), named.clone());
+            let opened = blocking(move || Ok(ObjectStream::open(stores, object, pieces, opening, pin)));
             if let Some(stream) = opened.await.map_err(ArtifactError::io("open a blob"))?? {
                 return Ok(Got { row, range, stream });
             }
             if find()?.is_some_and(|now| now.body == row.body) {
-                tracing::error!(bucket, key, "an object's blob is missing");
-                let (bucket, key) = name;
-                return Err(ArtifactError::Damaged { bucket, key, problem: "its blob is missing".into() });
+                let problem = "its blob is missing".to_owned();
+                self.0.stores.health.damaged(named, problem.clone());
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                return Err(ArtifactError::Damaged { bucket, key, problem });
             }
         }
         Err(ArtifactError::fault("read an object")(format!("it was replaced {LOOKS_MAX} times while it was opened")))
@@ -464,7 +470,7 @@ impl Artifacts {
             .map_err(ArtifactError::fault("read an object's parts"))
     }
 
-    fn completed_parts(&self, body: Uuid) -> Result<Vec<(u16, Extent)>, ArtifactError> {
+    pub(super) fn completed_parts(&self, body: Uuid) -> Result<Vec<(u16, Extent)>, ArtifactError> {
         let chunks = self.chunks(body)?;
         let parts = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
         Ok(parts.map(|part| (part.number, part.extent)).collect())

@@ -64,6 +64,8 @@ pub enum ArtifactError {
     Body(String),
     #[error("the disk is full")]
     Full,
+    #[error("the disk takes no writes: its file system is read-only. Reads go on")]
+    ReadOnly,
     #[error("`{key}` in bucket `{bucket}` is damaged: {problem}")]
     Damaged { bucket: String, key: String, problem: String },
     #[error("{verb}: {source}")]
@@ -79,7 +81,17 @@ impl ArtifactError {
     pub(super) fn io(verb: &'static str) -> impl Fn(std::io::Error) -> Self {
         move |source| match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full,
+            std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             _ => Self::Io { verb, source },
+        }
+    }
+
+    /// The same of writing an object's bytes, which is counted.
+    pub(super) fn write(verb: &'static str) -> impl Fn(std::io::Error) -> Self {
+        let io = Self::io(verb);
+        move |source| {
+            super::health::write_failed(&source);
+            io(source)
         }
     }
 

@@ -11,7 +11,7 @@ use super::blobs::{Blobs, Settling, Written};
 use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher, Verifier};
 use super::error::ArtifactError;
 use super::label::{Label, What};
-use super::model::{Description, Extent, Place};
+use super::model::{Description, Extent, Place, Versioning};
 use super::packs::Packed;
 use super::seal::{RunKey, Sealing};
 use super::seal_keys::{Seal, Sealer};
@@ -196,7 +196,7 @@ impl Artifacts {
             hasher.update(&small);
             return Received::new(Arrived::Small(small.freeze()), hasher.finish(), taking);
         };
-        let failed = ArtifactError::io("write a blob");
+        let failed = ArtifactError::write("write a blob");
         let id = new_id(self.now());
         let mut writer = self.0.stores.blobs.create(id, extra, taking.run(id)?).await.map_err(&failed)?;
         let mut size = (small.len() + first.len()) as u64;
@@ -226,9 +226,11 @@ impl Artifacts {
         description: &Description,
         version: Option<Uuid>,
     ) -> Result<Settled, ArtifactError> {
-        let failed = ArtifactError::io("make a blob durable");
+        let failed = ArtifactError::write("make a blob durable");
         let Received { bytes, digests, taking, md5 } = received;
         let now = self.now();
+        let named = version.is_some() && self.versioning(bucket)? == Versioning::Enabled;
+        let checksum = version.map(|_| digests.checksum());
         let label = |id, crc| Label {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
@@ -240,6 +242,8 @@ impl Artifacts {
             // Who may read it can change; what is read back from headers is private.
             description: Description { acl: None, ..description.clone() },
             version,
+            named,
+            checksum: checksum.clone(),
             seal: taking.sealer().map(|sealer| sealer.seal.clone()),
         };
         let size = digests.size;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::checksums::Digest;
+use super::checksums::{Checksum, Digest};
 use super::model::Description;
 use super::seal_keys::Seal;
 
@@ -41,6 +41,12 @@ pub(super) struct Label {
     /// The id that the object was meant to have. Its row is right where they differ: another put came in between.
     #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
     pub(super) version: Option<Uuid>,
+    /// Whether the bucket kept versions then.
+    #[serde(rename = "n", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) named: bool,
+    /// What clients are told; absent for a part.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub(super) checksum: Option<Checksum>,
     /// Of bytes that are encrypted: the wrapped key.
     #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
     pub(super) seal: Option<Seal>,
@@ -52,6 +58,9 @@ pub(super) enum What {
     Object,
     #[serde(rename = "p")]
     Part { upload: Uuid, number: u16 },
+    /// Of an object of parts: see [`super::manifest`].
+    #[serde(rename = "m")]
+    Manifest,
 }
 
 /// A label as it is found in front of `data_bytes` bytes.
@@ -124,6 +133,8 @@ mod tests {
             crc: 77,
             description: Description::default(),
             version: Some(Uuid::from_u128(4)),
+            named: true,
+            checksum: None,
             seal: None,
         }
     }

@@ -12,24 +12,30 @@
 mod access;
 pub mod api_http;
 pub mod api_s3;
+pub mod api_upkeep;
 mod blobs;
 mod checksums;
 mod conditions;
 mod documents;
 mod engine;
 mod error;
+mod health;
 mod intake;
 mod label;
 mod lifecycle;
 mod listing;
 mod lock;
 pub mod media;
+mod manifest;
 mod model;
 mod multipart;
 mod packs;
 mod pins;
 mod read;
+mod rebuild;
 mod record;
+mod rewrap;
+mod scrub;
 mod seal;
 mod seal_keys;
 mod state;
@@ -37,7 +43,9 @@ mod sweep;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod versions;
+mod walk;
 mod work;
 
 use std::hash::BuildHasher;
@@ -57,6 +65,9 @@ pub use intake::{Expected, Received, Taking};
 pub use lifecycle::Transition;
 pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Versioning};
 pub use read::ObjectStream;
+pub use rebuild::{Recovered, from_blobs};
+pub use rewrap::RewrapStatus;
+pub use scrub::{Round, ScrubStatus};
 pub use seal_keys::{CustomerKey, Kept, Seal, SealAsked, Sealer};
 pub use versions::VersionName;
 
@@ -90,6 +101,8 @@ struct Shared {
     pins: Pins,
     state: Mutex<State>,
     lifecycle: lifecycle::Lifecycle,
+    scrubber: scrub::Scrubber,
+    rewrapper: rewrap::Rewrapper,
     locks: Vec<Arc<tokio::sync::Mutex<()>>>,
     hash: std::hash::RandomState,
 }
@@ -132,6 +145,9 @@ impl Artifacts {
         let blobs = Blobs::open(data_dir.join("blobs"))?;
         let ids = clock.clone();
         let packs = Packs::open(data_dir.join("packs"), config.pack_bytes, move || new_id(ids.now()))?;
+        let (scrubber, damages) = scrub::Scrubber::open(data_dir.join("scrub.json"));
+        let health = health::Health::new(clock.clone());
+        health.load(damages);
         Ok(Self(Arc::new(Shared {
             control,
             clock,
@@ -139,16 +155,21 @@ impl Artifacts {
             encryption,
             master,
             pins: Pins::new(blobs.clone()),
-            stores: Stores { blobs, packs },
+            stores: Stores { blobs, packs, health },
             state: Mutex::default(),
             lifecycle: lifecycle::Lifecycle::default(),
+            scrubber,
+            rewrapper: rewrap::Rewrapper::default(),
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
             hash: std::hash::RandomState::new(),
         })))
     }
 
-    /// Starts the sweeper, the lifecycle and the gauges.
+    /// Starts the sweeper, the lifecycle, the scrubber, the wrapping of old keys and the gauges.
     pub fn start(&self, stage: &Stage) {
+        self.0.stores.health.begin();
+        stage.spawn("artifact scrubber", scrub::run(self.clone(), stage.stopping()));
+        stage.spawn("artifact keys", rewrap::run(self.clone(), stage.stopping()));
         stage.spawn("artifact sweeper", sweep::run(self.clone(), stage.stopping()));
         stage.spawn("artifact lifecycle", lifecycle::run(self.clone(), stage.stopping()));
         stage.spawn("artifact gauges", sweep::gauges(self.clone(), stage.stopping()));

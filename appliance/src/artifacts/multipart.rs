@@ -241,10 +241,13 @@ impl Artifacts {
             seal: upload.seal,
         };
         let stored = Stored::of(&row, &tags);
+        let parts = completed(&chosen);
+        let before = chunk(name.id, &parts);
+        let manifest = self.write_manifest(&name.bucket, &name.key, &row, parts).await?;
         let mut plan = held.put(&name.bucket, &name.key, row, tags);
         plan.change.dropped.push(ended);
-        let work = Work { plan, before: chunk(name.id, &chosen), uploads_ended: 1, garbage };
-        self.carry_out(lock, Class::Growing, work, || ()).await?;
+        let work = Work { plan, before, uploads_ended: 1, garbage };
+        self.carry_out(lock, Class::Growing, work, || manifest).await?;
         Ok(stored)
     }
 
@@ -455,19 +458,24 @@ fn verify_whole(sent: Option<&(Algorithm, String)>, checksum: &Checksum) -> Resu
     }
 }
 
+/// Parts as their object keeps them.
+fn completed(parts: &[(u16, PartRow)]) -> Vec<CompletedPart> {
+    let part = |(number, part): &(u16, PartRow)| CompletedPart {
+        number: *number,
+        extent: part.extent.clone(),
+        checksum: part.checksum.clone(),
+    };
+    parts.iter().map(part).collect()
+}
+
 /// The rows of a completed object's parts.
-fn chunk(body: Uuid, parts: &[(u16, PartRow)]) -> Vec<Change> {
+pub(super) fn chunk(body: Uuid, parts: &[CompletedPart]) -> Vec<Change> {
     let mut offset = 0;
     let mut changes = Vec::with_capacity(parts.len() / PARTS_PER_CHUNK + 1);
     for parts in parts.chunks(PARTS_PER_CHUNK) {
-        let completed = parts.iter().map(|(number, part)| CompletedPart {
-            number: *number,
-            extent: part.extent.clone(),
-            checksum: part.checksum.clone(),
-        });
-        let chunk = PartChunk { offset, parts: completed.collect() };
-        offset += parts.iter().map(|(_, part)| part.extent.size).sum::<u64>();
-        let first = parts.first().map_or(0, |(number, _)| *number);
+        let chunk = PartChunk { offset, parts: parts.to_vec() };
+        offset += parts.iter().map(|part| part.extent.size).sum::<u64>();
+        let first = parts.first().map_or(0, |part| part.number);
         changes.push(Change::Chunk { body, first, chunk });
     }
     changes

@@ -125,6 +125,11 @@ impl Packs {
         Ok(packs)
     }
 
+    /// All packs.
+    pub(super) fn all(&self) -> io::Result<Vec<Uuid>> {
+        list(&self.dir)
+    }
+
     /// Removes a pack that holds no object's bytes.
     pub(super) fn remove(&self, pack: Uuid) -> io::Result<()> {
         std::fs::remove_file(self.path(pack))
@@ -328,6 +333,8 @@ mod tests {
             crc: digests.crc,
             description: Description::default(),
             version: None,
+            named: false,
+            checksum: None,
             seal: None,
         };
         (label, data.into(), digests.crc)

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::blobs::{Blobs, HEADER_BYTES, read_up_to};
 use super::checksums::Verifier;
 use super::error::ArtifactError;
+use super::health::{Health, Named};
 use super::model::{Extent, Place};
 use super::packs::Packs;
 use super::pins::Pin as BodyPin;
@@ -68,6 +69,7 @@ pub(super) fn pieces(extents: impl Iterator<Item = Extent>, first: u64, length: 
 pub(super) struct Stores {
     pub(super) blobs: Blobs,
     pub(super) packs: Packs,
+    pub(super) health: Health,
 }
 
 impl Stores {
@@ -225,7 +227,8 @@ type ReadPart = (Box<Reader>, Result<Option<Bytes>, Problem>);
 
 /// The bytes of an object or of a range of it.
 pub struct ObjectStream {
-    name: (String, String),
+    object: Named,
+    stores: Stores,
     reader: Option<Box<Reader>>,
     reading: Option<JoinHandle<ReadPart>>,
     remaining: u64,
@@ -237,13 +240,13 @@ impl ObjectStream {
     /// `None` when it has gone since its row was read. Blocks.
     pub(super) fn open(
         stores: Stores,
-        name: (String, String),
+        object: Named,
         mut pieces: VecDeque<Piece>,
         opening: Option<Opening>,
         pin: Option<BodyPin>,
     ) -> Result<Option<Self>, ArtifactError> {
         let remaining = pieces.iter().map(|piece| piece.length).sum();
-        let damaged = |problem| damaged(&name, problem);
+        let damaged = |problem| damaged(&stores, &object, problem);
         let (mut open, mut ready) = (None, None);
         if let Some(piece) = pieces.front() {
             match begin(&stores, opening.as_ref(), piece) {
@@ -255,8 +258,8 @@ impl ObjectStream {
             }
             pieces.pop_front();
         }
-        let reader = Some(Box::new(Reader { stores, opening, pieces, open, ready }));
-        Ok(Some(Self { name, reader, reading: None, remaining, _pin: pin }))
+        let reader = Some(Box::new(Reader { stores: stores.clone(), opening, pieces, open, ready }));
+        Ok(Some(Self { object, stores, reader, reading: None, remaining, _pin: pin }))
     }
 
     /// Bytes that are still to come.
@@ -276,9 +279,9 @@ impl ObjectStream {
 }
 
 /// Damage is for the operator at least as much as for the caller.
-fn damaged(name: &(String, String), problem: String) -> ArtifactError {
-    tracing::error!(bucket = name.0, key = name.1, problem, "an object is damaged");
-    ArtifactError::Damaged { bucket: name.0.clone(), key: name.1.clone(), problem }
+fn damaged(stores: &Stores, object: &Named, problem: String) -> ArtifactError {
+    stores.health.damaged(object.clone(), problem.clone());
+    ArtifactError::Damaged { bucket: object.bucket.clone(), key: object.key.clone(), problem }
 }
 
 impl Stream for ObjectStream {
@@ -301,9 +304,9 @@ impl Stream for ObjectStream {
                 }
                 return Poll::Ready(Some(Ok(bytes)));
             }
-            Ok((_, Ok(None))) => damaged(&self.name, format!("{} bytes are missing", self.remaining)),
-            Ok((_, Err(Problem::Damaged(problem)))) => damaged(&self.name, problem),
-            Ok((_, Err(Problem::Io(error)))) => damaged(&self.name, format!("read: {error}")),
+            Ok((_, Ok(None))) => damaged(&self.stores, &self.object, format!("{} bytes are missing", self.remaining)),
+            Ok((_, Err(Problem::Damaged(problem)))) => damaged(&self.stores, &self.object, problem),
+            Ok((_, Err(Problem::Io(error)))) => damaged(&self.stores, &self.object, format!("read: {error}")),
             Err(error) => ArtifactError::fault("read a blob")(error.to_string()),
         };
         self.remaining = 0;

@@ -71,6 +71,13 @@ pub(super) enum Change {
         tags: Vec<Tag>,
         after: After,
     },
+    /// Its key is wrapped by another master key.
+    UploadSet {
+        bucket: String,
+        key: String,
+        upload: Uuid,
+        row: UploadRow,
+    },
     UploadGone {
         bucket: String,
         dropped: Vec<Dropped>,
@@ -209,6 +216,9 @@ impl Change {
                     tags::project(upload, &tags, batch)?;
                 }
                 after.project(&bucket, batch)?;
+            }
+            Self::UploadSet { bucket, key, upload, row } => {
+                batch.put(Table::Uploads, keys::upload(&bucket, &key, upload), encode(&row)?);
             }
             Self::UploadGone { bucket, dropped, after } => {
                 drop_rows(dropped, batch);

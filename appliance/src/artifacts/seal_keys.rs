@@ -265,7 +265,6 @@ impl Artifacts {
             None => {
                 let master = seal.and_then(Seal::master).map_or_else(String::new, |id| id.to_string());
                 let problem = format!("its key does not open with the master key {master}");
-                tracing::error!(bucket, key, problem, "an object is damaged");
                 Err(ArtifactError::Damaged { bucket: bucket.to_owned(), key: key.to_owned(), problem })
             }
         }

@@ -124,6 +124,10 @@ impl Artifacts {
 
     fn is_referred_to(&self, label: &Label, id: Uuid) -> Result<bool, ArtifactError> {
         let is = |extent: &Extent| extent.place == Place::File(id);
+        if label.what == What::Manifest {
+            let chunks = self.catalogue().range(Table::Parts, &keys::chunks(id), &[], 1)?;
+            return Ok(!chunks.is_empty() || self.0.pins.is_pinned(id));
+        }
         let What::Part { upload, number } = label.what else {
             let found = self.version_at(&label.bucket, &label.key, &Place::File(id), label.version)?;
             return Ok(found.is_some());

@@ -86,7 +86,9 @@ impl Artifacts {
                 let firsts = chunks.iter().map(|(first, _)| *first).collect();
                 leftover.dropped.push(Dropped::Chunks { body: *body, firsts });
                 let parts = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
-                leftover.garbage.body = Some((*body, parts.filter_map(|part| file(&part.extent)).collect()));
+                // The manifest has the id of the upload.
+                let blobs = parts.filter_map(|part| file(&part.extent)).chain([*body]).collect();
+                leftover.garbage.body = Some((*body, blobs));
             }
             // Packed bytes stay where they are until their pack is compacted.
             Body::One(_) => {}

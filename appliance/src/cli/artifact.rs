@@ -25,6 +25,7 @@ use tokio_util::io::ReaderStream;
 use super::client::{SendBody, full, read_all};
 use super::{CliError, Client};
 use crate::artifacts::api_http::{BucketsJson, ObjectJson, ObjectsJson};
+use crate::artifacts::{Round, ScrubStatus};
 
 /// Larger files are put in parts of this size.
 const PART_BYTES: u64 = 1 << 30;
@@ -61,6 +62,14 @@ pub(super) enum ArtifactCommand {
         /// Without it, from the file's extension.
         #[arg(long)]
         content_type: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the scrubber has read and found damaged.
+    Scrub {
+        /// Read everything now.
+        #[arg(long)]
+        now: bool,
         #[arg(long)]
         json: bool,
     },
@@ -110,8 +119,39 @@ pub(super) async fn run(command: ArtifactCommand, client: &Client) -> Result<Exi
         ArtifactCommand::Put { file, uri, content_type, json } => {
             put(client, &file, uri, content_type, json).await?;
         }
+        ArtifactCommand::Scrub { now, json } => scrub(client, now, json).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn scrub(client: &Client, now: bool, json: bool) -> Result<(), CliError> {
+    let status: ScrubStatus = match now {
+        true => client.send(Method::POST, "/v1/scrub", None::<&serde_json::Value>).await?,
+        false => client.get("/v1/scrub").await?,
+    };
+    if json {
+        println!("{}", super::to_json(&status)?);
+        return Ok(());
+    }
+    let told =
+        |round: &Round| format!("{} versions, {}, {} damaged", round.versions, human(round.bytes), round.damaged);
+    match (&status.current, now) {
+        (Some(round), _) => println!("reading since {}: {} so far", round.begun_at, told(round)),
+        (None, true) => println!("reading begins"),
+        (None, false) => println!("not reading now"),
+    }
+    if let Some((round, ended_at)) = status.last.as_ref().and_then(|last| Some((last, last.ended_at?))) {
+        println!("read everything by {ended_at}: {}", told(round));
+    }
+    for damage in &status.damaged {
+        let object = &damage.object;
+        let key = printable(&object.key);
+        println!("DAMAGED s3://{}/{key} version {}: {}", object.bucket, object.version, damage.problem);
+    }
+    if status.more > 0 {
+        println!("and {} more", status.more);
+    }
+    Ok(())
 }
 
 async fn buckets(client: &Client, json: bool) -> Result<(), CliError> {

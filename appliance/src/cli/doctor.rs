@@ -6,13 +6,19 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use backlot_journal::{Journal, Lsn, Options};
 use clap::Args;
 use serde::Serialize;
 
 use super::{CliError, ConfigArguments, to_json};
+use crate::artifacts::{self, Artifacts, Recovered};
 use crate::catalogue::Catalogue;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::control::Control;
+use crate::master::MasterKeys;
 use crate::{control, folder, telemetry_journal};
 
 /// Less free room than this is worth a warning, in bytes.
@@ -30,6 +36,9 @@ pub(super) struct DoctorArguments {
 pub(super) struct RebuildArguments {
     #[command(flatten)]
     config: ConfigArguments,
+    /// For when journal and snapshot are gone: make the artifact store again from the headers of its blobs. Journal and catalogue are set aside, and with them queues, jobs, keys and everything else.
+    #[arg(long)]
+    from_blobs: bool,
     #[arg(long)]
     json: bool,
 }
@@ -147,6 +156,9 @@ fn catalogue(data: &Path) -> Result<String, String> {
 
 pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError> {
     let config = arguments.config.load()?;
+    if arguments.from_blobs {
+        return from_blobs(&config, arguments.json);
+    }
     let rebuilt =
         control::rebuild(&config.data.dir).map_err(|error| CliError::fault("rebuild the catalogue", error))?;
     // It follows the catalogue, and is made again from it in the background of the next start.
@@ -171,4 +183,74 @@ pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the headers of blobs cannot know.
+const NOT_KNOWN: &str = "not known from blobs, and lost or back: deleted objects whose bytes were still there are back; delete markers, tags, \
+                         retention and legal holds that were set later, settings of buckets, empty buckets and unfinished uploads are lost";
+
+fn from_blobs(config: &Config, json: bool) -> Result<ExitCode, CliError> {
+    let data = &config.data.dir;
+    let fault = |error: &dyn std::fmt::Display| CliError::fault("rebuild from blobs", error);
+    if !data.join("blobs").is_dir() {
+        return Err(CliError::Usage(format!("{} holds no blobs; name a data folder with --data", data.display())));
+    }
+    // Only a running appliance is in the way; what else is wrong with the journal is why we are here.
+    if let Err(error @ backlot_journal::OpenError::Locked(_)) = open_and_close(&control::journal_dir(data)) {
+        return Err(fault(&error));
+    }
+    let mut aside = Vec::new();
+    for path in [control::journal_dir(data), data.join("catalogue"), data.join("catalogue.snapshot")] {
+        if path.exists() {
+            let free = |number: u32| std::path::PathBuf::from(format!("{}.lost-{number}", path.display()));
+            let Some(target) = (1..).map(free).find(|target| !target.exists()) else {
+                unreachable!("some number is free")
+            };
+            std::fs::rename(&path, &target).map_err(|error| fault(&error))?;
+            aside.push(target.display().to_string());
+        }
+    }
+    let recovered = super::block_on(recover(config.clone()))?;
+    crate::jobs::forget_index(data).map_err(|error| fault(&error))?;
+    if json {
+        println!("{}", serde_json::json!({"recovered": recovered, "set_aside": aside, "not_known": NOT_KNOWN}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Recovered { buckets, versions, bytes, unreadable, incomplete, loose_parts } = recovered;
+    println!("{buckets} buckets, {versions} versions of objects, {bytes} bytes");
+    println!(
+        "{unreadable} headers that make no sense, {incomplete} objects that lack a part, {loose_parts} parts of unfinished uploads"
+    );
+    println!("{NOT_KNOWN}");
+    for aside in aside {
+        println!("set aside: {aside}");
+    }
+    println!(
+        "the next start makes a new admin key; `backlot artifact scrub --now` then compares every byte with its checksum"
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_and_close(dir: &Path) -> Result<(), backlot_journal::OpenError> {
+    if dir.is_dir() {
+        let (journal, _) = Journal::open(Options::new(dir))?;
+        journal.close();
+    }
+    Ok(())
+}
+
+async fn recover(config: Config) -> Result<Recovered, CliError> {
+    let fault = |error: &dyn std::fmt::Display| CliError::fault("rebuild from blobs", error);
+    let data = &config.data.dir;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (control, replay) = Control::open(data, &config.journal).map_err(|error| fault(&error))?;
+    let master = MasterKeys::open(data, &config.encryption).map_err(|error| fault(&error))?;
+    let keys = (master, config.encryption.clone());
+    let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), data, config.artifacts.clone(), keys)
+        .map_err(|error| fault(&error))?;
+    replay.run(&[Arc::new(artifacts.clone())], clock.now()).map_err(|error| fault(&error))?;
+    let recovered = artifacts::from_blobs(&artifacts).await.map_err(|error| fault(&error));
+    let closed = tokio::task::spawn_blocking(move || control.close()).await;
+    closed.map_err(|error| fault(&error))?;
+    recovered
 }

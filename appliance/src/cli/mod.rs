@@ -4,6 +4,7 @@
 mod artifact;
 mod client;
 mod doctor;
+mod encryption;
 mod flow;
 mod job;
 mod key;
@@ -51,6 +52,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: artifact::ArtifactCommand,
+    },
+    /// Master keys of encryption at rest.
+    Encryption {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: encryption::EncryptionCommand,
     },
     /// Keys and their roles.
     Key {
@@ -227,6 +235,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Artifact { connection, command } => {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
         }
+        Command::Encryption { connection, command } => return block_on(encryption::run(command, &connection)),
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Job { connection, command } => return block_on(job::run(*command, &Client::connect(&connection)?)),
         Command::Flow { connection, command } => return block_on(flow::run(command, &Client::connect(&connection)?)),
@@ -255,7 +264,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
 }
 
 /// Runs a client command: one thread is enough.
-fn block_on(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| CliError::fault("start the runtime", error))?.block_on(command)
 }

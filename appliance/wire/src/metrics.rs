@@ -64,6 +64,12 @@ catalogue! {
     ARTIFACT_PREVIEWS = Kind::Counter, "backlot_artifact_previews_total", "{preview}", ["outcome"], "Pictures and facts made of artifacts: `made` or `failed`.";
     ARTIFACT_BYTES = Kind::Gauge, "backlot_artifact_stored_bytes", "By", ["bucket"], "Bytes of the objects stored.";
 
+    ARTIFACT_DAMAGED = Kind::Gauge, "backlot_artifact_damaged", "{object}", [], "Objects whose bytes were found damaged or missing and are not mended.";
+    ARTIFACT_WRITE_FAILURES = Kind::Counter, "backlot_artifact_write_failures_total", "{write}", ["reason"], "Writes of objects' bytes that the disk did not take: full, read_only, other.";
+    ARTIFACT_SCRUBBED = Kind::Counter, "backlot_artifact_scrubbed_bytes_total", "By", [], "Bytes of objects that the scrubber has read and compared.";
+    ARTIFACT_SCRUB_ENDED = Kind::Gauge, "backlot_artifact_scrub_ended_timestamp_seconds", "s", [], "When the scrubber last came to the end of everything, as Unix time.";
+
+
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";
     TELEMETRY_REFUSED = Kind::Counter, "backlot_telemetry_refused_total", "{item}", ["signal", "reason"], "Log records, spans and samples refused.";
     SERIES = Kind::Gauge, "backlot_metrics_series", "{series}", [], "Series in the memory head.";

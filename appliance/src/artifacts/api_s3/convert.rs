@@ -70,6 +70,7 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
         E::BadDigest(_) => S3ErrorCode::BadDigest,
         E::IncompleteBody => S3ErrorCode::IncompleteBody,
         E::Body(_) => return body_error(&text),
+        E::ReadOnly => return custom("ServiceUnavailable", http::StatusCode::SERVICE_UNAVAILABLE, text),
         E::Full => return custom("InsufficientStorage", http::StatusCode::INSUFFICIENT_STORAGE, text),
         E::Damaged { .. } => S3ErrorCode::InternalError,
         E::Io { .. } | E::Fault { .. } | E::Control(_) => {
