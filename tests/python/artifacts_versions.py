@@ -1,6 +1,7 @@
 """Versions, tags, object lock and lifecycle as boto3 sees them. Each function is one scenario; the argument names it."""
 
 import datetime
+import hashlib
 import itertools
 import json
 import os
@@ -71,8 +72,9 @@ def versioning():
     assert read(s3, Bucket=name, Key="k", VersionId=first) == b"first"
     assert read(s3, Bucket=name, Key="k", VersionId="null") == b"before"
     assert s3.head_object(Bucket=name, Key="k", VersionId=first)["VersionId"] == first
-    attributes = s3.get_object_attributes(Bucket=name, Key="k", VersionId=first, ObjectAttributes=["ObjectSize"])
+    attributes = s3.get_object_attributes(Bucket=name, Key="k", VersionId=first, ObjectAttributes=["ObjectSize", "ETag"])
     assert (attributes["VersionId"], attributes["ObjectSize"]) == (first, 5)
+    assert attributes["ETag"] == hashlib.md5(b"first").hexdigest(), "without quotes"
     refused(s3.get_object, "InvalidArgument", 400, Bucket=name, Key="k", VersionId="../../x")
     refused(s3.get_object, "NoSuchVersion", 404, Bucket=name, Key="k", VersionId="0" * 32)
     refused(s3.get_object, "NoSuchVersion", 404, Bucket=name, Key="other", VersionId=first)

@@ -14,6 +14,7 @@ pub mod api_http;
 pub mod api_s3;
 pub mod api_upkeep;
 mod blobs;
+mod buckets;
 mod checksums;
 mod conditions;
 mod documents;

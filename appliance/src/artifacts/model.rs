@@ -3,16 +3,23 @@
 //! Rows are CBOR with one-letter names behind a version byte, and stay under the catalogue's 4 KiB: that is why
 //! user metadata and content headers have limits here, and why the parts of one object are spread over rows.
 
+mod bucket;
+pub(super) mod keys;
+mod range;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
+pub use bucket::Versioning;
+pub(super) use bucket::{BucketRow, Counts};
+pub use range::RangeAsked;
+
 use super::access::Acl;
 use super::checksums::{Checksum, Digest};
 use super::error::ArtifactError;
-use super::lock::{DefaultRetention, Lock};
+use super::lock::Lock;
 use super::seal_keys::Seal;
-use crate::identity::Account;
 
 /// Longest key, in bytes of UTF-8 (S3).
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -93,11 +100,6 @@ fn is_zero(parts: &u16) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_false(flag: &bool) -> bool {
     !*flag
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_none(count: &u64) -> bool {
-    *count == 0
 }
 
 impl std::fmt::Display for ETag {
@@ -263,72 +265,6 @@ pub(super) struct PartChunk {
 /// Parts in one [`PartChunk`]: 24 of at most 130 bytes each.
 pub(super) const PARTS_PER_CHUNK: usize = 24;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BucketRow {
-    #[serde(rename = "t")]
-    pub created_ms: u64,
-    #[serde(rename = "r")]
-    pub region: String,
-    #[serde(rename = "v", default, skip_serializing_if = "Versioning::is_never")]
-    pub versioning: Versioning,
-    /// Whether its objects may be locked. Never taken back.
-    #[serde(rename = "l", default, skip_serializing_if = "is_false")]
-    pub lock: bool,
-    /// What locks an object that is put without a retention.
-    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
-    pub default_retention: Option<DefaultRetention>,
-    /// Whose it is.
-    #[serde(rename = "o", default, skip_serializing_if = "Account::is_house")]
-    pub owner: Account,
-}
-
-/// What becomes of an object that is put over or deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Versioning {
-    /// It goes, and the bucket has never kept one.
-    #[default]
-    #[serde(rename = "n")]
-    Never,
-    /// It stays, under its id.
-    #[serde(rename = "e")]
-    Enabled,
-    /// The `null` version goes; those with ids stay.
-    #[serde(rename = "s")]
-    Suspended,
-}
-
-impl Versioning {
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-    fn is_never(&self) -> bool {
-        *self == Self::Never
-    }
-}
-
-/// How much is in a bucket. Absolute, so that applying it twice is applying it once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counts {
-    #[serde(rename = "o")]
-    pub objects: u64,
-    #[serde(rename = "b")]
-    pub bytes: u64,
-    #[serde(rename = "u")]
-    pub uploads: u64,
-    /// Objects that are no longer current, and their bytes.
-    #[serde(rename = "n", default, skip_serializing_if = "is_none")]
-    pub noncurrent: u64,
-    #[serde(rename = "m", default, skip_serializing_if = "is_none")]
-    pub noncurrent_bytes: u64,
-    #[serde(rename = "d", default, skip_serializing_if = "is_none")]
-    pub markers: u64,
-}
-
-impl Counts {
-    /// Whether nothing is left but uploads.
-    pub(super) fn is_empty(&self) -> bool {
-        self.objects == 0 && self.noncurrent == 0 && self.markers == 0
-    }
-}
-
 /// How much of a pack is still an object's. Absolute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PackRow {
@@ -370,96 +306,6 @@ pub struct PartRow {
     pub extent: Extent,
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
-}
-
-/// Bytes of an object, both ends included, as `Range` has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RangeAsked {
-    From { first: u64, last: Option<u64> },
-    Last(u64),
-}
-
-impl RangeAsked {
-    /// Offset and length within an object of `size` bytes.
-    ///
-    /// # Errors
-    /// [`ArtifactError::InvalidRange`] when it has no byte of the object.
-    pub fn resolve(self, size: u64) -> Result<(u64, u64), ArtifactError> {
-        let (first, end) = match self {
-            Self::From { first, last } => (first, last.map_or(size, |last| last.saturating_add(1).min(size))),
-            Self::Last(length) => (size.saturating_sub(length), size),
-        };
-        if first >= size || first >= end {
-            return Err(ArtifactError::InvalidRange { size });
-        }
-        Ok((first, end - first))
-    }
-}
-
-/// Table keys. A bucket's name has no NUL, so that `bucket NUL …` belongs to one bucket alone.
-pub(super) mod keys {
-    use super::Uuid;
-
-    pub(crate) fn object(bucket: &str, key: &str) -> Vec<u8> {
-        [bucket.as_bytes(), b"\0", key.as_bytes()].concat()
-    }
-
-    /// Prefix of everything in a bucket.
-    pub(crate) fn bucket(bucket: &str) -> Vec<u8> {
-        object(bucket, "")
-    }
-
-    pub(crate) fn counts(bucket: &str) -> Vec<u8> {
-        [bucket.as_bytes(), b"\0counts"].concat()
-    }
-
-    /// One piece of a bucket's document. All of them stand behind one another, in order.
-    pub(crate) fn document(bucket: &str, kind: &str, piece: u16) -> Vec<u8> {
-        format!("{bucket}\0document\0{kind}\0{piece:05}").into_bytes()
-    }
-
-    /// The kind of document that a row is a piece of; `row` is the key behind `bucket NUL`.
-    pub(crate) fn read_document(row: &str) -> Option<&str> {
-        Some(row.strip_prefix("document\0")?.split_once('\0')?.0)
-    }
-
-    /// `bucket NUL key NUL id`: in the order of the keys; the id has a fixed length at the end.
-    pub(crate) fn upload(bucket: &str, key: &str, upload: Uuid) -> Vec<u8> {
-        [bucket.as_bytes(), b"\0", key.as_bytes(), b"\0", upload.as_bytes()].concat()
-    }
-
-    /// Key and id of an upload's row, without the bucket.
-    pub(crate) fn read_upload(row: &[u8], bucket: &str) -> Option<(String, Uuid)> {
-        let rest = row.get(bucket.len() + 1..)?;
-        let (key, id) = rest.split_at_checked(rest.len().checked_sub(17)?)?;
-        let id = Uuid::from_slice(id.get(1..)?).ok()?;
-        Some((String::from_utf8(key.to_vec()).ok()?, id))
-    }
-
-    /// Parts of an upload in progress.
-    pub(crate) fn parts(upload: Uuid) -> Vec<u8> {
-        [b"u", upload.as_bytes().as_slice()].concat()
-    }
-
-    pub(crate) fn part(upload: Uuid, number: u16) -> Vec<u8> {
-        [parts(upload).as_slice(), &number.to_be_bytes()].concat()
-    }
-
-    /// Part chunks of a completed object.
-    pub(crate) fn chunks(body: Uuid) -> Vec<u8> {
-        [b"b", body.as_bytes().as_slice()].concat()
-    }
-
-    /// The chunk whose first part has this number.
-    pub(crate) fn chunk(body: Uuid, first: u16) -> Vec<u8> {
-        [chunks(body).as_slice(), &first.to_be_bytes()].concat()
-    }
-
-    /// The number at the end of a part's or chunk's key.
-    pub(crate) fn number(row: &[u8]) -> Option<u16> {
-        let tail = row.get(row.len().checked_sub(2)?..)?;
-        Some(u16::from_be_bytes(tail.try_into().ok()?))
-    }
 }
 
 /// Bytes that CBOR keeps as bytes, and not as a list of numbers.
@@ -529,6 +375,7 @@ mod tests {
     use crate::artifacts::access::{Grantee, Permissions};
     use crate::artifacts::checksums::Algorithm;
     use crate::catalogue::VALUE_BYTES_MAX;
+    use crate::identity::Account;
 
     fn longest_checksum() -> Checksum {
         Checksum { algorithm: Algorithm::Sha256, parts: u16::MAX, value: Digest(vec![0xff; 32]) }
@@ -576,27 +423,5 @@ mod tests {
         let part = CompletedPart { number: u16::MAX, extent, checksum: Some(longest_checksum()) };
         let chunk = PartChunk { offset: u64::MAX, parts: vec![part; PARTS_PER_CHUNK] };
         assert!(encode(&chunk).unwrap().len() <= VALUE_BYTES_MAX);
-    }
-
-    #[test]
-    fn ranges_resolve_as_http_has_them() {
-        let from = |first, last| RangeAsked::From { first, last };
-        assert_eq!(from(0, Some(0)).resolve(10).unwrap(), (0, 1));
-        assert_eq!(from(5, None).resolve(10).unwrap(), (5, 5));
-        assert_eq!(from(5, Some(u64::MAX)).resolve(10).unwrap(), (5, 5));
-        assert_eq!(RangeAsked::Last(3).resolve(10).unwrap(), (7, 3));
-        assert_eq!(RangeAsked::Last(30).resolve(10).unwrap(), (0, 10));
-        for bad in [from(10, None), from(10, Some(12)), RangeAsked::Last(0)] {
-            assert!(bad.resolve(10).is_err(), "{bad:?}");
-        }
-        assert!(from(0, None).resolve(0).is_err());
-    }
-
-    #[test]
-    fn an_uploads_row_key_is_read_back_even_when_its_key_has_nul() {
-        let id = Uuid::from_u128(7);
-        let row = keys::upload("bucket", "a\0b\0", id);
-        assert_eq!(keys::read_upload(&row, "bucket"), Some(("a\0b\0".to_owned(), id)));
-        assert_eq!(keys::read_upload(b"bucket\0", "bucket"), None);
     }
 }

@@ -120,6 +120,7 @@ pub(super) struct KeyChange {
 }
 
 /// The row of what is current.
+#[allow(clippy::large_enum_variant, reason = "nearly all are puts, and the change that holds it is boxed")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Current {
     #[default]

@@ -118,12 +118,16 @@ impl State {
         for counted in delta.came {
             let (number, bytes, added) = counts.of(counted);
             *number += 1;
-            bytes.map(|bytes| *bytes += added);
+            if let Some(bytes) = bytes {
+                *bytes += added;
+            }
         }
         for counted in delta.went {
             let (number, bytes, taken) = counts.of(counted);
             *number = number.saturating_sub(1);
-            bytes.map(|bytes| *bytes = bytes.saturating_sub(taken));
+            if let Some(bytes) = bytes {
+                *bytes = bytes.saturating_sub(taken);
+            }
         }
         counts.uploads = (counts.uploads + delta.uploads_begun).saturating_sub(delta.uploads_ended);
         let mut after = After { counts: *counts, packs: Vec::new() };

@@ -26,6 +26,7 @@ const LOOKS_MAX: usize = 8;
 pub(super) const FETCH: usize = 1000;
 
 /// What a key may have been at some time.
+#[allow(clippy::large_enum_variant, reason = "nearly all are objects")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     #[serde(rename = "o")]

@@ -22,7 +22,9 @@ pub(super) async fn without_quotes(response: Response) -> Response {
         }
     };
     let text = String::from_utf8_lossy(&bytes);
-    let plain = text.replace("<ETag>&quot;", "<ETag>").replace("&quot;</ETag>", "</ETag>");
+    let plain = ["&quot;", "\""].into_iter().fold(text.into_owned(), |text, quote| {
+        text.replace(&format!("<ETag>{quote}"), "<ETag>").replace(&format!("{quote}</ETag>"), "</ETag>")
+    });
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(plain.len()));
     }
@@ -35,13 +37,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_etag_alone_loses_its_quotes() {
-        let body = "<A><ETag>&quot;ab-2&quot;</ETag><Other>&quot;</Other></A>";
-        let mut response = Response::new(Body::from(body));
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let response = without_quotes(response).await;
-        let length = response.headers()[header::CONTENT_LENGTH].clone();
-        let bytes = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
-        assert_eq!(bytes, "<A><ETag>ab-2</ETag><Other>&quot;</Other></A>");
-        assert_eq!(length, HeaderValue::from(bytes.len()));
+        for quote in ["\"", "&quot;"] {
+            let body = format!("<A><ETag>{quote}ab-2{quote}</ETag><Other>{quote}</Other></A>");
+            let length = HeaderValue::from(body.len());
+            let mut response = Response::new(Body::from(body));
+            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            let response = without_quotes(response).await;
+            let length = response.headers()[header::CONTENT_LENGTH].clone();
+            let bytes = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            assert_eq!(bytes, format!("<A><ETag>ab-2</ETag><Other>{quote}</Other></A>"));
+            assert_eq!(length, HeaderValue::from(bytes.len()));
+        }
     }
 }

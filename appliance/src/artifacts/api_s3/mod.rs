@@ -8,6 +8,7 @@ mod acl;
 mod buckets;
 mod convert;
 mod cors;
+mod deletes;
 mod encryption;
 mod etags;
 mod hosts;
@@ -258,8 +259,8 @@ operations! {
     get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = objects::attributes;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = acl::get_object;
     put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = acl::put_object;
-    delete_object(DeleteObjectInput) -> DeleteObjectOutput = objects::delete;
-    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = objects::delete_many;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput = deletes::delete;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = deletes::delete_many;
     copy_object(CopyObjectInput) -> CopyObjectOutput = objects::copy;
 
     list_objects(ListObjectsInput) -> ListObjectsOutput = listing::first;

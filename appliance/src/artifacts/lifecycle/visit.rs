@@ -50,7 +50,7 @@ enum Due {
     Expire(String, Uuid),
     /// A version goes that is not current, or a marker behind which is nothing.
     Remove(String, VersionName, Uuid),
-    Move(String, ObjectRow, String),
+    Move(String, Box<ObjectRow>, String),
 }
 
 impl Artifacts {
@@ -100,7 +100,7 @@ impl Artifacts {
                 if rules.expiry(&key, row.size, row.modified_ms, tags).is_some_and(|(due_ms, _)| due_ms <= now_ms) {
                     due.push(Due::Expire(key, row.version));
                 } else if let Some(class) = artifacts.transition_due(&rules, &key, &row, now_ms) {
-                    due.push(Due::Move(key, row, class));
+                    due.push(Due::Move(key, Box::new(row), class));
                 }
             }
             Ok(due)
@@ -207,7 +207,7 @@ impl Artifacts {
                 Due::Move(key, row, class) => {
                     let Some(transition) = self.0.lifecycle.transition.get() else { return visited };
                     visited.moved = 1;
-                    transition.carry(bucket.to_owned(), key, row, class).await
+                    transition.carry(bucket.to_owned(), key, *row, class).await
                 }
             };
             match done {
@@ -274,7 +274,7 @@ impl History {
             } else if let Some(row) = version.object()
                 && let Some(class) = rules.enabled().filter(|rule| takes(rule)).find_map(moves)
             {
-                due.push(Due::Move(key, row.clone(), class));
+                due.push(Due::Move(key, Box::new(row.clone()), class));
             }
         }
         self.newer_ms = version.modified_ms();
