@@ -105,8 +105,13 @@ async fn gets(settings: &Settings, dir: &Path, own: &Place, body: &[u8]) -> Resu
     }
     let (began, mut round) = (Instant::now(), 0);
     while round < 5 || began.elapsed() < Duration::from_secs(settings.seconds * 3) {
-        for (_, client, took) in &mut servers {
-            took.push(timed(client, "GET", &path, b"").await?);
+        for (name, client, took) in &mut servers {
+            let began = Instant::now();
+            let answer = client.call("GET", &path, b"").await?;
+            took.push(began.elapsed());
+            if answer.bytes != body.len() as u64 {
+                return Err(format!("{name} gave {} bytes", answer.bytes).into());
+            }
         }
         round += 1;
     }

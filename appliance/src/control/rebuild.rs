@@ -1,7 +1,7 @@
 //! `backlot rebuild`: throws the catalogue away and makes it again from its snapshot; the next start applies the journal
 //! from there on, as after a crash.
 //!
-//! Absent: a rebuild from blob headers, for the day on which both snapshot and old segments are gone.
+//! Without either, `backlot rebuild --from-blobs` makes the artifact store again, and nothing else.
 
 use std::path::{Path, PathBuf};
 
