@@ -5,6 +5,7 @@
 
 pub mod alerting;
 pub mod artifacts;
+pub mod bucket_events;
 pub mod catalogue;
 pub mod cli;
 pub mod clock;
@@ -38,6 +39,7 @@ use serde::Serialize;
 use crate::alerting::{Alerting, MetricsReader};
 use crate::artifacts::Artifacts;
 use crate::artifacts::media::Media;
+use crate::bucket_events::BucketEvents;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, Follower};
@@ -189,6 +191,9 @@ impl Appliance {
         artifacts.start(&workers);
         let media = Media::build(artifacts.clone(), &data, config.artifacts.clone())?;
         media.start(&workers);
+        let events = BucketEvents::new(queues.clone(), jobs.clone());
+        events.start(&workers);
+        artifacts.notify_with(Arc::new(events));
         alerting.start(&stages.stage("alerting"));
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
@@ -202,6 +207,7 @@ impl Appliance {
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
             .merge(artifacts::api_upkeep::routes(artifacts.clone()))
+            .merge(artifacts::quota::routes(artifacts.clone()))
             .merge(artifacts::api_http::routes(artifacts))
             .merge(artifacts::media::routes(media))
             .merge(logs.routes(doors.stopping()))

@@ -443,5 +443,32 @@ def logging():
     assert "LoggingEnabled" not in house.get_bucket_logging(Bucket="watched")
 
 
+def quotas():
+    house, url = client(), os.environ["BACKLOT_ENDPOINT"] + "/v1/buckets/full/quota"
+    auth = {"authorization": "Basic " + base64.b64encode(b"test:test").decode(), "content-type": "application/json"}
+    house.create_bucket(Bucket="full")
+    status, _, body = fetch(url, "PUT", json.dumps({"bytes": 10}).encode(), auth)
+    assert status == 200 and json.loads(body)["quota"] == {"bytes": 10, "objects": None}, body
+    house.put_object(Bucket="full", Key="a", Body=b"123456")
+    refused(house.put_object, "QuotaExceeded", 403, Bucket="full", Key="b", Body=b"12345")
+    refused(house.copy_object, "QuotaExceeded", 403, Bucket="full", Key="b", CopySource="full/a")
+    upload = house.create_multipart_upload(Bucket="full", Key="b")["UploadId"]
+    part = house.upload_part(Bucket="full", Key="b", UploadId=upload, PartNumber=1, Body=b"12345")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    whole = {"Bucket": "full", "Key": "b", "UploadId": upload, "MultipartUpload": parts}
+    refused(house.complete_multipart_upload, "QuotaExceeded", 403, **whole)
+    house.put_object(Bucket="full", Key="a", Body=b"1234567890")  # over itself it fits
+    house.delete_object(Bucket="full", Key="a")
+    house.complete_multipart_upload(**whole)
+    held = json.loads(fetch(url, headers=auth)[2])
+    assert (held["bytes"], held["objects"]) == (5, 1), held
+    ada = key(account="ada")
+    basic = {**auth, "authorization": "Basic " + base64.b64encode(f"{ada['key_id']}:{ada['secret']}".encode()).decode()}
+    assert fetch(url, "PUT", b"{}", basic)[0] == 403 and fetch(url, headers=basic)[0] == 403
+    assert fetch(url, "PUT", b'{"bytes": -1}', auth)[0] == 400
+    assert fetch(url, "DELETE", headers=auth)[0] == 204
+    house.put_object(Bucket="full", Key="big", Body=b"x" * 1000)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

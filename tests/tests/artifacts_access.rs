@@ -47,3 +47,18 @@ fn the_public_door_gives_what_everybody_may_read_and_nothing_else() {
 fn requests_of_a_logged_bucket_are_found_in_log_search() {
     scenario("logging");
 }
+
+#[test]
+fn a_bucket_holds_no_more_than_its_quota() {
+    let appliance = Appliance::start();
+    appliance.python("artifacts_access.py", &["quotas"]);
+    let said = |arguments: &[&str]| String::from_utf8(appliance.cli(arguments).stdout).unwrap();
+    assert!(said(&["bucket", "quota", "full", "--objects", "7"]).contains("of 7 objects"));
+    assert!(said(&["bucket", "quota", "full"]).contains("of no end bytes"));
+    assert!(said(&["bucket", "quota", "full", "--none"]).contains("of no end objects"));
+}
+
+#[test]
+fn forms_put_what_their_policy_allows_and_nothing_else() {
+    Appliance::start().python("artifacts_forms.py", &[]);
+}

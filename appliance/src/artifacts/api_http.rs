@@ -267,7 +267,7 @@ fn write_date(unix_ms: u64) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-fn refused(error: ArtifactError) -> ApiError {
+pub(super) fn refused(error: ArtifactError) -> ApiError {
     use ArtifactError as E;
     let text = error.to_string();
     match error {

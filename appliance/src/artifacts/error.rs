@@ -50,6 +50,8 @@ pub enum ArtifactError {
     InvalidPartOrder,
     #[error("the range has no byte of the object's {size}")]
     InvalidRange { size: u64 },
+    #[error("the bucket's quota of {most} {what} would be exceeded")]
+    QuotaExceeded { most: u64, what: &'static str },
     #[error("Access Denied")]
     AccessDenied,
     #[error("{0} does not hold")]

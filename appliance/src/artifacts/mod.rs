@@ -30,8 +30,10 @@ mod manifest;
 pub mod media;
 mod model;
 mod multipart;
+mod notify;
 mod packs;
 mod pins;
+pub mod quota;
 mod read;
 mod rebuild;
 mod record;
@@ -65,6 +67,7 @@ pub use error::ArtifactError;
 pub use intake::{Expected, Received, Taking};
 pub use lifecycle::Transition;
 pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Versioning};
+pub use notify::{Listener, Post};
 pub use read::ObjectStream;
 pub use rebuild::{Recovered, from_blobs};
 pub use rewrap::RewrapStatus;
@@ -101,6 +104,8 @@ struct Shared {
     stores: Stores,
     pins: Pins,
     state: Mutex<State>,
+    /// Who hands events over; nobody in a test of the store alone.
+    post: std::sync::OnceLock<Arc<dyn Post>>,
     lifecycle: lifecycle::Lifecycle,
     scrubber: scrub::Scrubber,
     rewrapper: rewrap::Rewrapper,
@@ -158,6 +163,7 @@ impl Artifacts {
             pins: Pins::new(blobs.clone()),
             stores: Stores { blobs, packs, health },
             state: Mutex::default(),
+            post: std::sync::OnceLock::new(),
             lifecycle: lifecycle::Lifecycle::default(),
             scrubber,
             rewrapper: rewrap::Rewrapper::default(),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::documents::{DocumentKind, Documents};
 use super::error::ArtifactError;
 use super::model::{Body, BucketRow, Counts, ObjectRow, PackRow, Place, decode, keys};
+use super::quota;
 use super::record::After;
 use crate::catalogue::{Catalogue, CatalogueError, Table};
 
@@ -114,7 +115,9 @@ impl State {
 
     /// Counts `delta` and gives what its record takes with it. The record must be submitted under the same lock.
     pub(super) fn count(&mut self, bucket: &str, delta: &Delta<'_>) -> Result<After, ArtifactError> {
-        let counts = &mut self.bucket_mut(bucket)?.counts;
+        let bucket = self.bucket_mut(bucket)?;
+        let mut now = bucket.counts;
+        let counts = &mut now;
         for counted in delta.came {
             let (number, bytes, added) = counts.of(counted);
             *number += 1;
@@ -130,7 +133,9 @@ impl State {
             }
         }
         counts.uploads = (counts.uploads + delta.uploads_begun).saturating_sub(delta.uploads_ended);
-        let mut after = After { counts: *counts, packs: Vec::new() };
+        quota::check(&bucket.documents, &bucket.counts, &now)?;
+        bucket.counts = now;
+        let mut after = After { counts: now, packs: Vec::new() };
         for (pack, bytes) in delta.came.iter().filter_map(Counted::packed) {
             let row = self.packs.entry(pack).or_default();
             *row = PackRow { entries: row.entries + 1, bytes: row.bytes + bytes };

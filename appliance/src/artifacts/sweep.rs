@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use backlot_journal::Class;
-use backlot_wire::metrics::{ARTIFACT_BYTES, ARTIFACT_OBJECTS};
+use backlot_wire::metrics::{ARTIFACT_BYTES, ARTIFACT_OBJECTS, ARTIFACT_QUOTA};
 use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -57,13 +57,18 @@ pub(super) async fn run(artifacts: Artifacts, stop: CancellationToken) {
 
 pub(super) async fn gauges(artifacts: Artifacts, stop: CancellationToken) {
     let (objects, bytes) = (gauge(&ARTIFACT_OBJECTS), gauge(&ARTIFACT_BYTES));
+    let quotas = gauge(&ARTIFACT_QUOTA);
     loop {
         for bucket in artifacts.buckets() {
+            let quota = artifacts.quota(&bucket.name).ok().and_then(|quota| quota.bytes);
             let label = [KeyValue::new("bucket", bucket.name)];
             #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
             {
                 objects.record(bucket.objects as f64, &label);
                 bytes.record(bucket.bytes as f64, &label);
+                if let Some(quota) = quota {
+                    quotas.record(quota as f64, &label);
+                }
             }
         }
         tokio::select! {

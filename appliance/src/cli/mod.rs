@@ -2,6 +2,7 @@
 //! there are many), and says with its exit code how it went: 0 asked, 1 fault, 64 usage, 78 configuration.
 
 mod artifact;
+mod bucket;
 mod client;
 mod doctor;
 mod encryption;
@@ -52,6 +53,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: artifact::ArtifactCommand,
+    },
+    /// How much buckets may hold.
+    Bucket {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: bucket::BucketCommand,
     },
     /// Master keys of encryption at rest.
     Encryption {
@@ -236,6 +244,9 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
         }
         Command::Encryption { connection, command } => return block_on(encryption::run(command, &connection)),
+        Command::Bucket { connection, command } => {
+            return block_on(bucket::run(command, &Client::connect(&connection)?));
+        }
         Command::Key { connection, command } => return block_on(key::run(command, &Client::connect(&connection)?)),
         Command::Job { connection, command } => return block_on(job::run(*command, &Client::connect(&connection)?)),
         Command::Flow { connection, command } => return block_on(flow::run(command, &Client::connect(&connection)?)),

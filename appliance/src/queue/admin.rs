@@ -240,6 +240,14 @@ impl Queues {
         self.shared.find(name).map(|queue| queue.settings.job_queue)
     }
 
+    /// Messages on a queue, whatever their state; none where there is no such queue.
+    #[must_use]
+    pub fn waiting(&self, name: &str) -> u64 {
+        let Ok(queue) = self.shared.find(name) else { return 0 };
+        let counts = self.shared.state.lock().engine.counts(queue.id);
+        (counts.ready + counts.in_flight + counts.delayed + counts.pending) as u64
+    }
+
     /// Takes every message off the queue that is on it when the call is made, once a minute.
     ///
     /// # Errors

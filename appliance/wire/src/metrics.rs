@@ -68,6 +68,8 @@ catalogue! {
     ARTIFACT_WRITE_FAILURES = Kind::Counter, "backlot_artifact_write_failures_total", "{write}", ["reason"], "Writes of objects' bytes that the disk did not take: full, read_only, other.";
     ARTIFACT_SCRUBBED = Kind::Counter, "backlot_artifact_scrubbed_bytes_total", "By", [], "Bytes of objects that the scrubber has read and compared.";
     ARTIFACT_SCRUB_ENDED = Kind::Gauge, "backlot_artifact_scrub_ended_timestamp_seconds", "s", [], "When the scrubber last came to the end of everything, as Unix time.";
+    ARTIFACT_QUOTA = Kind::Gauge, "backlot_artifact_quota_bytes", "By", ["bucket"], "Most bytes that a bucket with a quota may hold, old versions included.";
+    ARTIFACT_EVENTS = Kind::Counter, "backlot_artifact_events_total", "{event}", ["bucket", "outcome"], "Events of buckets: told (to a queue, or to the outbox of webhooks), dropped.";
 
 
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";

@@ -239,6 +239,12 @@ impl S3Access for Access {
 
     async fn post_object(&self, request: &mut S3Request<PostObjectInput>) -> S3Result<()> {
         let put = Action { name: "s3:PutObject", on: On::ObjectOfBucket(Permissions::WRITE) };
+        if request.input.key.contains("${filename}") {
+            return Err(s3_error!(
+                NotImplemented,
+                "${{filename}} is not filled in; the form's field `key` is the whole key"
+            ));
+        }
         // A form's fields are what headers are elsewhere.
         let mut headers = request.headers.clone();
         let input = &request.input;

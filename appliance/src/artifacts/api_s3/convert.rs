@@ -64,6 +64,7 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
         E::InvalidPart(_) => S3ErrorCode::InvalidPart,
         E::InvalidPartOrder => S3ErrorCode::InvalidPartOrder,
         E::InvalidRange { .. } => S3ErrorCode::InvalidRange,
+        E::QuotaExceeded { .. } => return custom("QuotaExceeded", http::StatusCode::FORBIDDEN, text),
         E::AccessDenied => S3ErrorCode::AccessDenied,
         E::PreconditionFailed(_) => S3ErrorCode::PreconditionFailed,
         E::NotModified => S3ErrorCode::NotModified,

@@ -183,6 +183,15 @@ impl CrossOrigin {
     }
 }
 
+/// For fuzzing.
+pub(super) fn fuzz(configuration: &CORSConfiguration, text: &str) {
+    let _ = check(configuration);
+    let asked = Asked { origin: text, method: "GET", headers: text.split(',').collect() };
+    for rule in &configuration.cors_rules {
+        let _ = (asked.is_met_by(rule), asked.answer(rule));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

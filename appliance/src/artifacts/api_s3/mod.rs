@@ -16,6 +16,7 @@ mod lifecycle;
 mod listing;
 mod lock;
 mod multipart;
+mod notification;
 mod objects;
 mod public;
 mod region;
@@ -34,7 +35,7 @@ use s3s::auth::S3Auth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 pub use access::Keys;
 
@@ -47,7 +48,10 @@ use hosts::{Hosts, Named};
 /// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
 const XML_BYTES_MAX: usize = 4 << 20;
 /// Largest file in a POST form: s3s holds it in memory.
-const FORM_FILE_BYTES_MAX: u64 = 4 << 20;
+const FORM_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Forms that are read at once: with their files, what forms can take of the memory. Others wait, or are told to come again.
+const FORMS_AT_ONCE: usize = 8;
+const FORM_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 const FORM_FIELD_BYTES_MAX: usize = 20 << 10;
 const FORM_FIELDS_BYTES_MAX: usize = 64 << 10;
 const FORM_PARTS_MAX: usize = 100;
@@ -71,7 +75,8 @@ pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (imp
     builder.set_auth(auth);
     builder.set_host(hosts.clone());
     builder.set_access(access::Access::new(artifacts.clone(), keys));
-    let service = Service { s3: builder.build(), artifacts, hosts };
+    let forms = Arc::new(tokio::sync::Semaphore::new(FORMS_AT_ONCE));
+    let service = Service { s3: builder.build(), artifacts, hosts, forms };
     (service.clone(), public::PublicDoor(service))
 }
 
@@ -90,6 +95,23 @@ pub fn fuzz_values(text: &str) {
     access::fuzz_signature(text);
 }
 
+/// Reads `text` as each configuration of a bucket that is XML, and as a host's name, and throws the outcome away: for fuzzing.
+pub fn fuzz_configurations(text: &str) {
+    let bytes = text.as_bytes();
+    if let Ok(rules) = stored::read::<CORSConfiguration>(bytes) {
+        cors::fuzz(&rules, text);
+    }
+    let _ = stored::read::<AccessControlPolicy>(bytes);
+    let _ = stored::read::<BucketLoggingStatus>(bytes);
+    if let Ok(configuration) = stored::read::<NotificationConfiguration>(bytes) {
+        notification::fuzz(&configuration, text);
+    }
+    let _ = stored::read::<WebsiteConfiguration>(bytes).map(|website| website::fuzz(&website, text));
+    let hosts = Hosts::new(&["studio.example".to_owned()]);
+    let _ = (hosts.named(text), hosts.bucket(text, text));
+    let _ = super::access::check_policy(text, "bucket");
+}
+
 struct Door {
     artifacts: Artifacts,
 }
@@ -100,6 +122,7 @@ struct Service {
     s3: S3Service,
     artifacts: Artifacts,
     hosts: Hosts,
+    forms: Arc<tokio::sync::Semaphore>,
 }
 
 impl S3Door for Service {
@@ -117,7 +140,10 @@ impl S3Door for Service {
             }
             let page = CrossOrigin::of(bucket.as_deref(), request.method(), request.headers());
             let logged = Logged::of(&service.artifacts, bucket.as_deref(), &mut request);
-            let mut response = service.operate(request).await;
+            let mut response = match service.admit_form(is_form(&request)).await {
+                Ok(_permit) => service.operate(request).await,
+                Err(refusal) => refusal,
+            };
             if let Some(logged) = logged {
                 logged.answered(&service.artifacts, &response);
             }
@@ -135,12 +161,28 @@ fn host_of(request: &Request) -> String {
     host.or(request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
 }
 
+fn is_form(request: &Request) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    request.method() == http::Method::POST && kind.to_ascii_lowercase().starts_with(b"multipart/form-data")
+}
+
 impl Service {
     fn preflight(&self, bucket: Option<&str>, request: &Request) -> Response {
         if let Some(cell) = request.extensions().get::<OperationCell>() {
             cell.set("PreflightRequest");
         }
         written(cors::preflight(&self.artifacts, bucket, request.headers()))
+    }
+
+    /// Waits until a form may be read; anything else may at once.
+    async fn admit_form(&self, is_form: bool) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Response> {
+        if !is_form {
+            return Ok(None);
+        }
+        match tokio::time::timeout(FORM_WAIT, Arc::clone(&self.forms).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(written(Err(s3_error!(SlowDown, "Please reduce your request rate.")))),
+        }
     }
 
     /// Any operation but a preflight.
@@ -244,6 +286,8 @@ operations! {
     get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput = website::get;
     put_bucket_website(PutBucketWebsiteInput) -> PutBucketWebsiteOutput = website::put;
     delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput = website::delete;
+    get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput = notification::get;
+    put_bucket_notification_configuration(PutBucketNotificationConfigurationInput) -> PutBucketNotificationConfigurationOutput = notification::put;
     get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput = access_log::get;
     put_bucket_logging(PutBucketLoggingInput) -> PutBucketLoggingOutput = access_log::put;
     get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput = settings::get_payment;
@@ -253,23 +297,23 @@ operations! {
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = encryption::get_default;
     delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = encryption::delete_default;
 
-    put_object(PutObjectInput) -> PutObjectOutput = objects::put;
+    put_object(PutObjectInput) -> PutObjectOutput = notification::put_object;
     get_object(GetObjectInput) -> GetObjectOutput = objects::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = objects::head;
     get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = objects::attributes;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = acl::get_object;
-    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = acl::put_object;
-    delete_object(DeleteObjectInput) -> DeleteObjectOutput = deletes::delete;
-    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = deletes::delete_many;
-    copy_object(CopyObjectInput) -> CopyObjectOutput = objects::copy;
+    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = notification::put_acl;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput = notification::delete_object;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = notification::delete_objects;
+    copy_object(CopyObjectInput) -> CopyObjectOutput = notification::copy_object;
 
     list_objects(ListObjectsInput) -> ListObjectsOutput = listing::first;
     list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = listing::second;
     list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput = versions::list;
 
     get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput = tagging::get;
-    put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput = tagging::put;
-    delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput = tagging::delete;
+    put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput = notification::put_tags;
+    delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput = notification::delete_tags;
     get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput = tagging::get_bucket;
     put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput = tagging::put_bucket;
     delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput = tagging::delete_bucket;
@@ -290,6 +334,6 @@ operations! {
     upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput = multipart::copy;
     list_parts(ListPartsInput) -> ListPartsOutput = multipart::parts;
     list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput = multipart::uploads;
-    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput = multipart::complete;
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput = notification::complete;
     abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput = multipart::abort;
 }

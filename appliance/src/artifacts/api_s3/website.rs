@@ -211,6 +211,14 @@ fn plain(status: StatusCode, code: &'static str, text: &'static str) -> Response
     response
 }
 
+/// For fuzzing.
+pub(super) fn fuzz(website: &WebsiteConfiguration, text: &str) {
+    let _ = check(website);
+    for rule in website.routing_rules.iter().flatten() {
+        let _ = (meets(rule, text, None), by_rule(rule, text, text));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

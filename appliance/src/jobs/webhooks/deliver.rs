@@ -78,6 +78,36 @@ impl Jobs {
         });
     }
 
+    /// One attempt to tell the webhook `name` something that is no event of a job, signed like those; any 2xx is success.
+    ///
+    /// # Errors
+    /// A sentence without secrets.
+    pub async fn post_to_webhook(&self, name: &str, id: &str, body: Vec<u8>) -> Result<(), String> {
+        let definition = self.book.webhooks.defined.lock().get(name).cloned();
+        let definition = definition.ok_or_else(|| format!("there is no webhook `{name}`"))?;
+        let opened = self
+            .unsealed(name, &definition)
+            .and_then(|sealed| Some((Target::parse(&sealed.url).ok()?, sign::secret_bytes(&sealed.secret).ok()?)));
+        let (target, secret) = opened.ok_or("its secret does not open with this master key; set it again")?;
+        let courier = match self.book.webhooks.courier.get() {
+            Some(courier) => courier.clone(),
+            None => {
+                let made = Courier::new(super::line::AT_ONCE)?;
+                self.book.webhooks.courier.get_or_init(|| made).clone()
+            }
+        };
+        let posted =
+            courier.post(&target, &signed_headers(&secret, id, self.book.clock.now(), &body), body.into()).await;
+        self.note(name, |deliveries| match &posted {
+            Ok(()) => deliveries.delivered += 1,
+            Err(problem) => {
+                deliveries.retried += 1;
+                deliveries.problem = Some(problem.clone());
+            }
+        });
+        posted
+    }
+
     fn start_telling(
         &self,
         stage: &Stage,
@@ -203,13 +233,7 @@ impl Jobs {
         }
         let body = body(entry, &serde_json::to_value(tracked.job()).map_err(|error| error.to_string())?);
         let id = format!("msg_{lsn:016x}");
-        let timestamp_s = now.wall_ms / 1_000;
-        let headers = [
-            ("content-type", "application/json".to_owned()),
-            ("webhook-signature", sign::signature(&teller.secret, &id, timestamp_s, &body)),
-            ("webhook-id", id),
-            ("webhook-timestamp", timestamp_s.to_string()),
-        ];
+        let headers = signed_headers(&teller.secret, &id, now, &body);
         teller.courier.post(&teller.target, &headers, Bytes::from(body)).await.map(|()| true)
     }
 
@@ -266,6 +290,16 @@ impl Jobs {
         }
         written.is_ok()
     }
+}
+
+fn signed_headers(secret: &[u8], id: &str, now: Now, body: &[u8]) -> [(&'static str, String); 4] {
+    let timestamp_s = now.wall_ms / 1_000;
+    [
+        ("content-type", "application/json".to_owned()),
+        ("webhook-signature", sign::signature(secret, id, timestamp_s, body)),
+        ("webhook-id", id.to_owned()),
+        ("webhook-timestamp", timestamp_s.to_string()),
+    ]
 }
 
 /// The body: what happened, and the job as it is.

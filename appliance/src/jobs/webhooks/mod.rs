@@ -28,7 +28,7 @@ use super::store::Applied;
 use super::{Jobs, JobsError, search, settings};
 use crate::catalogue::{Batch, Catalogue, CatalogueError};
 use crate::control::Record;
-use crate::outgoing::Target;
+use crate::outgoing::{Courier, Target};
 
 /// Where webhooks stand among the settings, and how far each has been told.
 pub(super) const PREFIX: &str = "webhook/";
@@ -52,7 +52,7 @@ pub trait Seal: Send + Sync + 'static {
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     pub url: String,
-    /// Absent: all but progress.
+    /// Absent: all but progress. Empty: of no job; what buckets name it for, it is told.
     #[serde(default)]
     pub events: Option<BTreeSet<Event>>,
     /// Only of jobs that this finds, in the query language.
@@ -121,6 +121,8 @@ pub(super) struct Webhooks {
     defined: Mutex<BTreeMap<String, Definition>>,
     deliveries: Mutex<BTreeMap<String, Deliveries>>,
     pub(super) seal: OnceLock<Arc<dyn Seal>>,
+    /// Who posts what others than jobs have to tell.
+    courier: OnceLock<Courier>,
     /// A definition has changed.
     changed: Notify,
     /// There may be something to tell.
@@ -183,9 +185,6 @@ impl Jobs {
         })?;
         let events: Vec<Event> =
             wanted.events.map_or_else(|| Event::DEFAULT.to_vec(), |events| events.into_iter().collect());
-        if events.is_empty() {
-            return Err(JobsError::Invalid("`events` is empty: the webhook would never be told anything".into()));
-        }
         let known = webhooks.defined.lock().get(name).cloned();
         if known.is_none() && webhooks.defined.lock().len() >= WEBHOOKS_MAX {
             return Err(JobsError::Full(format!("there are {WEBHOOKS_MAX} webhooks, which is the most")));
