@@ -243,6 +243,7 @@ pub fn fuzz_stored(bytes: &[u8]) {
     let _ = versions::keys::read(bytes, "bucket");
     let _ = model::decode::<model::PartChunk>(bytes);
     let _ = model::decode::<model::UploadRow>(bytes);
+    let _ = model::decode::<manifest::Manifest>(bytes);
     let _ = model::keys::read_upload(bytes, "bucket");
     let _ = model::keys::number(bytes);
 }
