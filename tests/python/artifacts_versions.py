@@ -328,6 +328,11 @@ def lifecycle():
     for answer in (put, s3.head_object(Bucket=name, Key="tmp/x"), s3.get_object(Bucket=name, Key="tmp/x")):
         assert 'rule-id="days"' in answer["Expiration"] and "00:00:00 GMT" in answer["Expiration"], answer["Expiration"]
     assert "Expiration" not in s3.head_object(Bucket=name, Key="future/stays")
+    upload = s3.create_multipart_upload(Bucket=name, Key="any")
+    assert upload["AbortRuleId"] == "rest" and upload["AbortDate"] > datetime.datetime.now(UTC), upload
+    parts = s3.list_parts(Bucket=name, Key="any", UploadId=upload["UploadId"])
+    assert (parts["AbortRuleId"], parts["AbortDate"]) == ("rest", upload["AbortDate"])
+    s3.abort_multipart_upload(Bucket=name, Key="any", UploadId=upload["UploadId"])
     deadline = time.monotonic() + 30
     while s3.list_objects_v2(Bucket=name, Prefix="past/")["KeyCount"]:
         assert time.monotonic() < deadline, "what is past its date has not expired"

@@ -88,6 +88,14 @@ impl Artifacts {
         self.expiry(bucket, key, (stored.size, stored.modified_ms), || stored.tags.clone())
     }
 
+    /// When an upload is aborted, and the id of the rule that says so.
+    #[must_use]
+    pub(super) fn abortion(&self, bucket: &str, key: &str, initiated_ms: u64) -> Option<(u64, String)> {
+        let document = self.document(bucket, DocumentKind::Lifecycle).ok()??;
+        let (due_ms, id) = document.read(decode::<Rules>).ok()?.abort(key, initiated_ms)?;
+        Some((due_ms, id.to_owned()))
+    }
+
     fn expiry(
         &self,
         bucket: &str,

@@ -240,6 +240,8 @@ pub fn fuzz_stored(bytes: &[u8]) {
     let _ = record::Change::project(bytes, &mut batch);
     let _ = model::decode::<ObjectRow>(bytes);
     let _ = model::decode::<versions::Version>(bytes);
+    let _ = model::decode::<lifecycle::rules::Rules>(bytes);
+    let _ = model::decode::<tags::Tag>(bytes);
     let _ = versions::keys::read(bytes, "bucket");
     let _ = model::decode::<model::PartChunk>(bytes);
     let _ = model::decode::<model::UploadRow>(bytes);

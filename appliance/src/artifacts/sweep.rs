@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use backlot_journal::Class;
-use backlot_wire::metrics::{ARTIFACT_BYTES, ARTIFACT_OBJECTS, ARTIFACT_QUOTA};
+use backlot_wire::metrics::{ARTIFACT_BYTES, ARTIFACT_NONCURRENT_BYTES, ARTIFACT_OBJECTS, ARTIFACT_QUOTA};
 use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -58,6 +58,7 @@ pub(super) async fn run(artifacts: Artifacts, stop: CancellationToken) {
 pub(super) async fn gauges(artifacts: Artifacts, stop: CancellationToken) {
     let (objects, bytes) = (gauge(&ARTIFACT_OBJECTS), gauge(&ARTIFACT_BYTES));
     let quotas = gauge(&ARTIFACT_QUOTA);
+    let noncurrent = gauge(&ARTIFACT_NONCURRENT_BYTES);
     loop {
         for bucket in artifacts.buckets() {
             let quota = artifacts.quota(&bucket.name).ok().and_then(|quota| quota.bytes);
@@ -69,6 +70,7 @@ pub(super) async fn gauges(artifacts: Artifacts, stop: CancellationToken) {
                 if let Some(quota) = quota {
                     quotas.record(quota as f64, &label);
                 }
+                noncurrent.record(bucket.noncurrent_bytes as f64, &label);
             }
         }
         tokio::select! {

@@ -63,6 +63,8 @@ catalogue! {
     ARTIFACT_OBJECTS = Kind::Gauge, "backlot_artifact_objects", "{object}", ["bucket"], "Objects stored.";
     ARTIFACT_PREVIEWS = Kind::Counter, "backlot_artifact_previews_total", "{preview}", ["outcome"], "Pictures and facts made of artifacts: `made` or `failed`.";
     ARTIFACT_BYTES = Kind::Gauge, "backlot_artifact_stored_bytes", "By", ["bucket"], "Bytes of the objects stored.";
+    ARTIFACT_NONCURRENT_BYTES = Kind::Gauge, "backlot_artifact_noncurrent_bytes", "By", ["bucket"], "Bytes of versions that are kept and no longer current.";
+    ARTIFACT_LIFECYCLE = Kind::Counter, "backlot_artifact_lifecycle_total", "{action}", ["action"], "What lifecycle rules have done: `expired` objects, `version`s and `marker`s removed, `upload`s aborted, `moved` objects.";
 
     ARTIFACT_DAMAGED = Kind::Gauge, "backlot_artifact_damaged", "{object}", [], "Objects whose bytes were found damaged or missing and are not mended.";
     ARTIFACT_WRITE_FAILURES = Kind::Counter, "backlot_artifact_write_failures_total", "{write}", ["reason"], "Writes of objects' bytes that the disk did not take: full, read_only, other.";

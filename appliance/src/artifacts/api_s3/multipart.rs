@@ -42,6 +42,11 @@ fn kind(row: &UploadRow) -> Option<ChecksumType> {
     Some(ChecksumType::from_static(kind))
 }
 
+/// When a lifecycle rule aborts an upload, and its id.
+fn aborted(artifacts: &Artifacts, bucket: &str, key: &str, row: &UploadRow) -> (Option<Timestamp>, Option<String>) {
+    artifacts.abortion(bucket, key, row.initiated_ms).map(|(due_ms, rule)| (timestamp(due_ms), rule)).unzip()
+}
+
 fn algorithm(row: &UploadRow) -> Option<ChecksumAlgorithm> {
     row.algorithm.map(|algorithm| ChecksumAlgorithm::from_static(algorithm.name()))
 }
@@ -86,7 +91,10 @@ pub(super) async fn create(
     let id = created.map_err(error)?;
     let row = artifacts.upload(&UploadName { bucket: input.bucket.clone(), key: input.key.clone(), id });
     let row = row.map_err(error)?;
+    let (abort_date, abort_rule_id) = aborted(artifacts, &input.bucket, &input.key, &row);
     let mut output = CreateMultipartUploadOutput {
+        abort_date,
+        abort_rule_id,
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(upload_id(id)),
@@ -227,7 +235,10 @@ pub(super) async fn parts(
         part
     });
     let parts = parts.collect();
+    let (abort_date, abort_rule_id) = aborted(artifacts, &input.bucket, &input.key, &upload);
     Ok(S3Response::new(ListPartsOutput {
+        abort_date,
+        abort_rule_id,
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(input.upload_id),

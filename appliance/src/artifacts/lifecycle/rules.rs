@@ -177,6 +177,14 @@ impl Rules {
         first
     }
 
+    /// When the first rule that is about an upload aborts it, and its id.
+    pub(super) fn abort(&self, key: &str, initiated_ms: u64) -> Option<(u64, &str)> {
+        let about = self.enabled().filter(|rule| key.starts_with(rule.filter.prefix()));
+        about
+            .filter_map(|rule| Some((When::Days(rule.abort_days?).due_ms(initiated_ms), rule.id.as_str())))
+            .min_by_key(|(due_ms, _)| *due_ms)
+    }
+
     /// Prefixes under which is all that `rules` of these are about, none within another.
     pub(super) fn prefixes(&self, concerns: impl Fn(&Rule) -> bool) -> Vec<String> {
         let mut prefixes: Vec<&str> =
@@ -246,6 +254,16 @@ mod tests {
         assert_eq!(rules.prefixes(|_| true), ["a/", "b"]);
         assert_eq!(rules.prefixes(|rule| rule.id == "1"), ["a/b/"]);
         assert!(rules.prefixes(|_| false).is_empty());
+    }
+
+    #[test]
+    fn the_earliest_rule_that_is_about_an_upload_tells_when_it_is_aborted() {
+        let abort =
+            |id: &str, prefix: &str, days| Rule { abort_days: Some(days), expiration: None, ..rule(id, prefix, 0) };
+        let rules = Rules(vec![abort("all", "", 7), abort("up", "up/", 2), rule("other", "up/", 1)]);
+        assert_eq!(rules.abort("up/a", 5), Some((DAY_MS * 3, "up")));
+        assert_eq!(rules.abort("a", 0), Some((DAY_MS * 7, "all")));
+        assert_eq!(Rules::default().abort("a", 0), None);
     }
 
     #[test]

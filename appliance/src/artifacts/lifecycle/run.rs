@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use backlot_wire::metrics::ARTIFACT_LIFECYCLE;
+use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 
 use super::visit::Visited;
 use crate::artifacts::Artifacts;
+use crate::telemetry::counter;
 
 /// Pause between two rounds of visits. A rule's days end at midnight, so that what is due is late by no more than this.
 const VISIT_EVERY: Duration = Duration::from_secs(3600);
@@ -21,6 +24,7 @@ pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken)
             };
             match visited {
                 Ok(visited) if visited != Visited::default() => {
+                    count(visited);
                     let Visited { expired, versions, markers, uploads, moved } = visited;
                     let bucket = bucket.name;
                     tracing::info!(bucket, expired, versions, markers, uploads, moved, "carried out lifecycle rules");
@@ -37,6 +41,21 @@ pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken)
                 tokio::time::sleep(SETTLE).await;
             } => {}
             () = tokio::time::sleep(VISIT_EVERY) => {}
+        }
+    }
+}
+
+fn count(visited: Visited) {
+    let actions = counter(&ARTIFACT_LIFECYCLE);
+    for (action, done) in [
+        ("expired", visited.expired),
+        ("version", visited.versions),
+        ("marker", visited.markers),
+        ("upload", visited.uploads),
+        ("moved", visited.moved),
+    ] {
+        if done > 0 {
+            actions.add(done as u64, &[KeyValue::new("action", action)]);
         }
     }
 }

@@ -160,10 +160,7 @@ impl Artifacts {
                 let page = self.uploads(bucket, &prefix, from, PAGE)?;
                 let is_last = page.len() < PAGE;
                 for (key, id, row) in page {
-                    let is_due = rules.enabled().any(|rule| {
-                        let due = rule.abort_days.map(|days| super::rules::When::Days(days).due_ms(row.initiated_ms));
-                        due.is_some_and(|due_ms| due_ms <= now_ms) && key.starts_with(rule.filter.prefix())
-                    });
+                    let is_due = rules.abort(&key, row.initiated_ms).is_some_and(|(due_ms, _)| due_ms <= now_ms);
                     after = Some((key.clone(), id));
                     if is_due {
                         match self.abort(&UploadName { bucket: bucket.to_owned(), key, id }).await {
