@@ -26,9 +26,9 @@ const PACE_KEPT: f64 = 0.999;
 
 /// What the last groups tell about the next: callers come in a circle, each with its next record once the last is durable.
 ///
-/// A group that waits for all of them saves a sync, of which about half is the same for every size; it costs the time in which
-/// they come, while the disk rests. So quick callers are awaited. Where they are slow, those who are there go at
-/// once, and the others come while these are being synced.
+/// A group that waits for all of them saves a sync and the wake that goes with it, much of which is the same for every size; it
+/// costs the time in which they come, while the disk rests. So callers who come within the time of a sync are awaited. Where they are
+/// slower, those who are there go at once, and the others come while these are being synced.
 #[derive(Default)]
 struct Circle {
     /// Submits of those who waited during the last sync and of those whom it woke.
@@ -42,7 +42,7 @@ struct Circle {
 impl Circle {
     /// How many submits the next group waits for, and how long at most.
     fn awaited(&self) -> (usize, Duration) {
-        let patience = (self.sync / 2).min(PATIENCE_MAX);
+        let patience = self.sync.min(PATIENCE_MAX);
         let comes_s = self.pace_s * self.submits as f64;
         match self.submits {
             2.. if patience >= PATIENCE_MIN && comes_s <= patience.as_secs_f64() => (self.submits, patience),
