@@ -51,7 +51,7 @@ def buckets():
     refused(s3.create_bucket, "BucketAlreadyOwnedByYou", 409, Bucket="elsewhere")
     assert s3.get_bucket_acl(Bucket="elsewhere")["Grants"][0]["Permission"] == "FULL_CONTROL"
     s3.put_bucket_acl(Bucket="elsewhere", ACL="private")
-    refused(s3.put_bucket_acl, "NotImplemented", 501, Bucket="elsewhere", ACL="public-read")
+    refused(s3.put_bucket_acl, "InvalidArgument", 400, Bucket="elsewhere", ACL="everybody")
     assert s3.get_bucket_location(Bucket="elsewhere")["LocationConstraint"] == "eu-central-1"
     assert s3.get_bucket_location(Bucket="first-bucket")["LocationConstraint"] is None
     assert {"first-bucket", "elsewhere"} <= {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
@@ -102,7 +102,7 @@ def objects():
     refused(s3.get_object, "NoSuchKey", 404, Bucket="studio", Key="nothing")
     refused(s3.put_object, "KeyTooLongError", 400, Bucket="studio", Key="k" * 1025, Body=b"")
     refused(s3.put_object, "MetadataTooLarge", 400, Bucket="studio", Key="k", Body=b"", Metadata={"a": "v" * 2100})
-    refused(s3.put_object, "NotImplemented", 501, Bucket="studio", Key="k", Body=b"", ACL="public-read")
+    refused(s3.put_object, "InvalidArgument", 400, Bucket="studio", Key="k", Body=b"", ACL="everybody")
     refused(s3.put_object, "NotImplemented", 501, Bucket="studio", Key="k", Body=b"", ServerSideEncryption="aws:kms:dsse")
     attributes = s3.get_object_attributes(**where, ObjectAttributes=["ETag", "ObjectSize", "Checksum"])
     assert attributes["ObjectSize"] == len(body) and attributes["ETag"].strip('"') == etag.strip('"')
