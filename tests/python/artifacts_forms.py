@@ -55,7 +55,8 @@ def main():
     read = lambda name: s3.get_object(Bucket="forms", Key=name)["Body"].read()
     signer = boto3.client("s3", config=Config(signature_version="s3v4"))
     # SigV4, as boto3 makes it, with a list, tags, metadata, and the three ways of an answer.
-    extra = {"x-amz-meta-shot": "42", "success_action_status": "201"}
+    tags = "<Tagging><TagSet><Tag><Key>team</Key><Value>vfx</Value></Tag></TagSet></Tagging>"
+    extra = {"acl": "public-read", "x-amz-meta-shot": "42", "success_action_status": "201", "tagging": tags}
     made = signer.generate_presigned_post(
         "forms", "four/${x}", Fields=extra, Conditions=[{name: value} for name, value in extra.items()]
     )
@@ -63,6 +64,8 @@ def main():
     assert status == 201 and b"<PostResponse" in body and b"<Key>four/${x}</Key>" in body, (status, body)
     head = s3.head_object(Bucket="forms", Key="four/${x}")
     assert head["Metadata"] == {"shot": "42"}, head
+    assert anonymous.get_object(Bucket="forms", Key="four/${x}")["Body"].read() == b"four"
+    assert s3.get_object_tagging(Bucket="forms", Key="four/${x}")["TagSet"] == [{"Key": "team", "Value": "vfx"}]
     back = {"success_action_redirect": "http://studio.example/done?a=b"}
     made = signer.generate_presigned_post("forms", "back", Fields=back, Conditions=[back])
     status, headers, _ = form(made["fields"], b"back")
@@ -80,6 +83,7 @@ def main():
             "Condition": {"StringLike": {"s3:x-amz-acl": "public*"}}}
     s3.put_bucket_policy(Bucket="forms", Policy=json.dumps({"Version": "2012-10-17", "Statement": deny}))
     open_list = [["starts-with", "$key", ""], {"acl": "public-read"}]
+    assert form(second(open_list, key="two/b", acl="public-read"), b"x")[0] == 403
     assert form(second([["starts-with", "$key", ""]], key="two/b"), b"x")[0] == 204
     s3.delete_bucket_policy(Bucket="forms")
     # Broken promises: each is refused, and nothing is written.

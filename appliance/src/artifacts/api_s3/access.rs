@@ -20,6 +20,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::XML_BYTES_MAX;
 use super::access_log::Requester;
 use super::convert::error;
+use super::form::Fields;
 use crate::artifacts::Artifacts;
 use crate::artifacts::access::{Action, Ask, Caller, Facts, Holder, Named, On, Permissions, parameter};
 use crate::clock::Clock;
@@ -244,6 +245,10 @@ impl S3Access for Access {
                 NotImplemented,
                 "${{filename}} is not filled in; the form's field `key` is the whole key"
             ));
+        }
+        if let Some(fields) = request.extensions.get::<Fields>().cloned() {
+            request.input.acl = request.input.acl.take().or(fields.acl.map(ObjectCannedACL::from));
+            request.input.tagging = request.input.tagging.take().or(fields.tagging);
         }
         // A form's fields are what headers are elsewhere.
         let mut headers = request.headers.clone();

@@ -11,6 +11,7 @@ mod cors;
 mod deletes;
 mod encryption;
 mod etags;
+mod form;
 mod hosts;
 mod lifecycle;
 mod listing;
@@ -107,6 +108,7 @@ pub fn fuzz_configurations(text: &str) {
         notification::fuzz(&configuration, text);
     }
     let _ = stored::read::<WebsiteConfiguration>(bytes).map(|website| website::fuzz(&website, text));
+    form::fuzz(text);
     let hosts = Hosts::new(&["studio.example".to_owned()]);
     let _ = (hosts.named(text), hosts.bucket(text, text));
     let _ = super::access::check_policy(text, "bucket");
@@ -141,7 +143,11 @@ impl S3Door for Service {
             let page = CrossOrigin::of(bucket.as_deref(), request.method(), request.headers());
             let logged = Logged::of(&service.artifacts, bucket.as_deref(), &mut request);
             let mut response = match service.admit_form(is_form(&request)).await {
-                Ok(_permit) => service.operate(request).await,
+                Ok(Some(_permit)) => match form::look(request).await {
+                    Ok(request) => service.operate(request).await,
+                    Err(refusal) => written(Err(refusal)),
+                },
+                Ok(None) => service.operate(request).await,
                 Err(refusal) => refusal,
             };
             if let Some(logged) = logged {
