@@ -140,7 +140,7 @@ mod tests {
             |objects, bytes, noncurrent_bytes| Counts { objects, bytes, noncurrent_bytes, ..Counts::default() };
         assert!(check(&documents, &counts(0, 0, 0), &counts(u64::MAX, 1 << 60, 0)).is_ok());
         let quota = encode(&Quota { bytes: Some(100), objects: Some(3) }).unwrap();
-        documents.load(DocumentKind::Quota, &quota).unwrap();
+        documents.load(DocumentKind::Quota, &[&[1][..], &quota].concat()).unwrap(); // as a row has it
         assert!(check(&documents, &counts(0, 0, 0), &counts(3, 60, 40)).is_ok());
         assert!(check(&documents, &counts(1, 50, 0), &counts(1, 50, 51)).is_err(), "old versions count");
         assert!(check(&documents, &counts(3, 0, 0), &counts(4, 0, 0)).is_err());
