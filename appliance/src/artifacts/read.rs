@@ -114,7 +114,7 @@ struct Open {
 enum Check {
     /// Part of a run that is not encrypted: not at all.
     Nothing,
-    Crc(Verifier, u64),
+    Crc(Box<Verifier>, u64),
     /// Each chunk vouches for itself.
     Key(Box<RunKey>),
 }
@@ -173,7 +173,7 @@ impl Open {
         let whole = piece.length == size;
         let check = match key {
             Some(key) => Check::Key(Box::new(key)),
-            None if whole => Check::Crc(Verifier::default(), piece.extent.crc),
+            None if whole => Check::Crc(Box::default(), piece.extent.crc),
             None => Check::Nothing,
         };
         Ok(Ok(Self { file, position: piece.from, remaining: piece.length, size, check }))
