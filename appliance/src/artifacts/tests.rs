@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backlot_journal::OpenError;
 use bytes::Bytes;
 use futures::StreamExt;
 use proptest::prelude::*;
@@ -24,6 +25,7 @@ use super::listing::Query;
 use super::multipart::{Begin, Completion, ListedPart, UploadName};
 use super::*;
 use crate::config::JournalConfig;
+use crate::control;
 
 /// Objects over this have a file of their own, so that small tests have both kinds.
 const SMALL_BYTES: usize = 64;
@@ -64,7 +66,15 @@ impl Store {
 
     fn open_with(dir: &Path, encryption: EncryptionConfig) -> Self {
         let journal = JournalConfig { segment_bytes: 4 << 20, ..JournalConfig::default() };
-        let (control, replay) = Control::open(dir, &journal).unwrap();
+        // A child that another test is just starting holds a copy of the journal's lock for a moment.
+        let opened = (0..250).find_map(|_| match Control::open(dir, &journal) {
+            Err(control::StartError::Journal(OpenError::Locked(_))) => {
+                std::thread::sleep(Duration::from_millis(20));
+                None
+            }
+            opened => Some(opened.unwrap()),
+        });
+        let (control, replay) = opened.expect("the journal is let go");
         let config =
             ArtifactConfig { small_object_bytes_max: SMALL_BYTES, pack_bytes: 2048, ..ArtifactConfig::default() };
         let clock = Arc::new(SetClock(BEGINS_MS.into()));
