@@ -116,6 +116,11 @@ def main():
         assert read(name) == b"odd"
         s3.delete_object(Bucket="forms", Key=name)
     assert {entry["Key"] for entry in s3.list_objects_v2(Bucket="forms")["Contents"]} == before
+    # Bytes that could each begin the boundary, wherever the pieces of the body end.
+    returns = b"\r" * (4 << 20)
+    assert form(second([["starts-with", "$key", ""]], key="returns"), returns)[0] == 204
+    assert read("returns") == returns
+    s3.delete_object(Bucket="forms", Key="returns")
     # Many large forms at once: all are served, a few at a time.
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         big = os.urandom(8 << 20)

@@ -47,7 +47,7 @@ fn garbage_on_every_door_is_answered_and_counted() {
     let (status, body) = http(&doors.aws, "GET", "/?Action=NoSuchThing", &[], b"");
     assert!(status >= 400 && body.contains("<ErrorResponse>"), "{status} {body}");
 
-    let (status, body) = http(&doors.aws, "GET", "/bucket/key", &[], b"");
+    let (status, body) = http(&doors.aws, "GET", "/studio/key", &[], b"");
     assert!(status == 403 && body.contains("<Code>AccessDenied</Code>"), "{status} {body}");
 
     let dev = ("authorization", "Basic dGVzdDp0ZXN0");

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,10 @@ const HEAD_BYTES_MAX: usize = 2 * FORM_FIELDS_BYTES_MAX;
 /// Bytes after which it is looked at first.
 const LOOK_BYTES: usize = 4 << 10;
 
+/// Longest piece that is handed on. s3s gives a form up when a piece that ends with a carriage return, which may begin the boundary, is
+/// followed by one of more than 64 KiB.
+const PIECE_BYTES_MAX: usize = 32 << 10;
+
 /// What a form says beside what s3s reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields {
@@ -32,7 +36,7 @@ pub(super) struct Fields {
     pub(super) tagging: Option<String>,
 }
 
-/// A body of which the beginning was read.
+/// A body of which the beginning was read, in small pieces.
 struct Resumed {
     read: VecDeque<Bytes>,
     rest: Body,
@@ -43,10 +47,20 @@ impl http_body::Body for Resumed {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match self.read.pop_front() {
-            Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        if self.read.is_empty() {
+            match ready!(Pin::new(&mut self.rest).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(bytes))) => self.read.push_back(bytes),
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
         }
+        let Some(mut bytes) = self.read.pop_front() else { return Poll::Ready(None) };
+        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
+        if !bytes.is_empty() {
+            self.read.push_front(bytes);
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -190,5 +204,20 @@ mod tests {
         assert!(fields([&part("tagging", "<x"), file].concat().as_bytes(), "b").unwrap().is_err());
         assert_eq!(boundary("multipart/form-data; boundary=\"b\""), Some("b"));
         assert_eq!(boundary("multipart/form-data"), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_and_what_follows_comes_in_order_and_in_small_pieces() {
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        let (read, rest) = bytes.split_at(90_000);
+        let read = VecDeque::from([Bytes::copy_from_slice(&read[..70_000]), Bytes::copy_from_slice(&read[70_000..])]);
+        let mut body = Resumed { read, rest: Body::from(rest.to_vec()) };
+        let mut came = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let piece = frame.unwrap().into_data().unwrap();
+            assert!(!piece.is_empty() && piece.len() <= PIECE_BYTES_MAX);
+            came.extend_from_slice(&piece);
+        }
+        assert!(came == bytes && http_body::Body::is_end_stream(&body));
     }
 }
