@@ -95,6 +95,25 @@ fn an_announced_body_of_two_gigabytes_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn what_follows_a_body_that_was_never_asked_for_is_not_taken_for_it() {
+    let appliance = Appliance::start();
+    let doors = &appliance.addresses;
+    let head = "host: x\r\nexpect: 100-continue\r\ncontent-type: application/json";
+    let next = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    // There is no such bucket: the client keeps its byte back, and the connection must not go on.
+    let put = format!("PUT /bucket/key HTTP/1.1\r\n{head}\r\ncontent-length: 1\r\n\r\n{next}");
+    let answer = String::from_utf8(raw(&doors.aws, put.as_bytes())).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    // A body that was read leaves the connection as it was.
+    let body = r#"{"key_id":"test","secret":"test"}"#;
+    let session = format!("POST /v1/session HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}{next}", body.len());
+    let answer = String::from_utf8(raw(&doors.http, session.as_bytes())).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    is_well(&appliance);
+}
+
+#[test]
 fn a_slow_head_and_a_slow_body_are_cut_off() {
     let appliance =
         Appliance::start_with(&[("BACKLOT_EDGE_HEAD_TIMEOUT_S", "1"), ("BACKLOT_EDGE_BODY_TIMEOUT_S", "1")]);

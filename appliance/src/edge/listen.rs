@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::expected::Came;
 use super::{Door, Peer};
 use crate::config;
 use crate::tasks::Stage;
@@ -108,9 +109,16 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true); // an answer in two writes would wait 40 ms for the first one's ACK
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
+        let (mut request, came) = Came::watch(request.map(Body::new));
         request.extensions_mut().insert(Peer(peer));
-        routes.clone().oneshot(request)
+        let answer = routes.clone().oneshot(request);
+        async move {
+            let mut response = answer.await;
+            if let (Some(came), Ok(response)) = (came, &mut response) {
+                came.settle(response);
+            }
+            response
+        }
     });
     // Looked at, not read: a detection that reads leaves each HTTP/1 connection with a buffer of twice the size.
     let greeted = tokio::select! {

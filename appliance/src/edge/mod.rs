@@ -12,6 +12,7 @@ mod aws_door;
 mod basic;
 mod dashboard;
 mod error;
+mod expected;
 mod http_door;
 mod limit;
 mod listen;
