@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::other_s3::OtherS3;
+
 /// One key, for the reference page.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -107,6 +109,29 @@ config! {
         scrub_bytes_s: u64 = 33_554_432;
         /// Days from one begin of the scrubber to the next; with 0 it works only when it is told to.
         scrub_days: u32 = 30;
+    }
+    /// The cold tier of the artifact store: another S3 that lifecycle rules move objects to, and that they are read from.
+    [cold] ColdConfig {
+        /// Bucket of the other S3. Empty: there is no cold tier.
+        bucket: String = String::new();
+        /// What the names of everything that is kept there begin with, such as `backlot/`.
+        prefix: String = String::new();
+        /// Endpoint of the other S3, as http:// or https:// URL. Empty is Amazon's own.
+        endpoint: String = String::new();
+        /// Region of the bucket.
+        region: String = "us-east-1".into();
+        /// Whether the bucket stands in the path, and not in the host's name.
+        path_style: bool = true;
+        /// Where the access key is: `file:PATH` in the form of an AWS credentials file that nobody else may read. Empty is where Amazon's tools look: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, profiles, the role of the machine.
+        credentials: String = String::new();
+        /// Whether the other S3 is asked for the storage class that a rule names. Stores that know STANDARD alone want false.
+        send_class: bool = true;
+        /// Most bytes a second that are moved, out and back.
+        bytes_s_max: u64 = 134_217_728;
+        /// Most objects that are being read from the other S3 at one moment; a further one waits a little and is then answered 503.
+        reads_max: usize = 64;
+        /// Whether the scrubber reads what is there whole. Without it, it compares sizes and checksums that the other S3 tells.
+        scrub_reads: bool = false;
     }
     /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
     [encryption] EncryptionConfig {
@@ -293,6 +318,42 @@ impl Config {
     }
 }
 
+impl ColdConfig {
+    /// The S3 that it describes.
+    #[must_use]
+    pub fn other(&self) -> OtherS3 {
+        OtherS3 {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style,
+            credentials: self.credentials.clone(),
+        }
+    }
+
+    /// # Errors
+    /// The key, and what it should be.
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: &str| ConfigError::Value { key, problem: problem.into() };
+        if self.bucket.is_empty() {
+            return Ok(());
+        }
+        self.other().check().map_err(|(key, problem)| {
+            let keys = ["cold.endpoint", "cold.region", "cold.credentials"];
+            ConfigError::Value { key: keys.into_iter().find(|full| full.ends_with(key)).unwrap_or("cold"), problem }
+        })?;
+        if self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
+            return Err(wrong("cold.prefix", "has at most 512 bytes and no control characters"));
+        }
+        if self.bytes_s_max < 65_536 {
+            return Err(wrong("cold.bytes_s_max", "is at least 65536"));
+        }
+        if !(1..=4096).contains(&self.reads_max) {
+            return Err(wrong("cold.reads_max", "is 1 to 4096"));
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// Checks what the types do not express.
     ///
@@ -327,6 +388,7 @@ impl Config {
         if self.artifacts.scrub_bytes_s < 65_536 {
             return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });
         }
+        self.cold.check()?;
         if self.encryption.rewraps_s_max == 0 {
             return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });
         }
@@ -444,6 +506,10 @@ mod tests {
                 .to_string()
                 .contains("head_timeout_s")
         );
+        for (text, key) in [("endpoint = \"garage\"", "cold.endpoint"), ("reads_max = 0", "cold.reads_max")] {
+            let config = load(&format!("[cold]\nbucket = \"old\"\n{text}\n"), &[]).unwrap();
+            assert!(config.check().unwrap_err().to_string().contains(key), "{key}");
+        }
         assert!(Config::default().check().is_ok());
     }
 

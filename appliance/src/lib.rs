@@ -20,6 +20,7 @@ pub mod jobs;
 pub mod logs;
 pub mod master;
 pub mod metrics;
+pub mod other_s3;
 pub mod outgoing;
 pub mod policy;
 pub mod queue;
