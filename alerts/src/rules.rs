@@ -162,7 +162,10 @@ mod tests {
     fn the_default_rules_are_rules() {
         let groups = parse(crate::DEFAULT_RULES).unwrap();
         let alerts: Vec<&str> = groups.iter().flat_map(|group| &group.rules).map(|rule| rule.alert.as_str()).collect();
-        assert_eq!(alerts, ["DLQNotEmpty", "DiskFull", "ArtifactDamaged", "ArtifactWritesFail", "AgentSilent"]);
+        assert_eq!(
+            alerts,
+            ["DLQNotEmpty", "DiskFull", "ArtifactDamaged", "ColdTierAway", "ArtifactWritesFail", "AgentSilent"]
+        );
     }
 
     #[test]

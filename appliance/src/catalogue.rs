@@ -63,6 +63,8 @@ pub enum Table {
     Nulls = 21,
     /// Tags of objects' versions and of uploads.
     Tags = 22,
+    /// Names in the cold tier that no row refers to: about to be written, or to be deleted.
+    Cold = 23,
 }
 
 #[derive(Debug, thiserror::Error)]

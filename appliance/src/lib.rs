@@ -97,6 +97,8 @@ pub enum StartError {
     Alerting(#[from] alerting::AlertingError),
     #[error("artifact store: {0}")]
     Artifacts(#[from] std::io::Error),
+    #[error("cold.{0}: {1}")]
+    Cold(&'static str, String),
     #[error("seal the secrets of webhooks with the new master key: {0}")]
     Webhooks(String),
     #[error("make the bucket {0}: {1}")]
@@ -152,6 +154,7 @@ impl Appliance {
         let identity = Identity::build(control.clone(), Arc::clone(&clock), master.clone(), internal, dev);
         let keys = (master.clone(), config.encryption.clone());
         let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone(), keys)?;
+        artifacts.open_cold(&config.cold).await.map_err(|(key, problem)| StartError::Cold(key, problem))?;
         let book = Book::build(control.clone(), Arc::clone(&clock), seed(), config.jobs.clone());
         book.open_index(&data)?;
         book.seal_with(Arc::new(WebhookSecrets(identity.clone())));

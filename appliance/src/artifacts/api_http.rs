@@ -69,6 +69,11 @@ pub struct BucketJson {
     pub noncurrent_bytes: u64,
     #[serde(default)]
     pub markers: u64,
+    /// How much of all that is in the cold tier.
+    #[serde(default)]
+    pub cold: u64,
+    #[serde(default)]
+    pub cold_bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,6 +90,9 @@ pub struct ObjectJson {
     pub etag: String,
     pub modified: Timestamp,
     pub content_type: Option<String>,
+    /// `STANDARD`, or the class under which it is in the cold tier.
+    #[serde(default)]
+    pub storage_class: String,
     /// User metadata, `x-amz-meta-…` without the prefix.
     pub metadata: std::collections::BTreeMap<String, String>,
 }
@@ -109,6 +117,8 @@ async fn buckets(State(artifacts): State<Artifacts>, reader: Reader) -> Json<Buc
         noncurrent: bucket.noncurrent,
         noncurrent_bytes: bucket.noncurrent_bytes,
         markers: bucket.markers,
+        cold: bucket.cold,
+        cold_bytes: bucket.cold_bytes,
     };
     let owned = artifacts.buckets().into_iter().filter(|bucket| reader.owns(bucket));
     Json(BucketsJson { buckets: owned.map(bucket).collect() })
@@ -144,6 +154,7 @@ async fn objects(
         size: row.size,
         etag: row.etag.to_string(),
         modified: Timestamp(row.modified_ms),
+        storage_class: row.class().to_owned(),
         content_type: row.description.headers.content_type,
         metadata: row.description.metadata.into_iter().collect(),
     };
@@ -280,6 +291,8 @@ pub(super) fn refused(error: ArtifactError) -> ApiError {
         E::PreconditionFailed(_) => ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", text),
         E::InvalidRange { .. } => ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_range", text),
         E::InvalidArgument(_) | E::InvalidRequest(_) | E::KeyTooLong => ApiError::bad_request(text),
+        E::ColdAway(_) | E::ColdBusy => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "cold_tier_away", text)
+            .hint("the object is in the cold tier; try again in a moment, and look at `backlot artifact cold`"),
         E::Damaged { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", text)
             .hint("the bytes on the disk are not those that were stored; restore the object from a copy"),
         other => ApiError::internal(&other),

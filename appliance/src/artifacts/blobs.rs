@@ -4,6 +4,8 @@
 //! page last; then `fdatasync`, rename, and the folder's `fsync`. A file under its final name is whole. Names are
 //! ids: nothing that a client wrote becomes part of a path.
 
+mod returning;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -18,6 +20,8 @@ use uuid::Uuid;
 use super::checksums::{Algorithm, Digests, Hasher, Verifier};
 use super::label::{self, Found, Label};
 use super::seal::{RunKey, Sealing};
+
+pub(super) use returning::Returning;
 
 /// Bytes before the data. The largest label, with 1 KiB of key and 3 KiB of description, fits.
 pub(super) const HEADER_BYTES: u64 = 8192;

@@ -144,6 +144,8 @@ fn info(name: &str, bucket: &Bucket) -> BucketInfo {
         noncurrent: bucket.counts.noncurrent,
         noncurrent_bytes: bucket.counts.noncurrent_bytes,
         markers: bucket.counts.markers,
+        cold: bucket.counts.cold,
+        cold_bytes: bucket.counts.cold_bytes,
         versioning: bucket.row.versioning,
         lock: bucket.row.lock,
     }

@@ -13,8 +13,8 @@ use super::label::What;
 use super::listing::{self, Page, Query};
 use super::lock::Lock;
 use super::model::{
-    Body, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place, RangeAsked, Versioning, check_key, decode,
-    keys,
+    Body, Description, ETag, Extent, ObjectRow, PARTS_MAX, PartChunk, Place, RangeAsked, Tier, Versioning, check_key,
+    decode, keys,
 };
 use super::read::{ObjectStream, Opening, pieces};
 use super::record::Change;
@@ -139,6 +139,7 @@ impl Artifacts {
             tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
             lock: self.locked(&bucket, asked, now_ms)?.boxed(),
             seal,
+            tier: Tier::Here,
         };
         let stored = Stored::of(&row, &tags);
         let work = Work::of(held.put(&bucket, &key, row, tags));
@@ -268,6 +269,14 @@ impl Artifacts {
             conditions.check(&row.etag, row.modified_ms)?;
             let opening = data_key.map(|key| Opening { key, parts: matches!(row.body, Body::Parts(_)) });
             let (parts, pin) = match &row.body {
+                Body::One(extent) if let Place::Cold(blob, _) = extent.place => {
+                    // Stays in the cold tier until it is read, also when the object is deleted or comes back meanwhile.
+                    let pin = self.0.pins.pin(blob);
+                    if find()?.is_none_or(|now| now.body != row.body) {
+                        continue;
+                    }
+                    (vec![(1, extent.clone())], Some(pin))
+                }
                 Body::One(extent) => (vec![(1, extent.clone())], None),
                 Body::Parts(body) => {
                     // Pinned first: if the row is still the same afterwards, its chunks were whole and its blobs stay.
@@ -284,7 +293,9 @@ impl Artifacts {
             let pieces = pieces(parts.into_iter().map(|(_, extent)| extent), first, length);
             let (stores, object) = (self.0.stores.clone(), named.clone());
             let opened = blocking(move || Ok(ObjectStream::open(stores, object, pieces, opening, pin)));
-            if let Some(stream) = opened.await.map_err(ArtifactError::io("open a blob"))?? {
+            if let Some(mut stream) = opened.await.map_err(ArtifactError::io("open a blob"))??
+                && stream.prime().await?
+            {
                 return Ok(Got { row, range, stream });
             }
             if find()?.is_some_and(|now| now.body == row.body) {
@@ -358,7 +369,7 @@ impl Artifacts {
 pub(super) fn file(extent: &Extent) -> Option<Uuid> {
     match extent.place {
         Place::File(id) => Some(id),
-        Place::Pack(..) => None,
+        Place::Pack(..) | Place::Cold(..) => None,
     }
 }
 

@@ -70,6 +70,10 @@ pub enum ArtifactError {
     ReadOnly,
     #[error("`{key}` in bucket `{bucket}` is damaged: {problem}")]
     Damaged { bucket: String, key: String, problem: String },
+    #[error("the cold tier cannot be reached: {0}")]
+    ColdAway(String),
+    #[error("too many objects are being read from the cold tier; try again in a moment")]
+    ColdBusy,
     #[error("{verb}: {source}")]
     Io { verb: &'static str, source: std::io::Error },
     #[error("{verb}: {problem}")]

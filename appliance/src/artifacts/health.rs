@@ -105,6 +105,10 @@ impl Health {
         tell(count);
     }
 
+    pub(super) fn is_damaged(&self, object: &Named) -> bool {
+        self.known.lock().damages.contains_key(object)
+    }
+
     /// Everything that is known to be damaged, and how many more there were.
     pub(super) fn damages(&self) -> (Vec<Damage>, u64) {
         let known = self.known.lock();

@@ -25,19 +25,20 @@ use super::model::{ObjectRow, decode, encode};
 use super::tags::Tag;
 use super::{Artifacts, DocumentKind, Stored};
 
-/// Where objects can be moved to. The cold tier will be one.
+/// Where objects can be moved to: [`super::cold`].
 pub trait Transition: Send + Sync + 'static {
     /// Whether rules may name this storage class.
     fn takes(&self, storage_class: &str) -> bool;
 
-    /// Moves a version whose time has come. Called again at each visit: what has been moved already is left alone.
+    /// Takes a version whose time has come; true where it is to be moved and was not known yet. Called again at each visit: what
+    /// has been moved already is left alone.
     fn carry(
         &self,
         bucket: String,
         key: String,
         row: ObjectRow,
         storage_class: String,
-    ) -> BoxFuture<'static, Result<(), ArtifactError>>;
+    ) -> BoxFuture<'static, Result<bool, ArtifactError>>;
 }
 
 impl Artifacts {
@@ -46,6 +47,11 @@ impl Artifacts {
         if self.0.lifecycle.transition.set(transition).is_err() {
             tracing::error!("objects can be moved to one place only; the second is not used");
         }
+    }
+
+    /// Whether objects can be moved anywhere.
+    pub(super) fn has_transition(&self) -> bool {
+        self.0.lifecycle.transition.get().is_some()
     }
 
     /// Whether rules may name a storage class.
@@ -116,4 +122,11 @@ pub(super) struct Lifecycle {
     transition: std::sync::OnceLock<Arc<dyn Transition>>,
     /// Rules were put.
     nudge: tokio::sync::Notify,
+}
+
+impl Lifecycle {
+    /// Visits the buckets again: there is room for more of what is due.
+    pub(super) fn look_again(&self) {
+        self.nudge.notify_one();
+    }
 }

@@ -1,7 +1,7 @@
 //! What an object of parts is made of, written beside its parts when it is completed: for the day on which nothing is left but blobs.
 //!
 //! A manifest is a blob whose id is that of the upload. It comes before the journal record and goes with the object;
-//! nothing but a rebuild reads it. Its data is CBOR: the row, and each part with its blob.
+//! nothing but a rebuild reads it. It stays when its parts move into the cold tier, and a copy of it goes with them. Its data is CBOR: the row, and each part with its blob.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::label::{Label, What};
 use super::model::{Body, CompletedPart, Description, ObjectRow, decode, encode};
 
 /// Most bytes of a manifest: 10,000 parts with a checksum each, and the largest row.
-const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+pub(super) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 
 /// An object of parts.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,10 +78,18 @@ pub(super) fn read(
     if read_up_to(&file, &mut data, HEADER_BYTES)? < data.len() {
         return Ok(Err("a manifest ends early".into()));
     }
+    Ok(parse(&data, label))
+}
+
+/// The manifest that is `data`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse(data: &[u8], label: &Label) -> Result<Manifest, String> {
     let mut crc = Verifier::default();
-    crc.update(&data);
+    crc.update(data);
     if crc.finish() != label.crc {
-        return Ok(Err("the checksum of a manifest does not match".into()));
+        return Err("the checksum of a manifest does not match".into());
     }
-    Ok(decode(&data))
+    decode(data)
 }

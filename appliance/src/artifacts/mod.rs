@@ -6,8 +6,7 @@
 //! decided under that key's lock, which is held until the row is there.
 //!
 //! What is absent on purpose: nothing of a bucket's or key's name reaches the file system; bytes are never changed in
-//! place; no acknowledgement waits for the catalogue's flush. Encryption is not here yet;
-//! every row has a format byte so that they can come.
+//! place; no acknowledgement waits for the catalogue's flush.
 
 mod access;
 pub mod api_http;
@@ -16,6 +15,7 @@ pub mod api_upkeep;
 mod blobs;
 mod buckets;
 mod checksums;
+mod cold;
 mod conditions;
 mod documents;
 mod engine;
@@ -60,13 +60,14 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 pub use access::{Acl, AclProblem, Grantee, Permissions};
+pub use cold::{ColdStatus, WarmAsked, probe_cold};
 pub use conditions::{ReadConditions, Tags, WriteConditions};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
 pub use engine::{Delete, Deleted, Got, Put, Stored};
 pub use error::ArtifactError;
 pub use intake::{Expected, Received, Taking};
 pub use lifecycle::Transition;
-pub use model::{ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Versioning};
+pub use model::{ColdClass, ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Tier, Versioning};
 pub use notify::{Listener, Post};
 pub use read::ObjectStream;
 pub use rebuild::{Recovered, from_blobs};
@@ -109,6 +110,7 @@ struct Shared {
     lifecycle: lifecycle::Lifecycle,
     scrubber: scrub::Scrubber,
     rewrapper: rewrap::Rewrapper,
+    cold: Arc<cold::Cold>,
     locks: Vec<Arc<tokio::sync::Mutex<()>>>,
     hash: std::hash::RandomState,
 }
@@ -130,6 +132,9 @@ pub struct BucketInfo {
     pub noncurrent: u64,
     pub noncurrent_bytes: u64,
     pub markers: u64,
+    /// How much of all that is in the cold tier.
+    pub cold: u64,
+    pub cold_bytes: u64,
     pub versioning: Versioning,
     /// Whether its objects may be locked.
     pub lock: bool,
@@ -154,6 +159,7 @@ impl Artifacts {
         let (scrubber, damages) = scrub::Scrubber::open(data_dir.join("scrub.json"));
         let health = health::Health::new(clock.clone());
         health.load(damages);
+        let cold = Arc::<cold::Cold>::default();
         Ok(Self(Arc::new(Shared {
             control,
             clock,
@@ -161,24 +167,26 @@ impl Artifacts {
             encryption,
             master,
             pins: Pins::new(blobs.clone()),
-            stores: Stores { blobs, packs, health },
+            stores: Stores { blobs, packs, health, cold: cold.slot() },
             state: Mutex::default(),
             post: std::sync::OnceLock::new(),
             lifecycle: lifecycle::Lifecycle::default(),
             scrubber,
             rewrapper: rewrap::Rewrapper::default(),
+            cold,
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
             hash: std::hash::RandomState::new(),
         })))
     }
 
-    /// Starts the sweeper, the lifecycle, the scrubber, the wrapping of old keys and the gauges.
+    /// Starts the sweeper, the lifecycle, the scrubber, the wrapping of old keys, the cold tier and the gauges.
     pub fn start(&self, stage: &Stage) {
         self.0.stores.health.begin();
         stage.spawn("artifact scrubber", scrub::run(self.clone(), stage.stopping()));
         stage.spawn("artifact keys", rewrap::run(self.clone(), stage.stopping()));
         stage.spawn("artifact sweeper", sweep::run(self.clone(), stage.stopping()));
         stage.spawn("artifact lifecycle", lifecycle::run(self.clone(), stage.stopping()));
+        self.start_cold(stage);
         stage.spawn("artifact gauges", sweep::gauges(self.clone(), stage.stopping()));
     }
 

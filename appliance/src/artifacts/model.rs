@@ -6,6 +6,7 @@
 mod bucket;
 pub(super) mod keys;
 mod range;
+mod tier;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 pub use bucket::Versioning;
 pub(super) use bucket::{BucketRow, Counts};
 pub use range::RangeAsked;
+pub use tier::{ColdClass, Tier};
 
 use super::access::Acl;
 use super::checksums::{Checksum, Digest};
@@ -185,6 +187,9 @@ pub enum Place {
     /// In a pack, the data beginning at this byte.
     #[serde(rename = "p")]
     Pack(Uuid, u64),
+    /// In the cold tier: the blob with this id, as it was here, under a name that no other move of it has had.
+    #[serde(rename = "c")]
+    Cold(Uuid, u64),
 }
 
 /// A run of bytes with the checksum that reading it verifies. Its size is that of what was put, encrypted or not.
@@ -239,6 +244,8 @@ pub struct ObjectRow {
     /// Of an object that is encrypted.
     #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
+    #[serde(rename = "k", default, skip_serializing_if = "Tier::is_here")]
+    pub tier: Tier,
 }
 
 /// One part of a completed object.
@@ -365,6 +372,7 @@ impl ObjectRow {
             tags: 0,
             lock: None,
             seal: None,
+            tier: Tier::Here,
         }
     }
 }
@@ -416,6 +424,7 @@ mod tests {
                 tags: u16::MAX,
                 lock: Some(Box::new(Lock::longest())),
                 seal: Some(Seal::longest()),
+                tier: Tier::Back(u64::MAX),
             };
             assert!(encode(&row).unwrap().len() <= VALUE_BYTES_MAX);
             assert_eq!(decode::<ObjectRow>(&encode(&row).unwrap()).unwrap(), row);

@@ -17,7 +17,7 @@ use super::label::What;
 use super::lock::Lock;
 use super::model::{
     Body, CompletedPart, Description, ETag, OBJECT_BYTES_MAX, ObjectRow, PART_BYTES_MIN, PARTS_MAX, PARTS_PER_CHUNK,
-    PartChunk, PartRow, UploadRow, Versioning, check_key, decode, keys,
+    PartChunk, PartRow, Tier, UploadRow, Versioning, check_key, decode, keys,
 };
 use super::record::{After, Change, Dropped};
 use super::seal_keys::Seal;
@@ -227,6 +227,7 @@ impl Artifacts {
             tags: u16::try_from(tags.len()).unwrap_or(u16::MAX),
             lock: self.locked(&name.bucket, upload.lock.map(|lock| *lock).unwrap_or_default(), now.wall_ms)?.boxed(),
             seal: upload.seal,
+            tier: Tier::Here,
         };
         let stored = Stored::of(&row, &tags);
         let parts = completed(&chosen);

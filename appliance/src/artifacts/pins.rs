@@ -57,6 +57,13 @@ impl Pins {
         self.remove_now(&now);
     }
 
+    /// Blobs that lie here for readers alone are somebody's again.
+    pub(super) fn spare(&self, body: Uuid, blobs: &[Uuid]) {
+        if let Some(entry) = self.entries.lock().get_mut(&body) {
+            entry.doomed.retain(|doomed| !blobs.contains(doomed));
+        }
+    }
+
     fn remove_now(&self, blobs: &[Uuid]) {
         for blob in blobs {
             if let Err(error) = self.blobs.remove(*blob) {
@@ -101,5 +108,11 @@ mod tests {
         std::fs::write(blobs.path(blob), b"x").unwrap();
         pins.remove(body, vec![blob]);
         assert!(!blobs.path(blob).exists());
+        std::fs::write(blobs.path(blob), b"x").unwrap();
+        let reader = pins.pin(body);
+        pins.remove(body, vec![blob]);
+        pins.spare(body, &[blob]);
+        drop(reader);
+        assert!(blobs.path(blob).exists(), "it came back meanwhile");
     }
 }

@@ -1,29 +1,32 @@
 //! Giving an object's bytes, in order, verified where whole runs are read.
 //!
+//! What lies in the cold tier is read the same way, but that its bytes are waited for, and no thread with them.
+//!
 //! A run that is read from its first to its last byte is checked against its CRC before its last batch is given, so that
 //! nobody takes damaged bytes for a whole object. A reader holds two batches: one given, one read ahead.
 
+mod run;
+
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use backlot_wire::metrics::ARTIFACT_COLD_READ_FAILURES;
 use bytes::Bytes;
 use futures::Stream;
-use tokio::task::JoinHandle;
+use opentelemetry::KeyValue;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::blobs::{Blobs, HEADER_BYTES};
-use super::checksums::Verifier;
+use self::run::{Begun, Open, Problem, Source, begin, begin_cold};
+use super::blobs::Blobs;
+use super::cold::Slot;
 use super::error::ArtifactError;
 use super::health::{Health, Named};
 use super::model::{Extent, Place};
 use super::packs::Packs;
 use super::pins::Pin as BodyPin;
-use super::seal::{CHUNK_BYTES, DataKey, RunKey, SEALED_CHUNK_BYTES, stored_bytes};
-
-/// Bytes read at once: whole chunks of what is encrypted.
-const BATCH_BYTES: u64 = 8 * CHUNK_BYTES as u64;
+use super::seal::{DataKey, RunKey};
+use crate::telemetry::counter;
 
 /// A stretch of one run of stored bytes.
 #[derive(Clone, Debug)]
@@ -44,7 +47,7 @@ pub(super) struct Opening {
 impl Opening {
     fn run(&self, place: &Place) -> Result<RunKey, ArtifactError> {
         let part = match place {
-            Place::File(id) => Some(*id),
+            Place::File(id) | Place::Cold(id, _) => Some(*id),
             Place::Pack(..) => None,
         };
         self.key.run(part.filter(|_| self.parts))
@@ -71,24 +74,7 @@ pub(super) struct Stores {
     pub(super) blobs: Blobs,
     pub(super) packs: Packs,
     pub(super) health: Health,
-}
-
-impl Stores {
-    /// All that a pack entry holds, verified, and decrypted where `key` is given.
-    fn packed(&self, extent: &Extent, key: Option<&RunKey>) -> std::io::Result<Result<Bytes, String>> {
-        let Place::Pack(pack, offset) = extent.place else { return Ok(Err("it is in no pack".into())) };
-        let stored = if key.is_some() { stored_bytes(extent.size) } else { extent.size };
-        let read = self.packs.read(pack, offset, stored, extent.crc)?;
-        Ok(read.and_then(|bytes| match key {
-            Some(key) => key.open(bytes.into(), 0, extent.size).map(Bytes::from),
-            None => Ok(bytes),
-        }))
-    }
-}
-
-enum Problem {
-    Io(std::io::Error),
-    Damaged(String),
+    pub(super) cold: Slot,
 }
 
 struct Reader {
@@ -98,25 +84,6 @@ struct Reader {
     open: Option<Open>,
     /// Read when the object was looked up.
     ready: Option<Bytes>,
-}
-
-struct Open {
-    file: File,
-    /// Of the bytes that are given.
-    position: u64,
-    remaining: u64,
-    /// Of the whole run.
-    size: u64,
-    check: Check,
-}
-
-/// How damage is noticed.
-enum Check {
-    /// Part of a run that is not encrypted: not at all.
-    Nothing,
-    Crc(Box<Verifier>, u64),
-    /// Each chunk vouches for itself.
-    Key(Box<RunKey>),
 }
 
 impl Reader {
@@ -129,108 +96,69 @@ impl Reader {
             }
         }
         let Some(open) = &mut self.open else { return Ok(None) };
-        let bytes = open.step()?;
-        if open.remaining == 0
-            && let Some(Check::Crc(verifier, crc)) = self.open.take().map(|open| open.check)
-            && verifier.finish() != crc
-        {
-            return Err(Problem::Damaged("the checksum of a blob does not match".into()));
-        }
-        Ok(Some(bytes))
-    }
-}
-
-/// A piece of which the first bytes can be given.
-enum Begun {
-    Read(Bytes),
-    Open(Open),
-}
-
-fn begin(stores: &Stores, opening: Option<&Opening>, piece: &Piece) -> Result<Begun, Problem> {
-    let key = opening.map(|opening| opening.run(&piece.extent.place)).transpose();
-    let key = key.map_err(|error| Problem::Damaged(error.to_string()))?;
-    match piece.extent.place {
-        Place::Pack(..) => {
-            let bytes = stores.packed(&piece.extent, key.as_ref()).map_err(Problem::Io)?.map_err(Problem::Damaged)?;
-            Ok(Begun::Read(cut(&bytes, piece.from, piece.length)))
-        }
-        Place::File(id) => {
-            let file = stores.blobs.open_data(id).map_err(Problem::Io)?;
-            let opened = Open::new(file, piece, key).map_err(Problem::Io)?.map_err(Problem::Damaged)?;
-            Ok(Begun::Open(opened))
-        }
-    }
-}
-
-impl Open {
-    fn new(file: File, piece: &Piece, key: Option<RunKey>) -> std::io::Result<Result<Self, String>> {
-        let bytes = file.metadata()?.len();
-        let size = piece.extent.size;
-        let expected = HEADER_BYTES + if key.is_some() { stored_bytes(size) } else { size };
-        if bytes != expected {
-            return Ok(Err(format!("a blob has {bytes} bytes instead of {expected}")));
-        }
-        let whole = piece.length == size;
-        let check = match key {
-            Some(key) => Check::Key(Box::new(key)),
-            None if whole => Check::Crc(Box::default(), piece.extent.crc),
-            None => Check::Nothing,
-        };
-        Ok(Ok(Self { file, position: piece.from, remaining: piece.length, size, check }))
+        let (offset, length) = open.next();
+        let stored = open.read(offset, length)?;
+        self.take(stored).map(Some)
     }
 
-    /// The next bytes, up to [`BATCH_BYTES`].
-    fn step(&mut self) -> Result<Bytes, Problem> {
-        let wanted = self.remaining.min(BATCH_BYTES);
-        let bytes = match &self.check {
-            Check::Key(key) => {
-                // Whole chunks around what is wanted; at the end of a batch the next one begins with a chunk.
-                let (chunk, sealed_chunk) = (CHUNK_BYTES as u64, SEALED_CHUNK_BYTES as u64);
-                let first = self.position / chunk;
-                let end = (self.position + wanted).div_ceil(chunk).min(first + BATCH_BYTES / chunk);
-                let stored = (end * sealed_chunk).min(stored_bytes(self.size)) - first * sealed_chunk;
-                let sealed = self.read(HEADER_BYTES + first * sealed_chunk, stored)?;
-                let opened = key.open(sealed, first, self.size).map_err(Problem::Damaged)?;
-                let from = self.position - first * chunk;
-                let length = wanted.min((opened.len() as u64).saturating_sub(from));
-                cut(&opened.into(), from, length)
-            }
-            Check::Nothing | Check::Crc(..) => self.read(HEADER_BYTES + self.position, wanted)?.into(),
-        };
-        if let Check::Crc(verifier, _) = &mut self.check {
-            verifier.update(&bytes);
+    /// What the next stored bytes are for readers.
+    fn take(&mut self, stored: Vec<u8>) -> Result<Bytes, Problem> {
+        let Some(open) = &mut self.open else { return Ok(Bytes::new()) };
+        let bytes = open.take(stored)?;
+        if let Some(open) = self.open.take_if(|open| open.remaining == 0) {
+            open.finish()?;
         }
-        self.position += bytes.len() as u64;
-        self.remaining -= bytes.len() as u64;
         Ok(bytes)
     }
 
-    fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>, Problem> {
-        let mut buffer = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        // Into memory that nobody has filled with zeros before: nobody else moves this descriptor.
-        let mut file = &self.file;
-        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(length).read_to_end(&mut buffer));
-        match read.map_err(Problem::Io)? as u64 {
-            bytes if bytes < length => Err(Problem::Damaged(format!("a blob ends {} bytes early", length - bytes))),
-            _ => Ok(buffer),
+    /// Whether the next bytes are in the cold tier.
+    fn is_cold(&self) -> bool {
+        match &self.open {
+            Some(open) => matches!(open.source, Source::Cold(_)),
+            None => self.pieces.front().is_some_and(|piece| matches!(piece.extent.place, Place::Cold(..))),
+        }
+    }
+
+    /// As [`Reader::step`], of bytes that are waited for.
+    async fn step_cold(mut self: Box<Self>) -> ReadPart {
+        match self.fetch().await {
+            Ok(stored) => {
+                // Decrypting and checksums are work for another thread.
+                let taken = tokio::task::spawn_blocking(move || {
+                    let taken = self.take(stored).map(Some);
+                    (Some(self), taken)
+                });
+                taken.await.unwrap_or_else(|error| (None, Err(Problem::Io(std::io::Error::other(error)))))
+            }
+            Err(problem) => (Some(self), Err(problem)),
+        }
+    }
+
+    async fn fetch(&mut self) -> Result<Vec<u8>, Problem> {
+        if self.open.is_none()
+            && let Some(piece) = self.pieces.pop_front()
+        {
+            self.open = Some(begin_cold(&self.stores, self.opening.as_ref(), &piece)?);
+        }
+        let Some(open) = &mut self.open else { return Ok(Vec::new()) };
+        let (_, length) = open.next();
+        match &mut open.source {
+            Source::Cold(fetch) => Ok(fetch.read(usize::try_from(length).unwrap_or_default()).await?),
+            Source::File(_) => Err(Problem::Damaged("it is not in the cold tier".into())),
         }
     }
 }
 
-fn cut(bytes: &Bytes, from: u64, length: u64) -> Bytes {
-    let clamp = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.slice(clamp(from)..clamp(from + length))
-}
-
-/// The reader comes back with what it has read.
-type ReadPart = (Box<Reader>, Result<Option<Bytes>, Problem>);
+/// The reader comes back with what it has read; not from a thread that has panicked.
+type ReadPart = (Option<Box<Reader>>, Result<Option<Bytes>, Problem>);
 
 /// The bytes of an object or of a range of it.
 pub struct ObjectStream {
     object: Named,
     stores: Stores,
     reader: Option<Box<Reader>>,
-    reading: Option<JoinHandle<ReadPart>>,
+    /// Ends with the stream: nobody fetches for a reader who has gone.
+    reading: Option<AbortOnDropHandle<ReadPart>>,
     remaining: u64,
     _pin: Option<BodyPin>,
 }
@@ -248,18 +176,53 @@ impl ObjectStream {
         let remaining = pieces.iter().map(|piece| piece.length).sum();
         let damaged = |problem| damaged(&stores, &object, problem);
         let (mut open, mut ready) = (None, None);
-        if let Some(piece) = pieces.front() {
+        // What is in the cold tier is asked for by `ObjectStream::prime`.
+        if let Some(piece) = pieces.front().filter(|piece| !matches!(piece.extent.place, Place::Cold(..))) {
             match begin(&stores, opening.as_ref(), piece) {
                 Ok(Begun::Read(bytes)) => ready = Some(bytes),
                 Ok(Begun::Open(opened)) => open = Some(opened),
                 Err(Problem::Damaged(problem)) => return Err(damaged(problem)),
                 Err(Problem::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(Problem::Missing) => return Ok(None),
                 Err(Problem::Io(error)) => return Err(ArtifactError::io("open a blob")(error)),
+                Err(Problem::Away(error)) => return Err(error),
             }
             pieces.pop_front();
         }
         let reader = Some(Box::new(Reader { stores: stores.clone(), opening, pieces, open, ready }));
         Ok(Some(Self { object, stores, reader, reading: None, remaining, _pin: pin }))
+    }
+
+    /// Waits for the first bytes where these are in the cold tier, so that one that is away is known before anything is
+    /// answered. False when the blob is not there.
+    pub(super) async fn prime(&mut self) -> Result<bool, ArtifactError> {
+        let Some(reader) = self.reader.take_if(|reader| reader.is_cold()) else { return Ok(true) };
+        let (reader, read) = reader.step_cold().await;
+        self.reader = reader;
+        match read {
+            Ok(bytes) => {
+                if let Some(reader) = &mut self.reader {
+                    reader.ready = bytes;
+                }
+                Ok(true)
+            }
+            Err(Problem::Missing) => Ok(false),
+            Err(problem) => Err(self.failed(problem)),
+        }
+    }
+
+    fn failed(&self, problem: Problem) -> ArtifactError {
+        let problem = match problem {
+            Problem::Damaged(problem) => problem,
+            Problem::Io(error) => format!("read: {error}"),
+            Problem::Missing => "its blob is missing in the cold tier".into(),
+            Problem::Away(error) => {
+                let reason = if matches!(error, ArtifactError::ColdBusy) { "busy" } else { "away" };
+                counter(&ARTIFACT_COLD_READ_FAILURES).add(1, &[KeyValue::new("reason", reason)]);
+                return error;
+            }
+        };
+        damaged(&self.stores, &self.object, problem)
     }
 
     /// Bytes that are still to come.
@@ -270,10 +233,14 @@ impl ObjectStream {
 
     fn read_ahead(&mut self) {
         if let Some(mut reader) = self.reader.take() {
-            self.reading = Some(tokio::task::spawn_blocking(move || {
-                let step = reader.step();
-                (reader, step)
-            }));
+            let reading = match reader.is_cold() {
+                true => tokio::spawn(reader.step_cold()),
+                false => tokio::task::spawn_blocking(move || {
+                    let step = reader.step();
+                    (Some(reader), step)
+                }),
+            };
+            self.reading = Some(AbortOnDropHandle::new(reading));
         }
     }
 }
@@ -305,7 +272,7 @@ impl Stream for ObjectStream {
         self.reading = None;
         let failed = match joined {
             Ok((reader, Ok(Some(bytes)))) => {
-                self.reader = Some(reader);
+                self.reader = reader;
                 self.remaining = self.remaining.saturating_sub(bytes.len() as u64);
                 if self.remaining > 0 {
                     self.read_ahead();
@@ -313,8 +280,7 @@ impl Stream for ObjectStream {
                 return Poll::Ready(Some(Ok(bytes)));
             }
             Ok((_, Ok(None))) => damaged(&self.stores, &self.object, format!("{} bytes are missing", self.remaining)),
-            Ok((_, Err(Problem::Damaged(problem)))) => damaged(&self.stores, &self.object, problem),
-            Ok((_, Err(Problem::Io(error)))) => damaged(&self.stores, &self.object, format!("read: {error}")),
+            Ok((_, Err(problem))) => self.failed(problem),
             Err(error) => ArtifactError::fault("read a blob")(error.to_string()),
         };
         self.remaining = 0;

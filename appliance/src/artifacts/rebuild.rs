@@ -4,7 +4,10 @@
 //! ids, through the same plans and records as any put, into an empty store.
 //!
 //! What headers cannot know: what was deleted and still lies in a pack or waited for the sweeper comes back; delete markers, tags, locks set later,
-//! settings of buckets, empty buckets and uploads that were not completed are lost. Puts of one key within a millisecond may be in another order.
+//! settings of buckets, empty buckets and uploads that were not completed are lost. What is in the cold tier is found where that is configured; its
+//! class is what the other S3 says, and what nothing refers to there is counted and left. Puts of one key within a millisecond may be in another order.
+
+mod there;
 
 use std::collections::BTreeSet;
 
@@ -13,16 +16,17 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Artifacts;
-use super::blobs::{Blobs, HEADER_BYTES, blocking};
+use super::blobs::{Blobs, blocking};
 use super::checksums::crc64;
 use super::error::ArtifactError;
 use super::label::{Found, What};
 use super::manifest;
-use super::model::{Body, CompletedPart, ETag, Extent, ObjectRow, Place, Versioning};
+use super::model::{Body, CompletedPart, ETag, Extent, ObjectRow, Place, Tier, Versioning};
 use super::multipart::chunk;
 use super::record::Change;
-use super::seal::{plain_bytes, stored_bytes};
+use super::seal::plain_bytes;
 use super::work::Work;
+use there::There;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -36,6 +40,16 @@ pub struct Recovered {
     pub incomplete: u64,
     /// Parts of uploads that were not completed.
     pub loose_parts: u64,
+    /// Versions with bytes in the cold tier, and blobs there that are no version's.
+    pub cold: u64,
+    pub cold_unused: u64,
+}
+
+/// What a candidate turned out to be; not `whole` where a part of it is missing.
+struct Adopted {
+    bucket: String,
+    key: String,
+    whole: Option<(ObjectRow, Vec<CompletedPart>)>,
 }
 
 /// Where a version was found.
@@ -52,9 +66,10 @@ struct Candidate {
 /// The folders cannot be read; a change is not taken.
 pub async fn from_blobs(artifacts: &Artifacts) -> Result<Recovered, ArtifactError> {
     let mut recovered = Recovered::default();
-    let (mut candidates, versioned, parts) = scan(artifacts, &mut recovered).await?;
+    let there = There::list(artifacts).await?;
+    let (mut candidates, versioned, parts) = scan(artifacts, &there, &mut recovered).await?;
     candidates.sort_by_key(|candidate| candidate.version);
-    let mut used = 0;
+    let mut used = Used::default();
     for candidate in candidates {
         if artifacts.bucket(&candidate.bucket).is_err() {
             match artifacts.create_bucket(&candidate.bucket, "us-east-1").await {
@@ -73,7 +88,7 @@ pub async fn from_blobs(artifacts: &Artifacts) -> Result<Recovered, ArtifactErro
                 artifacts.set_bucket(&candidate.bucket, keep).await?;
             }
         }
-        used += artifacts.adopt(candidate, &mut recovered).await?;
+        artifacts.adopt(candidate, &there, &mut used, &mut recovered).await?;
     }
     for bucket in versioned {
         if artifacts.bucket(&bucket).is_ok() {
@@ -84,13 +99,23 @@ pub async fn from_blobs(artifacts: &Artifacts) -> Result<Recovered, ArtifactErro
             artifacts.set_bucket(&bucket, enable).await?;
         }
     }
-    recovered.loose_parts = parts.saturating_sub(used);
+    recovered.loose_parts = parts.saturating_sub(used.parts);
+    recovered.cold_unused = there.unused(used.cold);
     Ok(recovered)
+}
+
+/// What versions refer to.
+#[derive(Default)]
+struct Used {
+    parts: u64,
+    /// Blobs in the cold tier, manifests included.
+    cold: u64,
 }
 
 /// Every version in the folders, the buckets that kept versions, and the number of parts.
 async fn scan(
     artifacts: &Artifacts,
+    there: &There,
     recovered: &mut Recovered,
 ) -> Result<(Vec<Candidate>, BTreeSet<String>, u64), ArtifactError> {
     let (mut candidates, mut versioned, mut parts) = (Vec::new(), BTreeSet::new(), 0);
@@ -125,42 +150,39 @@ async fn scan(
             take(found, Place::Pack(pack, offset));
         }
     }
+    for (found, place) in there.scan(artifacts, &mut recovered.unreadable).await? {
+        take(found, place);
+    }
     Ok((candidates, versioned, parts))
 }
 
 impl Artifacts {
-    /// Puts one version again; gives the number of its parts.
-    async fn adopt(&self, candidate: Candidate, recovered: &mut Recovered) -> Result<u64, ArtifactError> {
-        let stores = self.0.stores.clone();
-        let read = blocking(move || {
-            let place = candidate.place;
-            let found = match &place {
-                Place::File(id) => Blobs::read_label(&stores.blobs.path(*id))?,
-                Place::Pack(pack, offset) => stores.packs.label_before(*pack, *offset)?,
-            };
-            let Ok(found) = found else { return Ok(None) };
-            let (bucket, key) = (found.label.bucket.clone(), found.label.key.clone());
-            if let (true, Place::File(id)) = (candidate.is_manifest, &place) {
-                let read = manifest::read(&stores.blobs, *id, &found.label, found.data_bytes)?;
-                let whole = read.ok().filter(|manifest| parts_are_there(&stores.blobs, manifest));
-                return Ok(Some((bucket, key, whole.map(|manifest| (manifest.row, manifest.parts)))));
-            }
-            Ok(row_of(found, place).map(|row| (bucket, key, Some((row, Vec::new())))))
-        });
-        let Some((bucket, key, row)) = read.await.map_err(ArtifactError::io("read what is stored"))? else {
-            recovered.unreadable += 1;
-            return Ok(0);
+    /// Puts one version again.
+    async fn adopt(
+        &self,
+        candidate: Candidate,
+        there: &There,
+        used: &mut Used,
+        recovered: &mut Recovered,
+    ) -> Result<(), ArtifactError> {
+        let adopted = match candidate.place {
+            Place::Cold(..) => there.adopt(&self.0.stores.blobs, &candidate).await?,
+            Place::File(_) | Place::Pack(..) => self.read_here(candidate, there).await?,
         };
-        let Some((mut row, parts)) = row else {
+        let Some(Adopted { bucket, key, whole }) = adopted else {
+            recovered.unreadable += 1;
+            return Ok(());
+        };
+        let Some((mut row, parts)) = whole else {
             recovered.incomplete += 1;
-            return Ok(0);
+            return Ok(());
         };
         row.tags = 0; // they are gone
         let lock = self.lock(&bucket, &key).await;
         let mut held = self.held(&bucket, &key)?;
         let is_there = held.current.as_ref().is_some_and(|current| current.version == row.version);
         if is_there || self.kept(&bucket, &key, row.version)?.is_some() {
-            return Ok(0); // a pack's entry that was moved and not yet removed
+            return Ok(()); // a pack's entry that was moved and not yet removed
         }
         if row.named {
             held.versioning = Versioning::Enabled;
@@ -170,12 +192,51 @@ impl Artifacts {
             Body::Parts(body) => chunk(*body, &parts),
             Body::One(_) => Vec::new(),
         };
+        let extents: Vec<&Extent> = match &row.body {
+            Body::One(extent) => vec![extent],
+            Body::Parts(_) => parts.iter().map(|part| &part.extent).collect(),
+        };
+        let cold = extents.iter().filter(|extent| matches!(extent.place, Place::Cold(..))).count() as u64;
+        let manifest = u64::from(cold > 0 && matches!(row.body, Body::Parts(_)));
         recovered.versions += 1;
         recovered.bytes += row.size;
+        recovered.cold += u64::from(cold > 0);
         let plan = held.put(&bucket, &key, row, Vec::new());
         let work = Work { before, ..Work::of(plan) };
         self.carry_out(lock, Class::Growing, work, || ()).await?;
-        Ok(parts.len() as u64)
+        used.parts += parts.len() as u64;
+        used.cold += cold + manifest;
+        Ok(())
+    }
+
+    async fn read_here(&self, candidate: Candidate, there: &There) -> Result<Option<Adopted>, ArtifactError> {
+        let stores = self.0.stores.clone();
+        let read = blocking(move || {
+            let place = candidate.place;
+            let found = match &place {
+                Place::File(id) => Blobs::read_label(&stores.blobs.path(*id))?,
+                Place::Pack(pack, offset) => stores.packs.label_before(*pack, *offset)?,
+                Place::Cold(..) => Err("it is in the cold tier".into()),
+            };
+            let Ok(found) = found else { return Ok(None) };
+            let (bucket, key) = (found.label.bucket.clone(), found.label.key.clone());
+            if let (true, Place::File(id)) = (candidate.is_manifest, &place) {
+                let read = manifest::read(&stores.blobs, *id, &found.label, found.data_bytes)?;
+                return Ok(Some((bucket, key, Err(read.ok()))));
+            }
+            Ok(row_of(found, place).map(|row| (bucket, key, Ok(row))))
+        });
+        let Some((bucket, key, found)) = read.await.map_err(ArtifactError::io("read what is stored"))? else {
+            return Ok(None);
+        };
+        let whole = match found {
+            Ok(row) => Some((row, Vec::new())),
+            Err(manifest) => {
+                let whole = manifest.and_then(|manifest| there.whole(&self.0.stores.blobs, manifest));
+                whole.map(|manifest| (manifest.row, manifest.parts))
+            }
+        };
+        Ok(Some(Adopted { bucket, key, whole }))
     }
 }
 
@@ -195,16 +256,6 @@ fn row_of(found: Found, place: Place) -> Option<ObjectRow> {
         tags: 0,
         lock: None,
         seal: label.seal,
+        tier: Tier::Here,
     })
-}
-
-/// Whether each part has a blob of its size.
-fn parts_are_there(blobs: &Blobs, manifest: &manifest::Manifest) -> bool {
-    let is_sealed = manifest.row.seal.is_some();
-    let is_there = |part: &CompletedPart| {
-        let Place::File(id) = part.extent.place else { return false };
-        let stored = if is_sealed { stored_bytes(part.extent.size) } else { part.extent.size };
-        std::fs::metadata(blobs.path(id)).is_ok_and(|file| file.len() == HEADER_BYTES + stored)
-    };
-    matches!(manifest.row.body, Body::Parts(_)) && manifest.parts.iter().all(is_there)
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::cold::{ColdRun, Name, loose};
 use super::documents::{self, DocumentKind};
 use super::model::{BucketRow, Bytes, Counts, ObjectRow, PackRow, PartChunk, PartRow, UploadRow, decode, encode, keys};
 use super::tags::{self, Tag};
@@ -88,6 +89,12 @@ pub(super) enum Change {
         number: u16,
         row: PartRow,
     },
+    /// Blobs are about to be put into the cold tier: until a [`Change::Key`] refers to them, they are to be deleted there.
+    ColdBegun(ColdRun),
+    /// Names are gone from the cold tier.
+    ColdGone {
+        names: Vec<Name>,
+    },
 }
 
 /// What becomes of a key, as one: a put, a delete, a delete marker, another lock, other tags.
@@ -115,6 +122,12 @@ pub(super) struct KeyChange {
     pub(super) tags: Vec<(Uuid, Vec<Tag>)>,
     #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
     pub(super) dropped: Vec<Dropped>,
+    /// What the cold tier has of it from here on.
+    #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) bound: Vec<ColdRun>,
+    /// What the cold tier has and nothing refers to any more.
+    #[serde(rename = "l", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) loose: Vec<ColdRun>,
     #[serde(rename = "a")]
     pub(super) after: After,
 }
@@ -228,6 +241,8 @@ impl Change {
             Self::PartPut { upload, number, row } => {
                 batch.put(Table::Parts, keys::part(upload, number), encode(&row)?);
             }
+            Self::ColdBegun(run) => loose::put(&run, true, batch)?,
+            Self::ColdGone { names } => names.into_iter().for_each(|name| batch.delete(Table::Cold, loose::key(name))),
         }
         Ok(())
     }
@@ -235,8 +250,14 @@ impl Change {
 
 impl KeyChange {
     fn project(self, batch: &mut Batch) -> Result<(), String> {
-        let Self { bucket, key, current, is_kept, versions, gone, null, tags, dropped, after } = self;
+        let Self { bucket, key, current, is_kept, versions, gone, null, tags, dropped, bound, loose, after } = self;
         drop_rows(dropped, batch);
+        for run in &bound {
+            run.names().for_each(|name| batch.delete(Table::Cold, loose::key(name)));
+        }
+        for run in &loose {
+            loose::put(run, false, batch)?;
+        }
         for version in gone {
             batch.delete(Table::Versions, versions::keys::version(&bucket, &key, version));
         }

@@ -2,7 +2,7 @@
 //!
 //! It goes through the versions in the order of their names and keeps its place in `scrub.json`, so that a restart
 //! goes on and does not begin again. What it finds it writes into [`super::health`]; what was known to be damaged it looks at first.
-//! Parts of uploads that are not completed are not read.
+//! Parts of uploads that are not completed are not read. Of what is in the cold tier it asks for size and checksum, unless it is told to read that too.
 //!
 //! Absent: a good copy from a replica. There is none yet; the way back is to put again, to bring the file back, or to delete.
 
@@ -42,6 +42,9 @@ pub struct Round {
     pub versions: u64,
     pub bytes: u64,
     pub damaged: u64,
+    /// In the cold tier, which did not answer.
+    #[serde(default)]
+    pub unreached: u64,
     /// Absent while it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
@@ -233,7 +236,16 @@ impl Artifacts {
         row: &super::model::ObjectRow,
         pace: &mut Pace,
     ) -> Result<bool, ArtifactError> {
-        let problem = self.verify(object, row, pace).await?;
+        let problem = match self.verify(object, row, pace).await {
+            Err(ArtifactError::ColdAway(_) | ArtifactError::ColdBusy) => {
+                // No damage, and no reason to leave the rest unread.
+                if let Some(round) = &mut self.0.scrubber.state.lock().current {
+                    round.unreached += 1;
+                }
+                return Ok(self.0.stores.health.is_damaged(object));
+            }
+            problem => problem?,
+        };
         let is_damaged = problem.is_some();
         match problem {
             Some(problem) => self.0.stores.health.damaged(object.clone(), problem),

@@ -49,20 +49,35 @@ pub(super) enum Counted {
 pub(super) struct Stored {
     bytes: u64,
     packed: Option<(Uuid, u64)>,
+    is_cold: bool,
+}
+
+impl Stored {
+    fn of(row: &ObjectRow) -> Self {
+        Self { bytes: row.size, packed: packed(row), is_cold: row.cold_class().is_some() }
+    }
 }
 
 impl Counted {
     pub(super) fn current(row: &ObjectRow) -> Self {
-        Self::Current(Stored { bytes: row.size, packed: packed(row) })
+        Self::Current(Stored::of(row))
     }
 
     pub(super) fn noncurrent(row: &ObjectRow) -> Self {
-        Self::Noncurrent(Stored { bytes: row.size, packed: packed(row) })
+        Self::Noncurrent(Stored::of(row))
     }
 
     fn packed(&self) -> Option<(Uuid, u64)> {
         match self {
             Self::Current(stored) | Self::Noncurrent(stored) => stored.packed,
+            Self::Marker => None,
+        }
+    }
+
+    /// How many bytes of it are in the cold tier.
+    fn cold_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Current(stored) | Self::Noncurrent(stored) => stored.is_cold.then_some(stored.bytes),
             Self::Marker => None,
         }
     }
@@ -132,6 +147,12 @@ impl State {
                 *bytes = bytes.saturating_sub(taken);
             }
         }
+        for bytes in delta.came.iter().filter_map(Counted::cold_bytes) {
+            (counts.cold, counts.cold_bytes) = (counts.cold + 1, counts.cold_bytes + bytes);
+        }
+        for bytes in delta.went.iter().filter_map(Counted::cold_bytes) {
+            (counts.cold, counts.cold_bytes) = (counts.cold.saturating_sub(1), counts.cold_bytes.saturating_sub(bytes));
+        }
         counts.uploads = (counts.uploads + delta.uploads_begun).saturating_sub(delta.uploads_ended);
         quota::check(&bucket.documents, &bucket.counts, &now)?;
         bucket.counts = now;
@@ -175,7 +196,7 @@ fn packed(row: &ObjectRow) -> Option<(Uuid, u64)> {
     match &row.body {
         Body::One(extent) => match extent.place {
             Place::Pack(pack, _) => Some((pack, extent.size)),
-            Place::File(_) => None,
+            Place::File(_) | Place::Cold(..) => None,
         },
         Body::Parts(_) => None,
     }

@@ -1,5 +1,6 @@
 //! The store over the real journal and catalogue, in a temporary folder, against a map in memory.
 
+mod cold;
 mod damage;
 mod documents;
 mod lifecycle;
@@ -385,6 +386,7 @@ async fn a_flipped_bit_or_a_missing_blob_is_an_error_and_never_wrong_bytes() {
         let (path, offset) = match extent.place {
             model::Place::File(id) => (store.artifacts.0.stores.blobs.path(id), blobs::HEADER_BYTES + flipped_at),
             model::Place::Pack(pack, offset) => (store.artifacts.0.stores.packs.path(pack), offset + flipped_at),
+            model::Place::Cold(..) => panic!("it is in the cold tier"),
         };
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[usize::try_from(offset).unwrap()] ^= 0x80;

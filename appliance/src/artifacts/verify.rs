@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Artifacts;
 use super::blobs::{Blobs, HEADER_BYTES, blocking, read_up_to};
 use super::checksums::Verifier;
+use super::cold::{Name, RemoteError};
 use super::error::ArtifactError;
 use super::health::Named;
 use super::label::Found;
@@ -30,7 +31,7 @@ impl Pace {
         Self { bytes_s: bytes_s.max(1), owed: 0, read: 0 }
     }
 
-    async fn took(&mut self, bytes: u64) {
+    pub(super) async fn took(&mut self, bytes: u64) {
         self.read += bytes;
         self.owed += bytes;
         let pause = Duration::from_nanos(self.owed.saturating_mul(1_000_000_000) / self.bytes_s);
@@ -42,10 +43,19 @@ impl Pace {
 }
 
 /// A run of bytes as a row knows it.
-struct Run {
-    place: Place,
-    stored: u64,
-    crc: u64,
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) place: Place,
+    /// Bytes, as they lie there.
+    pub(super) stored: u64,
+    pub(super) crc: u64,
+}
+
+impl Run {
+    pub(super) fn of(extent: &Extent, is_sealed: bool) -> Self {
+        let stored = if is_sealed { stored_bytes(extent.size) } else { extent.size };
+        Self { place: extent.place.clone(), stored, crc: extent.crc }
+    }
 }
 
 impl Artifacts {
@@ -95,14 +105,13 @@ impl Artifacts {
             Body::One(extent) => vec![extent.clone()],
             Body::Parts(body) => self.completed_parts(*body)?.into_iter().map(|(_, extent)| extent).collect(),
         };
-        let run = |Extent { place, size, crc }| {
-            let stored = if row.seal.is_some() { stored_bytes(size) } else { size };
-            Run { place, stored, crc }
-        };
-        Ok(extents.into_iter().map(run).collect())
+        Ok(extents.iter().map(|extent| Run::of(extent, row.seal.is_some())).collect())
     }
 
     async fn verify_run(&self, object: &Named, run: Run, pace: &mut Pace) -> Result<Option<String>, ArtifactError> {
+        if let Place::Cold(blob, copy) = run.place {
+            return self.verify_cold(object, run, Name { blob, copy }, pace).await;
+        }
         let Run { place, stored, crc } = run;
         let stores = self.0.stores.clone();
         let named = object.clone();
@@ -115,6 +124,7 @@ impl Artifacts {
                     (path, HEADER_BYTES, label)
                 }
                 Place::Pack(pack, offset) => (stores.packs.path(pack), offset, stores.packs.label_before(pack, offset)),
+                Place::Cold(..) => return Ok(Err("it is in the cold tier".to_owned())),
             };
             let found = match (File::open(&path), label) {
                 (Ok(file), Ok(label)) => Ok((file, label)),
@@ -156,10 +166,53 @@ impl Artifacts {
         let matches = verifier.is_some_and(|verifier| verifier.finish() == crc);
         Ok((!matches).then(|| "the checksum of a blob does not match".to_owned()))
     }
+
+    /// Compares what the cold tier tells; reads it whole where that is asked for, or where it was found damaged.
+    async fn verify_cold(
+        &self,
+        object: &Named,
+        run: Run,
+        name: Name,
+        pace: &mut Pace,
+    ) -> Result<Option<String>, ArtifactError> {
+        let cold = &self.0.cold;
+        let away = |problem: String| {
+            cold.went_away(self.now().mono_ms);
+            ArtifactError::ColdAway(problem)
+        };
+        if cold.is_away(self.now().mono_ms) {
+            return Err(ArtifactError::ColdAway("it did not answer a moment ago".into()));
+        }
+        match cold.slot().remote()?.head(name).await {
+            Ok(told) if told.bytes != HEADER_BYTES + run.stored => {
+                let (bytes, expected) = (told.bytes, HEADER_BYTES + run.stored);
+                return Ok(Some(format!("a blob has {bytes} bytes in the cold tier instead of {expected}")));
+            }
+            Ok(told) if told.crc.is_some_and(|crc| crc != run.crc) => {
+                return Ok(Some("the cold tier tells another checksum than the blob had".into()));
+            }
+            Ok(_) => {}
+            Err(RemoteError::Missing) => return Ok(Some("its blob is missing in the cold tier".into())),
+            Err(RemoteError::Wrong(problem)) => return Ok(Some(problem)),
+            Err(error @ (RemoteError::Away(_) | RemoteError::Busy)) => return Err(away(error.to_string())),
+        }
+        if !cold.scrub_reads() && !self.0.stores.health.is_damaged(object) {
+            return Ok(None);
+        }
+        let mut fetching = self.fetching(object, run)?;
+        loop {
+            match fetching.next(pace).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(problem))) => return Ok(Some(problem)),
+                Err(error) => return Err(away(error.to_string())),
+            }
+        }
+    }
 }
 
 /// Whether a label is that of the object: on the worst day there is nothing else.
-fn agrees(found: &Found, object: &Named, stored: u64, crc: u64) -> Result<(), String> {
+pub(super) fn agrees(found: &Found, object: &Named, stored: u64, crc: u64) -> Result<(), String> {
     let label = &found.label;
     if label.bucket != object.bucket || label.key != object.key {
         return Err("its header is that of another object".into());

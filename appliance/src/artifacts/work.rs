@@ -3,6 +3,7 @@
 use backlot_journal::Class;
 use uuid::Uuid;
 
+use super::cold::ColdRun;
 use super::engine::{RECORD_SLACK_BYTES, file, records};
 use super::error::ArtifactError;
 use super::model::{Body, Extent, ObjectRow, Place};
@@ -30,6 +31,8 @@ impl Work {
 #[derive(Default)]
 pub(super) struct Leftover {
     pub(super) dropped: Vec<Dropped>,
+    /// What the cold tier has of it.
+    pub(super) loose: Vec<ColdRun>,
     pub(super) garbage: Garbage,
 }
 
@@ -55,6 +58,7 @@ impl Artifacts {
         if let Some(row) = removed {
             let leftover = self.leftover(&row)?;
             change.dropped.extend(leftover.dropped);
+            change.loose.extend(leftover.loose);
             garbage.files.extend(leftover.garbage.files);
             garbage.body = leftover.garbage.body;
         }
@@ -65,6 +69,7 @@ impl Artifacts {
         for change in &changes {
             room += change.record().map_err(ArtifactError::fault("write a record"))?.payload.len();
         }
+        let is_loose = matches!(changes.last(), Some(Change::Key(change)) if !change.loose.is_empty());
         let decide = |state: &mut State| {
             let after = state.count(&bucket, &Delta { came: &came, went: &went, uploads_ended, ..Delta::default() })?;
             if let Some(Change::Key(change)) = changes.last_mut() {
@@ -73,7 +78,13 @@ impl Artifacts {
             Ok((records(&changes)?, kept()))
         };
         let artifacts = self.clone();
-        self.commit(Some(lock), room, class, decide, move || artifacts.remove(garbage)).await
+        let then = move || {
+            artifacts.remove(garbage);
+            if is_loose {
+                artifacts.0.cold.clean_soon();
+            }
+        };
+        self.commit(Some(lock), room, class, decide, then).await
     }
 
     /// What goes when `row` goes. Call it under the key's lock.
@@ -81,17 +92,21 @@ impl Artifacts {
         let mut leftover = Leftover::default();
         match &row.body {
             Body::One(Extent { place: Place::File(file), .. }) => leftover.garbage.files.push(*file),
+            Body::One(Extent { place: Place::Cold(blob, copy), .. }) => {
+                leftover.loose.push(ColdRun { body: *blob, copy: *copy, blobs: vec![*blob] });
+            }
             Body::Parts(body) => {
                 let chunks = self.chunks(*body)?;
                 let firsts = chunks.iter().map(|(first, _)| *first).collect();
                 leftover.dropped.push(Dropped::Chunks { body: *body, firsts });
-                let parts = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts);
+                let parts: Vec<_> = chunks.into_iter().flat_map(|(_, chunk)| chunk.parts).collect();
+                leftover.loose.extend(ColdRun::of_parts(*body, parts.iter().map(|part| &part.extent)));
                 // The manifest has the id of the upload.
-                let blobs = parts.filter_map(|part| file(&part.extent)).chain([*body]).collect();
+                let blobs = parts.iter().filter_map(|part| file(&part.extent)).chain([*body]).collect();
                 leftover.garbage.body = Some((*body, blobs));
             }
             // Packed bytes stay where they are until their pack is compacted.
-            Body::One(_) => {}
+            Body::One(Extent { place: Place::Pack(..), .. }) => {}
         }
         Ok(leftover)
     }

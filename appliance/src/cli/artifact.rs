@@ -3,6 +3,8 @@
 //! Bytes are streamed in both directions and their MD5 is compared with the ETag, so that what arrives is what was sent. A download
 //! appears under its name only when it is whole.
 
+mod cold;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use tokio_util::io::ReaderStream;
 use super::client::{SendBody, full, read_all};
 use super::{CliError, Client};
 use crate::artifacts::api_http::{BucketsJson, ObjectJson, ObjectsJson};
-use crate::artifacts::{Round, ScrubStatus};
+use crate::artifacts::{Round, ScrubStatus, WarmAsked};
 
 /// Larger files are put in parts of this size.
 const PART_BYTES: u64 = 1 << 30;
@@ -62,6 +64,24 @@ pub(super) enum ArtifactCommand {
         /// Without it, from the file's extension.
         #[arg(long)]
         content_type: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// How much is in the cold tier, and what is on its way there.
+    Cold {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring objects back from the cold tier. Rules that move them count their days anew from then on.
+    Warm {
+        /// `s3://bucket/key`; with a `/` at its end, or no key, everything under it.
+        uri: Uri,
+        /// Versions that are not current too.
+        #[arg(long)]
+        versions: bool,
+        /// Wait until it is done, or until the cold tier does not answer.
+        #[arg(long)]
+        wait: bool,
         #[arg(long)]
         json: bool,
     },
@@ -119,6 +139,11 @@ pub(super) async fn run(command: ArtifactCommand, client: &Client) -> Result<Exi
         ArtifactCommand::Put { file, uri, content_type, json } => {
             put(client, &file, uri, content_type, json).await?;
         }
+        ArtifactCommand::Cold { json } => cold::status(client, json).await?,
+        ArtifactCommand::Warm { uri, versions, wait, json } => {
+            let asked = WarmAsked { bucket: uri.bucket, key: uri.key, versions };
+            return cold::warm(client, asked, wait, json).await;
+        }
         ArtifactCommand::Scrub { now, json } => scrub(client, now, json).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -139,6 +164,10 @@ async fn scrub(client: &Client, now: bool, json: bool) -> Result<(), CliError> {
         (Some(round), _) => println!("reading since {}: {} so far", round.begun_at, told(round)),
         (None, true) => println!("reading begins"),
         (None, false) => println!("not reading now"),
+    }
+    let unreached = status.current.as_ref().or(status.last.as_ref()).map_or(0, |round| round.unreached);
+    if unreached > 0 {
+        println!("{unreached} versions in the cold tier could not be looked at: it did not answer");
     }
     if let Some((round, ended_at)) = status.last.as_ref().and_then(|last| Some((last, last.ended_at?))) {
         println!("read everything by {ended_at}: {}", told(round));

@@ -75,6 +75,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
         Finding::new("control journal", journal(&control::journal_dir(data)).map(|(found, ..)| found)),
         Finding::new("telemetry journal", journal(&data.join(telemetry_journal::FOLDER)).map(|(found, ..)| found)),
         Finding::new("catalogue", catalogue(data)),
+        Finding::new("cold tier", super::block_on(async { Ok(artifacts::probe_cold(&config.cold).await) })?),
     ];
     for finding in &findings {
         if arguments.json {
@@ -187,7 +188,8 @@ pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError
 
 /// What the headers of blobs cannot know.
 const NOT_KNOWN: &str = "not known from blobs, and lost or back: deleted objects whose bytes were still there are back; delete markers, tags, \
-                         retention and legal holds that were set later, settings of buckets, empty buckets and unfinished uploads are lost";
+                         retention and legal holds that were set later, settings of buckets, empty buckets and unfinished uploads are lost. \
+                         Objects in the cold tier are found only where `cold` is configured";
 
 fn from_blobs(config: &Config, json: bool) -> Result<ExitCode, CliError> {
     let data = &config.data.dir;
@@ -216,8 +218,11 @@ fn from_blobs(config: &Config, json: bool) -> Result<ExitCode, CliError> {
         println!("{}", serde_json::json!({"recovered": recovered, "set_aside": aside, "not_known": NOT_KNOWN}));
         return Ok(ExitCode::SUCCESS);
     }
-    let Recovered { buckets, versions, bytes, unreadable, incomplete, loose_parts } = recovered;
+    let Recovered { buckets, versions, bytes, unreadable, incomplete, loose_parts, cold, cold_unused } = recovered;
     println!("{buckets} buckets, {versions} versions of objects, {bytes} bytes");
+    if cold + cold_unused > 0 {
+        println!("{cold} versions are in the cold tier; {cold_unused} blobs there are no version's, and are left");
+    }
     println!(
         "{unreadable} headers that make no sense, {incomplete} objects that lack a part, {loose_parts} parts of unfinished uploads"
     );
@@ -249,6 +254,8 @@ async fn recover(config: Config) -> Result<Recovered, CliError> {
     let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), data, config.artifacts.clone(), keys)
         .map_err(|error| fault(&error))?;
     replay.run(&[Arc::new(artifacts.clone())], clock.now()).map_err(|error| fault(&error))?;
+    let opened = artifacts.open_cold(&config.cold).await;
+    opened.map_err(|(key, problem)| fault(&format!("cold.{key}: {problem}")))?;
     let recovered = artifacts::from_blobs(&artifacts).await.map_err(|error| fault(&error));
     let closed = tokio::task::spawn_blocking(move || control.close()).await;
     closed.map_err(|error| fault(&error))?;

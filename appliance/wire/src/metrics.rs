@@ -70,6 +70,13 @@ catalogue! {
     ARTIFACT_WRITE_FAILURES = Kind::Counter, "backlot_artifact_write_failures_total", "{write}", ["reason"], "Writes of objects' bytes that the disk did not take: full, read_only, other.";
     ARTIFACT_SCRUBBED = Kind::Counter, "backlot_artifact_scrubbed_bytes_total", "By", [], "Bytes of objects that the scrubber has read and compared.";
     ARTIFACT_SCRUB_ENDED = Kind::Gauge, "backlot_artifact_scrub_ended_timestamp_seconds", "s", [], "When the scrubber last came to the end of everything, as Unix time.";
+    ARTIFACT_COLD_BYTES = Kind::Gauge, "backlot_artifact_cold_bytes", "By", ["bucket"], "Bytes of objects that are in the cold tier, old versions included.";
+    ARTIFACT_COLD_MOVED = Kind::Counter, "backlot_artifact_cold_moves_total", "{object}", ["outcome"], "Objects moved between here and the cold tier: moved, returned, failed, away (the other S3 did not take or give it; tried again).";
+    ARTIFACT_COLD_MOVED_BYTES = Kind::Counter, "backlot_artifact_cold_moved_bytes_total", "By", ["outcome"], "Bytes of objects moved into the cold tier and returned from it.";
+    ARTIFACT_COLD_READ = Kind::Counter, "backlot_artifact_cold_read_bytes_total", "By", [], "Bytes read from the cold tier.";
+    ARTIFACT_COLD_READ_DURATION = Kind::Histogram(LATENCY_S), "backlot_artifact_cold_read_duration_seconds", "s", [], "Time from asking the cold tier for bytes to the head of its answer.";
+    ARTIFACT_COLD_READ_FAILURES = Kind::Counter, "backlot_artifact_cold_read_failures_total", "{read}", ["reason"], "Reads that the cold tier did not serve: away, busy.";
+    ARTIFACT_COLD_LOOSE = Kind::Gauge, "backlot_artifact_cold_loose", "{blob}", [], "Blobs in the cold tier that nothing refers to and that are not deleted yet.";
     ARTIFACT_QUOTA = Kind::Gauge, "backlot_artifact_quota_bytes", "By", ["bucket"], "Most bytes that a bucket with a quota may hold, old versions included.";
     ARTIFACT_EVENTS = Kind::Counter, "backlot_artifact_events_total", "{event}", ["bucket", "outcome"], "Events of buckets: told (to a queue, or to the outbox of webhooks), dropped.";
 

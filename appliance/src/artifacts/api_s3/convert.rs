@@ -71,6 +71,8 @@ pub(super) fn error(error: ArtifactError) -> S3Error {
         E::BadDigest(_) => S3ErrorCode::BadDigest,
         E::IncompleteBody => S3ErrorCode::IncompleteBody,
         E::Body(_) => return body_error(&text),
+        E::ColdAway(_) => return later("ServiceUnavailable", text),
+        E::ColdBusy => return later("SlowDown", text),
         E::ReadOnly => return custom("ServiceUnavailable", http::StatusCode::SERVICE_UNAVAILABLE, text),
         E::Full => return custom("InsufficientStorage", http::StatusCode::INSUFFICIENT_STORAGE, text),
         E::Damaged { .. } => S3ErrorCode::InternalError,
@@ -103,6 +105,15 @@ pub(super) fn custom(code: &'static str, status: http::StatusCode, message: Stri
     let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
     let mut error = S3Error::with_message(code, message);
     error.set_status_code(status);
+    error
+}
+
+/// What passes: a 503 that says when to come again.
+fn later(code: &'static str, message: String) -> S3Error {
+    let mut error = custom(code, http::StatusCode::SERVICE_UNAVAILABLE, message);
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+    error.set_headers(headers);
     error
 }
 

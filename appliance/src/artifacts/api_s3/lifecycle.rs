@@ -106,10 +106,11 @@ fn class(artifacts: &Artifacts, class: Option<TransitionStorageClass>) -> S3Resu
     if artifacts.takes_class(&class) {
         return Ok(class);
     }
-    Err(s3_error!(
-        InvalidStorageClass,
-        "objects cannot be moved to `{class}`: this appliance has no tier of that class to move them to"
-    ))
+    let why = match artifacts.has_transition() {
+        true => "the cold tier is read at once, as STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING and GLACIER_IR are",
+        false => "this appliance has no cold tier to move them to; its setting is `cold.bucket`",
+    };
+    Err(s3_error!(InvalidStorageClass, "objects cannot be moved to `{class}`: {why}"))
 }
 
 fn expiration(expiration: LifecycleExpiration, filter: &Filter) -> S3Result<rules::Expiration> {

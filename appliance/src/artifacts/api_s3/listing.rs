@@ -54,7 +54,7 @@ fn object(names: &Names, key: &str, row: &ObjectRow, owner: Option<&Owner>) -> O
         owner: owner.cloned(),
         restore_status: None,
         size: Some(size(row.size)),
-        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+        storage_class: Some(ObjectStorageClass::from_static(row.class())),
     }
 }
 

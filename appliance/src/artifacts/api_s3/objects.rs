@@ -161,6 +161,8 @@ macro_rules! described {
             $output.expiration = convert::expiration($artifacts.expiration(&$input.bucket, &$input.key, &row));
         }
         told_lock!($output, &row);
+        // S3 names every class but STANDARD.
+        $output.storage_class = row.cold_class().map(|class| StorageClass::from_static(class.name()));
         $output.parts_count = parts_count(&row, $part);
         $output.accept_ranges = Some("bytes".into());
         $output.e_tag = Some(etag(&row.etag));
@@ -280,7 +282,7 @@ pub(super) async fn attributes(
         output.object_size = Some(size(row.size));
     }
     if asked(ObjectAttributes::STORAGE_CLASS) {
-        output.storage_class = Some(StorageClass::from_static(StorageClass::STANDARD));
+        output.storage_class = Some(StorageClass::from_static(row.class()));
     }
     if asked(ObjectAttributes::CHECKSUM) {
         let mut checksum = Checksum { checksum_type: Some(checksum_type(&row.checksum)), ..Default::default() };
@@ -341,7 +343,11 @@ pub(super) async fn copy(
     let source_customer = source_customer!(input)?;
     // An older version over the newest is how it is brought back; another encryption is a change.
     let reseals = !matches!(seal, SealAsked::Nothing);
-    if !replace && !reseals && bucket == input.bucket && key == input.key && which.is_none() {
+    // So is another class: what is in the cold tier is put here again.
+    let comes_back = input.storage_class.is_some()
+        && artifacts.find(&bucket, &key, which).is_ok_and(|row| row.cold_class().is_some());
+    let changes = replace || reseals || comes_back;
+    if !changes && bucket == input.bucket && key == input.key && which.is_none() {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."

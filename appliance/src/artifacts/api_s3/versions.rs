@@ -104,7 +104,7 @@ pub(super) async fn list(
                 owner: Some(owner.clone()),
                 restore_status: None,
                 size: Some(size(row.size)),
-                storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),
+                storage_class: Some(ObjectVersionStorageClass::from_static(row.class())),
                 version_id: name,
             }),
         }

@@ -25,9 +25,9 @@ pub(in super::super) async fn run(artifacts: Artifacts, stop: CancellationToken)
             match visited {
                 Ok(visited) if visited != Visited::default() => {
                     count(visited);
-                    let Visited { expired, versions, markers, uploads, moved } = visited;
+                    let Visited { expired, versions, markers, uploads, to_move } = visited;
                     let bucket = bucket.name;
-                    tracing::info!(bucket, expired, versions, markers, uploads, moved, "carried out lifecycle rules");
+                    tracing::info!(bucket, expired, versions, markers, uploads, to_move, "carried out lifecycle rules");
                 }
                 Ok(_) => {}
                 Err(super::ArtifactError::NoSuchBucket(_)) => {} // deleted since
@@ -52,7 +52,6 @@ fn count(visited: Visited) {
         ("version", visited.versions),
         ("marker", visited.markers),
         ("upload", visited.uploads),
-        ("moved", visited.moved),
     ] {
         if done > 0 {
             actions.add(done as u64, &[KeyValue::new("action", action)]);

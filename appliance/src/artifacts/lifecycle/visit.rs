@@ -6,7 +6,7 @@
 use futures::StreamExt;
 use uuid::Uuid;
 
-use super::rules::{Rule, Rules};
+use super::rules::{Rule, Rules, When};
 use crate::artifacts::blobs::blocking;
 use crate::artifacts::conditions::WriteConditions;
 use crate::artifacts::engine::Delete;
@@ -31,7 +31,8 @@ pub(in super::super) struct Visited {
     pub(in super::super) versions: usize,
     pub(in super::super) markers: usize,
     pub(in super::super) uploads: usize,
-    pub(in super::super) moved: usize,
+    /// Handed over to be moved.
+    pub(in super::super) to_move: usize,
 }
 
 impl std::ops::AddAssign for Visited {
@@ -40,7 +41,7 @@ impl std::ops::AddAssign for Visited {
         self.versions += other.versions;
         self.markers += other.markers;
         self.uploads += other.uploads;
-        self.moved += other.moved;
+        self.to_move += other.to_move;
     }
 }
 
@@ -99,7 +100,9 @@ impl Artifacts {
                 let tags = || artifacts.tags_of_row(&row);
                 if rules.expiry(&key, row.size, row.modified_ms, tags).is_some_and(|(due_ms, _)| due_ms <= now_ms) {
                     due.push(Due::Expire(key, row.version));
-                } else if let Some(class) = artifacts.transition_due(&rules, &key, &row, now_ms) {
+                } else if row.cold_class().is_none()
+                    && let Some(class) = artifacts.transition_due(&rules, &key, &row, now_ms)
+                {
                     due.push(Due::Move(key, Box::new(row), class));
                 }
             }
@@ -112,7 +115,11 @@ impl Artifacts {
     fn transition_due(&self, rules: &Rules, key: &str, row: &ObjectRow, now_ms: u64) -> Option<String> {
         let due =
             rules.enabled().flat_map(|rule| rule.transitions.iter().map(move |(when, class)| (rule, *when, class)));
-        let due = due.map(|(rule, when, class)| (rule, when.due_ms(row.modified_ms), class));
+        let since_ms = row.here_since(row.modified_ms);
+        // A date moves a version once: what came back after it stays.
+        let is_done = |when: When| matches!(when, When::Date(date) if row.back_ms().is_some_and(|back| back >= date));
+        let due = due.filter(|(_, when, _)| !is_done(*when));
+        let due = due.map(|(rule, when, class)| (rule, when.due_ms(since_ms), class));
         due.filter(|(rule, due_ms, _)| *due_ms <= now_ms && rule.filter.takes(key, row.size, || self.tags_of_row(row)))
             .max_by_key(|(_, due_ms, _)| *due_ms)
             .map(|(_, _, class)| class.clone())
@@ -203,8 +210,9 @@ impl Artifacts {
                 }
                 Due::Move(key, row, class) => {
                     let Some(transition) = self.0.lifecycle.transition.get() else { return visited };
-                    visited.moved = 1;
-                    transition.carry(bucket.to_owned(), key, *row, class).await
+                    let carried = transition.carry(bucket.to_owned(), key, *row, class).await;
+                    visited.to_move = usize::from(matches!(carried, Ok(true)));
+                    carried.map(drop)
                 }
             };
             match done {
@@ -262,13 +270,14 @@ impl History {
                     .takes(&key, size, || version.object().map(|row| artifacts.tags_of_row(row)).unwrap_or_default())
             };
             let is_due = |rule: &Rule| rule.noncurrent.is_some_and(|rule| rule.is_due(since_ms, newer, now_ms));
+            let here_ms = version.object().map_or(since_ms, |row| row.here_since(since_ms));
             let moves = |rule: &Rule| {
-                let due = rule.noncurrent_transitions.iter().filter(|(due, _)| due.is_due(since_ms, newer, now_ms));
+                let due = rule.noncurrent_transitions.iter().filter(|(due, _)| due.is_due(here_ms, newer, now_ms));
                 due.max_by_key(|(due, _)| due.days).map(|(_, class)| class.clone())
             };
             if rules.enabled().any(|rule| is_due(rule) && takes(rule)) {
                 due.push(Due::Remove(key, version.name(), version.id()));
-            } else if let Some(row) = version.object()
+            } else if let Some(row) = version.object().filter(|row| row.cold_class().is_none())
                 && let Some(class) = rules.enabled().filter(|rule| takes(rule)).find_map(moves)
             {
                 due.push(Due::Move(key, Box::new(row.clone()), class));

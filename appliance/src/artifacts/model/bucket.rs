@@ -68,6 +68,11 @@ pub(in super::super) struct Counts {
     pub noncurrent_bytes: u64,
     #[serde(rename = "d", default, skip_serializing_if = "is_none")]
     pub markers: u64,
+    /// How much of all that is in the cold tier.
+    #[serde(rename = "c", default, skip_serializing_if = "is_none")]
+    pub cold: u64,
+    #[serde(rename = "k", default, skip_serializing_if = "is_none")]
+    pub cold_bytes: u64,
 }
 
 impl Counts {

@@ -18,6 +18,7 @@ impl Store {
         match extent.place {
             Place::File(id) => (stores.blobs.path(id), usize::try_from(blobs::HEADER_BYTES).unwrap()),
             Place::Pack(pack, offset) => (stores.packs.path(pack), usize::try_from(offset).unwrap()),
+            Place::Cold(..) => panic!("it is in the cold tier"),
         }
     }
 

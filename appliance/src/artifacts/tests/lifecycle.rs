@@ -170,9 +170,9 @@ impl Transition for Moved {
         key: String,
         row: ObjectRow,
         class: String,
-    ) -> BoxFuture<'static, Result<(), ArtifactError>> {
+    ) -> BoxFuture<'static, Result<bool, ArtifactError>> {
         self.0.lock().push(format!("{key}:{} {class}", row.size));
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(true) })
     }
 }
 
@@ -193,6 +193,27 @@ async fn objects_are_offered_to_another_tier_when_their_time_has_come() {
     store.artifacts.visit(BUCKET).await.unwrap();
     assert!(moved.0.lock().is_empty());
     store.wait_ms(2 * DAY_MS);
-    assert_eq!(store.artifacts.visit(BUCKET).await.unwrap().moved, 2);
+    assert_eq!(store.artifacts.visit(BUCKET).await.unwrap().to_move, 2);
     assert_eq!(*moved.0.lock(), ["a:2 GLACIER", "a:1 GLACIER"]);
+
+    // What has come back is offered when the rule's days have passed once more.
+    let now_ms = store.clock.now().wall_ms;
+    let back = |row: &mut ObjectRow| {
+        row.tier = Tier::Back(now_ms);
+        Ok(())
+    };
+    store.artifacts.amend(BUCKET, "a", None, None, back).await.unwrap();
+    let offered = async || {
+        moved.0.lock().clear();
+        store.artifacts.visit(BUCKET).await.unwrap();
+        moved.0.lock().join(" ")
+    };
+    assert_eq!(offered().await, "a:1 GLACIER");
+    store.wait_ms(2 * DAY_MS);
+    assert_eq!(offered().await, "a:2 GLACIER a:1 GLACIER");
+    let date = |ms: u64| Rule { transitions: vec![(When::Date(ms / DAY_MS * DAY_MS), cold())], ..rule("a") };
+    store.artifacts.set_rules(BUCKET, Some(&Rules(vec![date(now_ms)]))).await.unwrap();
+    assert_eq!(offered().await, "", "a date moves a version once");
+    store.artifacts.set_rules(BUCKET, Some(&Rules(vec![date(now_ms + DAY_MS)]))).await.unwrap();
+    assert_eq!(offered().await, "a:2 GLACIER");
 }
