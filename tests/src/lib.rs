@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "a harness panics with what went wrong; that is its report")]
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock, with a deadline")]
 
+pub mod corpus;
 pub mod faults;
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,38 +1,52 @@
-//! `GET /v1/logs` and `GET /v1/logs/tail`.
+//! `GET /v1/logs` and `GET /v1/logs/tail`, and what all requests of the log say.
 
 use std::collections::HashMap;
 
+use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query as Parameters, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use backlot_windows::{Order, Position, Search};
+use backlot_windows::{Found, Hit, Order, Position, Query, Search};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::{Logs, parse, tail};
+use super::schema::answer;
+use super::{Logs, around, counts, export, parse, tail};
+use crate::clock::Now;
 use crate::edge::{ApiError, Viewer};
 use crate::signals::Moment;
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Most bytes of one page: with bodies of a megabyte it holds fewer records than asked for.
-const PAGE_BYTES_MAX: usize = 8 << 20;
+pub(super) const PAGE_BYTES_MAX: usize = 8 << 20;
 
 #[derive(Clone)]
-struct Api {
-    logs: Logs,
+pub(super) struct Api {
+    pub(super) logs: Logs,
     stopping: CancellationToken,
 }
 
 pub(super) fn routes(logs: Logs, stopping: CancellationToken) -> Router {
-    Router::new().route("/v1/logs", get(search)).route("/v1/logs/tail", get(follow)).with_state(Api { logs, stopping })
+    Router::new()
+        .route("/v1/logs", get(search))
+        .route("/v1/logs/tail", get(follow))
+        .route("/v1/logs/around", get(around::records))
+        .route("/v1/logs/export", get(export::download))
+        .route("/v1/logs/histogram", get(counts::histogram))
+        .route("/v1/logs/values", get(counts::values))
+        .route("/v1/logs/numbers", get(counts::numbers))
+        .route("/v1/logs/patterns", get(counts::patterns))
+        .with_state(Api { logs, stopping })
 }
 
+/// The parameters of a request, by name.
+pub(super) type Parameters = HashMap<String, String>;
+
 #[derive(Serialize)]
-struct Page {
+pub(super) struct Page {
     records: Vec<Box<RawValue>>,
     /// What to hand in as `cursor` for what comes after these; absent at the end.
     next_cursor: Option<String>,
@@ -41,35 +55,13 @@ struct Page {
     set_aside: Vec<String>,
 }
 
-type Given = Result<Parameters<HashMap<String, String>>, QueryRejection>;
+pub(super) type Given = Result<axum::extract::Query<Parameters>, QueryRejection>;
 
-async fn search(_: Viewer, State(api): State<Api>, given: Given) -> Result<Json<Page>, ApiError> {
+/// What was given, if all of it is known.
+pub(super) fn given(given: Given, names: &[&str]) -> Result<Parameters, ApiError> {
     let given = given.map_err(|error| ApiError::bad_request(error.body_text()))?.0;
-    known(&given, &["query", "from", "to", "limit", "cursor", "order"])?;
-    let search = search_of(&given, api.logs.store.now())?;
-    let found = api.logs.search(search).await?;
-    let last = found.hits.last().map(|hit| hit.position);
-    let records = found
-        .hits
-        .into_iter()
-        .map(|hit| String::from_utf8(hit.source).ok().and_then(|text| RawValue::from_string(text).ok()));
-    Ok(Json(Page {
-        records: records.collect::<Option<_>>().ok_or_else(|| ApiError::internal(&"a stored record is not JSON"))?,
-        next_cursor: last.filter(|_| found.more).map(cursor),
-        set_aside: found.set_aside,
-    }))
-}
-
-async fn follow(_: Viewer, State(api): State<Api>, given: Given) -> Result<Response, ApiError> {
-    let given = given.map_err(|error| ApiError::bad_request(error.body_text()))?.0;
-    known(&given, &["query"])?;
-    let query = query_of(&given)?;
-    Ok(tail::sse(&api.logs, query, api.stopping)?.into_response())
-}
-
-fn known(given: &HashMap<String, String>, names: &[&str]) -> Result<(), ApiError> {
     match given.keys().find(|name| !names.contains(&name.as_str())) {
-        None => Ok(()),
+        None => Ok(given),
         Some(name) => {
             let name: String = name.chars().take(40).collect();
             Err(ApiError::bad_request(format!("`{name}` is no parameter of this; it takes {}", names.join(", "))))
@@ -77,7 +69,33 @@ fn known(given: &HashMap<String, String>, names: &[&str]) -> Result<(), ApiError
     }
 }
 
-fn query_of(given: &HashMap<String, String>) -> Result<backlot_windows::Query, ApiError> {
+async fn search(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Json<Page>, ApiError> {
+    let given = given(asked, &["query", "from", "to", "limit", "cursor", "order"])?;
+    let search = search_of(&given, api.logs.store.now())?;
+    page(api.logs.search(search).await?).map(Json)
+}
+
+/// Records as they are answered.
+pub(super) fn page(found: Found) -> Result<Page, ApiError> {
+    let last = found.hits.last().map(|hit| hit.position);
+    Ok(Page {
+        records: found.hits.iter().map(record).collect::<Result<_, _>>()?,
+        next_cursor: last.filter(|_| found.more).map(cursor),
+        set_aside: found.set_aside,
+    })
+}
+
+pub(super) fn record(hit: &Hit) -> Result<Box<RawValue>, ApiError> {
+    let record = answer(hit.position, &hit.source).and_then(|text| RawValue::from_string(text).ok());
+    record.ok_or_else(|| ApiError::internal(&"a stored record is not JSON"))
+}
+
+async fn follow(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Response, ApiError> {
+    let query = query_of(&given(asked, &["query"])?)?;
+    Ok(tail::sse(&api.logs, query, api.stopping)?.into_response())
+}
+
+pub(super) fn query_of(given: &Parameters) -> Result<Query, ApiError> {
     let text = given.get("query").map_or("", String::as_str);
     parse(text).map_err(|error| {
         let mut refused = ApiError::bad_request(format!("query: {error}"));
@@ -86,26 +104,33 @@ fn query_of(given: &HashMap<String, String>) -> Result<backlot_windows::Query, A
     })
 }
 
-fn search_of(given: &HashMap<String, String>, now: crate::clock::Now) -> Result<Search, ApiError> {
+/// A number among the parameters, from 1 to `max`.
+pub(super) fn number_of(given: &Parameters, name: &str, default: usize, max: usize) -> Result<usize, ApiError> {
+    let Some(text) = given.get(name) else { return Ok(default) };
+    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| ApiError::bad_request(format!("{name} is 1 to {max}")))
+}
+
+/// `from` and `to`, in nanoseconds.
+pub(super) fn range_of(given: &Parameters, now: Now) -> Result<(i64, i64), ApiError> {
     let moment = |name: &str, default: i64| match given.get(name).filter(|text| !text.is_empty()) {
         None => Ok(default),
         Some(text) => Moment::parse(text, now)
             .map(|moment| moment.0)
             .map_err(|problem| ApiError::bad_request(format!("{name}: {problem}"))),
     };
-    let limit = match given.get("limit") {
-        None => LIMIT_DEFAULT,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-            .ok_or_else(|| ApiError::bad_request(format!("limit is 1 to {LIMIT_MAX}")))?,
-    };
-    let order = match given.get("order").map_or("newest", String::as_str) {
-        "newest" => Order::Newest,
-        "oldest" => Order::Oldest,
-        _ => return Err(ApiError::bad_request("order is newest or oldest")),
-    };
+    Ok((moment("from", i64::MIN)?, moment("to", i64::MAX)?))
+}
+
+pub(super) fn order_of(given: &Parameters) -> Result<Order, ApiError> {
+    match given.get("order").map_or("newest", String::as_str) {
+        "newest" => Ok(Order::Newest),
+        "oldest" => Ok(Order::Oldest),
+        _ => Err(ApiError::bad_request("order is newest or oldest")),
+    }
+}
+
+fn search_of(given: &Parameters, now: Now) -> Result<Search, ApiError> {
     let after = match given.get("cursor").filter(|text| !text.is_empty()) {
         None => None,
         Some(text) => Some(
@@ -113,8 +138,10 @@ fn search_of(given: &HashMap<String, String>, now: crate::clock::Now) -> Result<
                 .ok_or_else(|| ApiError::bad_request("cursor is not one that an earlier answer gave as next_cursor"))?,
         ),
     };
-    let (from_ns, to_ns) = (moment("from", i64::MIN)?, moment("to", i64::MAX)?);
-    Ok(Search { query: query_of(given)?, from_ns, to_ns, order, limit, after, bytes_max: PAGE_BYTES_MAX })
+    let (from_ns, to_ns) = range_of(given, now)?;
+    let limit = number_of(given, "limit", LIMIT_DEFAULT, LIMIT_MAX)?;
+    let (query, order) = (query_of(given)?, order_of(given)?);
+    Ok(Search { query, from_ns, to_ns, order, limit, after, bytes_max: PAGE_BYTES_MAX })
 }
 
 fn cursor(position: Position) -> String {
@@ -133,7 +160,7 @@ fn position(cursor: &str) -> Option<Position> {
 /// Reads `text` as each value of a request, and throws the outcome away: for fuzzing.
 pub fn fuzz_values(text: &str) {
     let _ = position(text);
-    let _ = Moment::parse(text, crate::clock::Now::default());
+    let _ = Moment::parse(text, Now::default());
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@
 
 mod api;
 mod api_otlp;
+mod around;
+mod counts;
+mod export;
 mod model;
+mod pattern;
 mod query;
 mod schema;
 mod tail;
@@ -25,6 +29,7 @@ use crate::telemetry_journal::{Kind, TelemetryJournal};
 
 pub use api::fuzz_values;
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
+use query::field;
 pub use query::{QueryError, parse};
 pub use schema::fuzz_export;
 
@@ -52,7 +57,7 @@ impl Logs {
         let options = Options {
             retention_ms: config.retention_days.saturating_mul(86_400_000),
             disk_bytes_max: config.disk_bytes_max,
-            ..Options::new(data_dir.join("logs"))
+            ..Options::new(data_dir.join("logs"), schema::read)
         };
         let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, clock)?;
         Ok((Self { store, tails: Arc::new(Semaphore::new(TAILS_MAX)) }, opened))

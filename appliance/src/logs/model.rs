@@ -18,8 +18,10 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 #[serde(default)]
 pub struct LogRecord {
     /// Unique and stable; rises with arrival.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// RFC 3339 with nanoseconds.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub time: String,
     /// trace, debug, info, warn, error, fatal; absent when the sender said nothing of the kind.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +97,10 @@ pub fn records(request: &ExportLogsServiceRequest, first_seq: u64, arrived_ms: u
     placed
 }
 
+pub(super) fn id_of(seq: u64) -> String {
+    format!("{seq:016x}")
+}
+
 fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
     let mut own = Attributes::of(&record.attributes, record.dropped_attributes_count);
     let body = body_of(record, &mut own);
@@ -104,7 +110,7 @@ fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u
     let origin = Origin::of(&own, resource);
     let kept = clip(&body, BODY_BYTES_MAX);
     let made = LogRecord {
-        id: format!("{seq:016x}"),
+        id: id_of(seq),
         time: rfc3339_ns(time_ns),
         level: severity.map(|number| level_of(number).to_owned()),
         severity,

@@ -7,7 +7,7 @@ use backlot_windows::{Dialect, Query};
 pub use backlot_windows::QueryError;
 
 use super::model::severity_named;
-use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY};
+use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY, SPAN};
 
 /// Reads a query. An empty one, and `*`, ask for everything.
 ///
@@ -15,6 +15,11 @@ use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY};
 /// [`QueryError`] points at the character.
 pub fn parse(text: &str) -> Result<Query, QueryError> {
     backlot_windows::parse(text, &Records)
+}
+
+/// The name of a field as records have it: people may write another.
+pub(super) fn field(written: &str) -> String {
+    Records.field(written)
 }
 
 /// How log records are asked for.
@@ -44,6 +49,14 @@ impl Dialect for Records {
 
     fn is_keyword(&self, name: &str) -> bool {
         KEYWORDS.contains(&name)
+    }
+
+    fn is_id(&self, name: &str) -> bool {
+        name == SPAN
+    }
+
+    fn takes_patterns(&self) -> bool {
+        true
     }
 
     fn keyword(&self, name: &str, value: &str) -> String {
@@ -93,8 +106,10 @@ impl Dialect for Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use backlot_windows::Pattern;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn words_of(name: &str, text: &str) -> Query {
         Query::text(name, text)
@@ -159,6 +174,18 @@ mod tests {
                 ]),
             ),
             ("ORDER", words_of("body", "order")),
+            ("/v1/jobs", words_of("body", "v1 jobs")),
+            ("/step [0-9]+ of/ -host:/gpu-0[1-3]/", {
+                let pattern = |text, whole| Pattern::new(text, whole).unwrap();
+                Query::And(vec![
+                    Query::Matches { name: "body".into(), pattern: pattern("step [0-9]+ of", false) },
+                    Query::Not(Box::new(Query::Matches { name: "host".into(), pattern: pattern("gpu-0[1-3]", true) })),
+                ])
+            }),
+            (r"body:/a\/b\d/", Query::Matches { name: "body".into(), pattern: Pattern::new(r"a/b\d", false).unwrap() }),
+            ("span:0af7", Query::Id { name: "span".into(), begin: "0af7".into(), whole: true }),
+            ("span_id:0a*", Query::Id { name: "span".into(), begin: "0a".into(), whole: false }),
+            ("pattern:ab", keyword("pattern", "ab")),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text), Ok(expected), "{text}");
@@ -188,7 +215,9 @@ mod tests {
             ("x:[1 TO 2", 2),
             ("host:[a TO b]", 6),
             (">3", 0),
-            ("x:/re/", 2),
+            ("x:/re", 2),
+            ("x:/(/", 2),
+            ("a /[/", 2),
             ("severity:high", 9),
             ("level:>=loud", 8),
             ("---", 3),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
-use backlot_windows::{Batch, Query};
+use backlot_windows::{Batch, Position, Query};
 use futures::Stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use super::Logs;
+use super::schema::answer;
 use crate::edge::ApiError;
 
 struct Tail {
@@ -74,7 +75,8 @@ impl Tail {
         self.expected = Some(batch.first + batch.documents.len() as u64);
         for document in batch.documents.iter().filter(|document| self.query.matches(document)) {
             // JSON has no line breaks of its own, so it is one line of data.
-            let data = String::from_utf8_lossy(&document.source);
+            let position = Position { time_ns: document.time_ns, seq: document.seq };
+            let Some(data) = answer(position, &document.source) else { continue };
             self.ready.push_back(Event::default().event("record").data(data));
         }
     }

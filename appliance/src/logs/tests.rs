@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord as OtlpRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
+use super::schema::answer;
 use super::*;
 use crate::clock::SystemClock;
 use crate::edge::otlp::{ExportLogsServiceRequest, Sink};
@@ -71,7 +72,7 @@ fn run(dir: &Path) -> Running {
 
 async fn found(logs: &Logs, query: &str) -> Vec<LogRecord> {
     let found = logs.search(everything(parse(query).unwrap())).await.unwrap();
-    found.hits.iter().map(|hit| serde_json::from_slice(&hit.source).unwrap()).collect()
+    found.hits.iter().map(|hit| serde_json::from_str(&answer(hit.position, &hit.source).unwrap()).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,9 @@ impl Moment {
     }
 }
 
-fn duration_ms(text: &str) -> Option<u64> {
+/// A length of time such as `15m`, in milliseconds.
+#[must_use]
+pub fn duration_ms(text: &str) -> Option<u64> {
     let unit = text.chars().next_back()?;
     let each_ms = match unit {
         's' => 1_000,

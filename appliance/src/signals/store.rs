@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backlot_windows::{Batch, Found, Opened, Options, Search, Windows, WindowsError};
+use backlot_windows::{Batch, Counts, Found, Opened, Options, Query, Search, Want, Windows, WindowsError};
 use tokio::sync::broadcast;
 
 use super::follower::{Convert, Follower, encode};
@@ -63,6 +63,22 @@ impl Store {
     pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
         self.follower.caught_up().await;
         self.searches.run(search).await
+    }
+
+    /// The moments of the earliest and the latest record in a range, or a little outside of them; `None` when there is none. Everything that
+    /// was acknowledged before the call is looked at.
+    pub async fn extent_now(&self, from_ns: i64, to_ns: i64) -> Option<(i64, i64)> {
+        self.follower.caught_up().await;
+        self.windows.extent(from_ns, to_ns)
+    }
+
+    /// Counts records; everything that was acknowledged before the call is looked at.
+    ///
+    /// # Errors
+    /// 503 when too many search at once; 400 when a histogram would be too fine.
+    pub async fn tally(&self, query: Query, range: (i64, i64), wants: Vec<Want>) -> Result<Counts, ApiError> {
+        self.follower.caught_up().await;
+        self.searches.tally(query, range, wants).await
     }
 
     /// The newest records as they arrive.

@@ -42,7 +42,7 @@ impl Traces {
         let options = Options {
             retention_ms: config.retention_days.saturating_mul(86_400_000),
             disk_bytes_max: config.disk_bytes_max,
-            ..Options::new(data_dir.join("traces"))
+            ..Options::new(data_dir.join("traces"), model::read)
         };
         let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, clock)?;
         Ok((Self { store }, opened))

@@ -191,6 +191,17 @@ fn status(status: &Status) -> SpanStatus {
 const RESERVED: &[&str] =
     &["trace", "span", "parent", "name", "kind", "status", "duration", "service", "host", "job", "attempt", "queue"];
 
+/// A stored span as it is found.
+pub(super) fn read(source: &[u8]) -> Document {
+    match serde_json::from_slice(source) {
+        Ok(span) => document(&span, 0),
+        Err(error) => {
+            tracing::error!(%error, "a stored span does not read");
+            Document::default()
+        }
+    }
+}
+
 fn document(span: &Span, seq: u64) -> Document {
     let mut document = Document::new(i64::try_from(span.start_ns).unwrap_or(i64::MAX), seq);
     document.source = serde_json::to_vec(span).unwrap_or_default();

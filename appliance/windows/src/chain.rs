@@ -57,7 +57,7 @@ impl Folder {
         if let Some(window) = &*opened {
             return Ok(window.clone());
         }
-        let window = Window::open(&self.path)?;
+        let window = Window::open(&self.path, false)?;
         *opened = Some(window.clone());
         Ok(window)
     }
@@ -81,7 +81,7 @@ impl Folder {
         WindowsError::Index { verb, window: self.name.clone(), problem: problem.to_string() }
     }
 
-    /// What it holds as of the last commit, and in how many segments.
+    /// What it holds as of the last commit, and whether it rests.
     pub(crate) fn meta(&self) -> Result<Meta, String> {
         read_meta(&self.path)?.ok_or_else(|| "has no meta.json".to_owned())
     }
@@ -92,8 +92,8 @@ impl Folder {
 pub(crate) struct Entry {
     pub(crate) folder: Arc<Folder>,
     pub(crate) summary: Summary,
-    /// Segments as far as known; a closed window rests with one.
-    pub(crate) segments: usize,
+    /// A closed window rests once it was merged.
+    pub(crate) rests: bool,
 }
 
 /// A window that did not read, and what is known of it.
@@ -127,7 +127,7 @@ pub(crate) fn list(options: &Options) -> Result<Found, WindowsError> {
         };
         let folder = Arc::new(Folder::new(dir, name, chain));
         match read_meta(&folder.path) {
-            Ok(Some(Meta { summary, segments })) => found.entries.push(Entry { folder, summary, segments }),
+            Ok(Some(Meta { summary, rests })) => found.entries.push(Entry { folder, summary, rests }),
             Ok(None) if is_bare(&folder.path) => remove(&folder.path)?,
             Ok(None) => found.asides.push(set_aside(dir, &folder, None, "has no meta.json".to_owned())?),
             Err(reason) => found.asides.push(set_aside(dir, &folder, None, reason)?),
@@ -204,7 +204,7 @@ impl Open {
         let name = format!("{}-{arrived_ms:014}-{seq:016x}", chain.letter());
         let folder = Folder::new(&options.dir, name, chain);
         std::fs::create_dir_all(&folder.path).map_err(io("make", &folder.path))?;
-        let window = Window::create(&folder.path).map_err(|error| folder.error("make", error))?;
+        let window = Window::create(&folder.path, false).map_err(|error| folder.error("make", error))?;
         sync(&options.dir)?;
         let writer = window.writer(options.writer_bytes).map_err(|error| folder.error("open", error))?;
         *lock(&folder.opened) = Some(window);
@@ -246,7 +246,7 @@ impl Open {
     }
 
     pub(crate) fn entry(&self) -> Entry {
-        Entry { folder: Arc::clone(&self.folder), summary: self.summary.clone(), segments: 0 }
+        Entry { folder: Arc::clone(&self.folder), summary: self.summary.clone(), rests: false }
     }
 }
 

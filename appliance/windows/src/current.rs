@@ -14,7 +14,7 @@ use crate::document::{Document, Value};
 use crate::index::{IndexFault, Window, Writer};
 use crate::query::Query;
 use crate::top::Top;
-use crate::walk::{self, Fault, Range};
+use crate::walk::{self, Asked, Fault, Range};
 use crate::{Cancel, Found, Hit, Search, WindowsError};
 
 /// The keyword by which a document is replaced.
@@ -158,7 +158,8 @@ impl Current {
         entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
     }
 
-    /// Searches what is committed. Blocks.
+    /// Searches what is committed. Blocks. Questions that only a source can answer ([`Query::Contains`], [`Query::Matches`] of a text,
+    /// [`Query::Id`]) find too much here.
     ///
     /// # Errors
     /// [`WindowsError::Cancelled`]; [`WindowsError::Index`] when it does not read: [`Current::make_anew`] then.
@@ -169,7 +170,8 @@ impl Current {
         let limit = search.limit.max(1);
         guard(|| {
             let mut top = Top::new(search.order, limit + 1, search.after);
-            walk::walk(&searcher, fields, &search.query, range, &mut top, &|address| address, cancel)?;
+            let asked = Asked::new(&searcher, fields, &search.query, None, cancel)?;
+            walk::walk(&asked, range, &mut top, &|address| address, cancel)?;
             let ranked = top.into_sorted();
             let (mut found, mut bytes) = (Found::default(), 0);
             let total = ranked.len();
@@ -192,7 +194,11 @@ impl Current {
     /// As [`Current::search`].
     pub fn count(&self, query: &Query, from_ns: i64, to_ns: i64, cancel: &Cancel) -> Result<u64, WindowsError> {
         let window = self.window();
-        guard(|| walk::count(&window.searcher(), window.fields, query, Range { from_ns, to_ns }, cancel))
+        let searcher = window.searcher();
+        guard(|| {
+            let asked = Asked::new(&searcher, window.fields, query, None, cancel)?;
+            walk::count(&asked, Range { from_ns, to_ns }, cancel)
+        })
     }
 
     /// Values of the keyword `name`, at least the first `limit` of them by their text; some may have no document any more.
@@ -207,7 +213,7 @@ impl Current {
 
 fn read(dir: &Path) -> Result<(Window, Option<String>), String> {
     let opened = catch_unwind(AssertUnwindSafe(|| -> tantivy::Result<_> {
-        let window = Window::open(dir)?;
+        let window = Window::open(dir, true)?;
         let note = window.payload()?;
         Ok((window, note))
     }));
@@ -224,7 +230,7 @@ fn make(dir: &Path, writer_bytes: usize) -> Result<(Window, Writer), WindowsErro
         _ => {}
     }
     std::fs::create_dir_all(dir).map_err(io)?;
-    let window = Window::create(dir).map_err(|error| failed("make", error))?;
+    let window = Window::create(dir, true).map_err(|error| failed("make", error))?;
     let writer = window.writer(writer_bytes).map_err(|error| failed("open", error))?;
     Ok((window, writer))
 }

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 const NAME_BYTES_MAX: usize = 256;
 /// A keyword is compared by this many of its first bytes.
 const KEYWORD_BYTES_MAX: usize = 512;
+/// So much of an id is indexed.
+const ID_BYTES: usize = 4;
 /// A word is compared by this many of its first bytes: a line of base64 is one word.
 const WORD_BYTES_MAX: usize = 128;
 
@@ -28,6 +30,8 @@ pub struct Document {
 pub enum Value {
     /// Found as a whole or by its beginning; upper and lower case differ.
     Keyword(String),
+    /// As a keyword, where about every document has one of its own: only its first bytes are indexed, the rest is looked up.
+    Id(String),
     /// Found by its words and phrases, whatever their case.
     Text(String),
     /// Found by range. Integers beyond 2^53 are rounded.
@@ -52,7 +56,8 @@ impl Document {
         self.fields.iter().map(|(name, value)| (name.as_ref(), value))
     }
 
-    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
+    /// What has this name.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
         self.fields().filter(move |(of, _)| *of == name).map(|(_, value)| value)
     }
 }
@@ -63,12 +68,19 @@ pub fn clip(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// A name as it stands in terms. NUL separates name and value there, so it cannot be in a name.
+/// A name as it stands in terms and columns. NUL separates name and value there, and the other control characters have meanings
+/// in the names of columns, so none can be in a name.
 pub(crate) fn name_key(name: Cow<'static, str>) -> Cow<'static, str> {
-    if name.len() <= NAME_BYTES_MAX && !name.contains('\0') {
+    let has_room = name.len() <= NAME_BYTES_MAX;
+    if has_room && !name.bytes().any(|byte| byte < b' ') {
         return name;
     }
-    clip(&name, NAME_BYTES_MAX).replace('\0', "\u{fffd}").into()
+    clip(&name, NAME_BYTES_MAX).replace(|c: char| c < ' ', "\u{fffd}").into()
+}
+
+/// The part of an id that is indexed.
+pub(crate) fn id_key(value: &str) -> &str {
+    clip(value, ID_BYTES)
 }
 
 /// A keyword as it is compared.

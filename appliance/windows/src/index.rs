@@ -3,19 +3,25 @@
 //! | field | holds |
 //! | --- | --- |
 //! | `time`, `seq` | columns; documents are sorted by time, newest first |
-//! | `term` | `name NUL k value` for a keyword, `name NUL n sixteen hex digits` for a number, `name NUL t` where a text is |
-//! | `word` | `name NUL word`, with positions |
+//! | `term` | `name NUL k value` for a keyword, `name NUL i begin` for an id, `name NUL n` where a number is, `name NUL t` where a text is |
+//! | `word` | `name NUL word`; with positions where phrases cannot be looked up in the source |
+//! | `number` | columns, one for each name that has numbers |
 //! | `source` | the answer, compressed |
 //!
 //! The payload of each commit is a [`Summary`]. It is read from `meta.json` without opening the index.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tantivy::directory::MmapDirectory;
 use tantivy::directory::error::OpenReadError;
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
-use tantivy::schema::{BytesOptions, Field, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions};
+use tantivy::schema::{
+    BytesOptions, Field, IndexRecordOption, JsonObjectOptions, NumericOptions, OwnedValue, Schema, TextFieldIndexing,
+    TextOptions,
+};
 use tantivy::store::{Compressor, ZstdCompressor};
 use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer};
 use tantivy::{
@@ -23,13 +29,22 @@ use tantivy::{
     TantivyError, Term,
 };
 
-use crate::document::{Document, Value, keyword_key, word_key};
+use crate::document::{Document, Value, id_key, keyword_key, word_key};
 
 const META_FILE: &str = "meta.json";
 const WORDS: &str = "backlot_words";
 const SUMMARY_VERSION: u32 = 1;
-/// Blocks of sources that a reader keeps unpacked, 16 KiB each.
-const STORE_CACHE_BLOCKS: usize = 16;
+/// Sources that are compressed together while they come in, and once for good when their window rests: neighbours in time say much
+/// the same, so the more, the smaller, and the longer it takes to unpack a single one.
+const HOT_BLOCK_BYTES: usize = 128 * 1024;
+const REST_BLOCK_BYTES: usize = 256 * 1024;
+/// Blocks of sources that a reader keeps unpacked.
+const STORE_CACHE_BLOCKS: usize = 4;
+/// How hard they are compressed.
+const HOT_LEVEL: i32 = 1;
+const REST_LEVEL: i32 = 12;
+/// Integers up to here are exact as floats.
+const EXACT_MAX: f64 = (1_u64 << 53) as f64;
 
 /// A segment with a larger part of deleted documents is written anew.
 const DELETED_RATIO_MAX: f32 = 0.3;
@@ -82,7 +97,8 @@ impl Summary {
 #[derive(Debug)]
 pub(crate) struct Meta {
     pub(crate) summary: Summary,
-    pub(crate) segments: usize,
+    /// It is one segment, and its sources are packed for good.
+    pub(crate) rests: bool,
 }
 
 /// Why a window could not be read.
@@ -126,8 +142,14 @@ pub(crate) fn read_meta(dir: &Path) -> Result<Option<Meta>, String> {
 }
 
 fn parse_meta(text: &str) -> Result<Meta, String> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Settings {
+        docstore_blocksize: usize,
+    }
     #[derive(Deserialize)]
     struct File {
+        index_settings: Settings,
         segments: Vec<serde::de::IgnoredAny>,
         payload: Option<String>,
     }
@@ -139,13 +161,14 @@ fn parse_meta(text: &str) -> Result<Meta, String> {
     if summary.version > SUMMARY_VERSION {
         return Err(format!("was written by a later version ({})", summary.version));
     }
-    Ok(Meta { summary, segments: file.segments.len() })
+    let rests = file.segments.len() <= 1 && file.index_settings.docstore_blocksize == REST_BLOCK_BYTES;
+    Ok(Meta { summary, rests })
 }
 
 /// Reads `text` as a window's `meta.json` and as the payload in one, and throws the outcome away: for fuzzing.
 pub fn fuzz_meta(text: &str) {
     let _ = parse_meta(text);
-    let _ = parse_meta(&serde_json::json!({"segments": [], "payload": text}).to_string());
+    let _ = parse_meta(&serde_json::json!({"index_settings": {}, "segments": [], "payload": text}).to_string());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,25 +177,32 @@ pub(crate) struct Fields {
     pub(crate) seq: Field,
     pub(crate) term: Field,
     pub(crate) word: Field,
+    pub(crate) number: Field,
     pub(crate) source: Field,
+    /// Words have positions.
+    pub(crate) positions: bool,
 }
 
 pub(crate) const TIME: &str = "time";
 pub(crate) const SEQ: &str = "seq";
+const NUMBER: &str = "number";
 
-fn schema() -> (Schema, Fields) {
+fn schema(positions: bool) -> (Schema, Fields) {
     let text = |tokenizer: &str, record| {
         TextOptions::default().set_indexing_options(
             TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record).set_fieldnorms(false),
         )
     };
+    let words = if positions { IndexRecordOption::WithFreqsAndPositions } else { IndexRecordOption::Basic };
     let mut builder = Schema::builder();
     let fields = Fields {
         time: builder.add_i64_field(TIME, NumericOptions::default().set_fast()),
         seq: builder.add_u64_field(SEQ, NumericOptions::default().set_fast()),
         term: builder.add_text_field("term", text("raw", IndexRecordOption::Basic)),
-        word: builder.add_text_field("word", text(WORDS, IndexRecordOption::WithFreqsAndPositions)),
+        word: builder.add_text_field("word", text(WORDS, words)),
+        number: builder.add_json_field(NUMBER, JsonObjectOptions::default().set_fast("raw")),
         source: builder.add_bytes_field("source", BytesOptions::default().set_stored()),
+        positions,
     };
     (builder.build(), fields)
 }
@@ -186,20 +216,22 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(crate) fn create(dir: &Path) -> tantivy::Result<Self> {
-        let (schema, fields) = schema();
+    /// `positions`: whether words have them. Phrases are looked up in the sources otherwise.
+    pub(crate) fn create(dir: &Path, positions: bool) -> tantivy::Result<Self> {
+        let (schema, fields) = schema(positions);
         let settings = IndexSettings {
             sort_by_field: Some(IndexSortByField { field: TIME.to_owned(), order: Order::Desc }),
-            docstore_compression: Compressor::Zstd(ZstdCompressor::default()),
+            docstore_compression: zstd(HOT_LEVEL),
             docstore_compress_dedicated_thread: false,
+            docstore_blocksize: HOT_BLOCK_BYTES,
             ..IndexSettings::default()
         };
         let directory = MmapDirectory::open(dir)?;
         Self::with(Index::create(directory, schema, settings)?, fields)
     }
 
-    pub(crate) fn open(dir: &Path) -> tantivy::Result<Self> {
-        let (wanted, fields) = schema();
+    pub(crate) fn open(dir: &Path, positions: bool) -> tantivy::Result<Self> {
+        let (wanted, fields) = schema(positions);
         let index = Index::open_in_dir(dir)?;
         if index.schema() != wanted {
             return Err(TantivyError::SchemaError("not the schema of this version".into()));
@@ -244,16 +276,29 @@ impl Window {
         self.index.load_metas().map(|metas| metas.payload)
     }
 
-    /// Merges all segments into one, so that the window can rest.
+    /// Merges all segments into one and compresses the sources harder, so that the window can rest.
     pub(crate) fn merge(&self, bytes: usize) -> tantivy::Result<()> {
-        let mut writer = self.writer(bytes)?.writer;
-        let segments = self.index.searchable_segment_ids()?;
-        if segments.len() > 1 {
+        // Blocks of the same compressor are copied as they are; what was LZ4 in between is compressed anew.
+        self.merge_with(bytes, Compressor::Lz4, HOT_BLOCK_BYTES)?;
+        self.merge_with(bytes, zstd(REST_LEVEL), REST_BLOCK_BYTES)
+    }
+
+    fn merge_with(&self, bytes: usize, compressor: Compressor, block_bytes: usize) -> tantivy::Result<()> {
+        let mut merged = self.clone();
+        let settings = merged.index.settings_mut();
+        (settings.docstore_compression, settings.docstore_blocksize) = (compressor, block_bytes);
+        let mut writer = merged.writer(bytes)?.writer;
+        let segments = merged.index.searchable_segment_ids()?;
+        if !segments.is_empty() {
             writer.merge(&segments).wait()?;
         }
         writer.garbage_collect_files().wait()?;
         writer.wait_merging_threads()
     }
+}
+
+fn zstd(level: i32) -> Compressor {
+    Compressor::Zstd(ZstdCompressor { compression_level: Some(level) })
 }
 
 /// The files of the window in `dir` whose bytes are not what was written. Reads all of them.
@@ -272,19 +317,39 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn add(&self, document: &Document) -> tantivy::Result<()> {
-        let Fields { time, seq, term, word, source } = self.fields;
+        let Fields { time, seq, term, word, number, source, .. } = self.fields;
         let mut made = TantivyDocument::default();
+        let mut numbers = BTreeMap::<String, OwnedValue>::new();
         made.add_i64(time, document.time_ns);
         made.add_u64(seq, document.seq);
         for (name, value) in document.fields() {
             match value {
                 Value::Keyword(value) => made.add_text(term, keyword_term(name, value)),
-                Value::Number(value) => made.add_text(term, number_term(name, *value)),
+                Value::Id(value) => made.add_text(term, id_term(name, value)),
+                Value::Number(value) => {
+                    made.add_text(term, number_term(name));
+                    match numbers.entry(column(name)) {
+                        Entry::Vacant(vacant) => drop(vacant.insert(numeric(*value))),
+                        Entry::Occupied(mut taken) => {
+                            let before = taken.insert(OwnedValue::Null);
+                            taken.insert(match before {
+                                OwnedValue::Array(mut several) => {
+                                    several.push(numeric(*value));
+                                    OwnedValue::Array(several)
+                                }
+                                one => OwnedValue::Array(vec![one, numeric(*value)]),
+                            });
+                        }
+                    }
+                }
                 Value::Text(value) => {
                     made.add_text(term, text_term(name));
                     made.add_text(word, format!("{name}\0{value}"));
                 }
             }
+        }
+        if !numbers.is_empty() {
+            made.add_object(number, numbers);
         }
         made.add_bytes(source, &document.source);
         self.writer.add_document(made).map(drop)
@@ -321,11 +386,29 @@ pub(crate) fn text_term(name: &str) -> String {
     format!("{name}\0t")
 }
 
-/// Hex digits that sort as the numbers do.
-pub(crate) fn number_term(name: &str, number: f64) -> String {
-    let bits = (number + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
-    let sorted = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
-    format!("{name}\0n{sorted:016x}")
+pub(crate) fn id_term(name: &str, value: &str) -> String {
+    format!("{name}\0i{}", id_key(value))
+}
+
+/// Where a number of this name is.
+pub(crate) fn number_term(name: &str) -> String {
+    format!("{name}\0n")
+}
+
+/// The column of a name. Dots and backslashes have a meaning in the paths of columns, control characters are in no name.
+pub(crate) fn column(name: &str) -> String {
+    name.replace('.', "\u{2}").replace('\\', "\u{3}")
+}
+
+/// The column of a name as a segment's reader knows it.
+pub(crate) fn column_path(name: &str) -> String {
+    format!("{NUMBER}.{}", column(name))
+}
+
+/// As an integer where it is one: columns of integers take less room.
+fn numeric(value: f64) -> OwnedValue {
+    #[allow(clippy::cast_possible_truncation, reason = "it is a whole number in the range of i64")]
+    if value.fract() == 0.0 && value.abs() < EXACT_MAX { OwnedValue::I64(value as i64) } else { OwnedValue::F64(value) }
 }
 
 /// Splits `name NUL text` into tokens `name NUL word`.
@@ -382,14 +465,6 @@ impl TokenStream for NamedWordStream<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_sort_as_their_terms_do() {
-        let numbers = [f64::NEG_INFINITY, -1e300, -2.5, -1.0, -1e-300, 0.0, 1e-300, 1.0, 2.0, 1e300, f64::INFINITY];
-        let terms: Vec<_> = numbers.iter().map(|number| number_term("x", *number)).collect();
-        assert!(terms.is_sorted());
-        assert_eq!(number_term("x", -0.0), number_term("x", 0.0));
-    }
 
     #[test]
     fn tokens_carry_the_name_and_only_the_first_nul_separates() {

@@ -5,17 +5,17 @@
 //! ```
 //!
 //! Words side by side must all be there. `AND OR NOT` (also `&& || !`, and `+ -` in front), parentheses, `name:value`,
-//! `name:"phrase"`, `name:begin*`, `name:*` (there is a value), `name:[a TO b]`, `name:{a TO b}`, `name:>5`. A bare word is
-//! looked for in the text. A backslash takes the next character as it is.
+//! `name:"phrase"`, `name:begin*`, `name:*` (there is a value), `name:[a TO b]`, `name:{a TO b}`, `name:>5`, `name:/expression/`. A
+//! bare word is looked for in the text. A backslash takes the next character as it is.
 //!
 //! What names mean is a [`Dialect`]'s business: logs have levels, jobs have moments.
 //!
-//! What is absent on purpose, and answered with an error that points at it: `?` and `*` within a word, `~`, `^`, regular
-//! expressions.
+//! What is absent on purpose, and answered with an error that points at it: `?` and `*` within a word, `~`, `^`; regular
+//! expressions where a dialect has no sources to look them up in.
 
 use std::ops::Bound;
 
-use crate::{Query, word_key, words};
+use crate::{Pattern, Query, word_key, words};
 
 /// Longest query.
 const BYTES_MAX: usize = 4096;
@@ -42,6 +42,17 @@ pub trait Dialect {
 
     /// Whether values of `name` are found as a whole, or by their beginning.
     fn is_keyword(&self, name: &str) -> bool;
+
+    /// Whether values of `name` are ids, found as keywords are.
+    fn is_id(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// Whether regular expressions may be asked for: they need sources that can be read back.
+    fn takes_patterns(&self) -> bool {
+        false
+    }
 
     /// A keyword as documents have it.
     fn keyword(&self, name: &str, value: &str) -> String {
@@ -233,7 +244,7 @@ impl Parser<'_> {
                 Some(name) => self.comparison(name),
                 None => Err(self.error("a comparison needs a name in front: `name:>5`")),
             },
-            Some('/') if name.is_some() => Err(self.error("regular expressions are not supported")),
+            Some('/') if name.is_some() || self.closes_pattern() => self.pattern(name.unwrap_or(self.dialect.text())),
             _ => {
                 let word = self.word()?;
                 if name.is_none() && self.peek() == Some(':') && !word.begins {
@@ -243,6 +254,50 @@ impl Parser<'_> {
                 self.word_query(name, &word)
             }
         }
+    }
+
+    /// Whether what begins here with a slash is an expression and not the path of a file: it ends with a slash, and then with a
+    /// space.
+    fn closes_pattern(&self) -> bool {
+        let mut chars = self.chars[self.at + 1..].iter().peekable();
+        let mut before = '/';
+        while let Some(c) = chars.next() {
+            if *c == '/' && before != '\\' {
+                return before != '/' && chars.peek().is_none_or(|next| next.is_whitespace() || **next == ')');
+            }
+            before = if before == '\\' { ' ' } else { *c };
+        }
+        false
+    }
+
+    /// `/expression/`, in which `\/` is a slash.
+    fn pattern(&mut self, name: &str) -> Result<Query, QueryError> {
+        let at = self.at;
+        if !self.dialect.takes_patterns() {
+            return Err(self.error("regular expressions are not supported"));
+        }
+        self.at += 1;
+        let mut text = String::new();
+        loop {
+            match self.peek() {
+                None => return Err(Self::error_at(at, "this regular expression is not closed with `/`")),
+                Some('/') => break,
+                Some('\\') => {
+                    self.at += 1;
+                    match self.peek() {
+                        Some('/') => text.push('/'),
+                        Some(c) => text.extend(['\\', c]),
+                        None => return Err(Self::error_at(at, "this regular expression is not closed with `/`")),
+                    }
+                }
+                Some(c) => text.push(c),
+            }
+            self.at += 1;
+        }
+        self.at += 1;
+        let whole = self.dialect.is_keyword(name) || self.dialect.is_id(name);
+        let pattern = Pattern::new(&text, whole).map_err(|problem| Self::error_at(at, problem))?;
+        Ok(Query::Matches { name: name.to_owned(), pattern })
     }
 
     /// What follows `name:`.
@@ -266,6 +321,9 @@ impl Parser<'_> {
         if !word.begins {
             return self.value_query(name, &word.text, word.at);
         }
+        if self.dialect.is_id(name) {
+            return Ok(Query::Id { name: name.to_owned(), begin: word.text.clone(), whole: false });
+        }
         if self.dialect.is_keyword(name) {
             let prefix = self.dialect.keyword_prefix(name, &word.text);
             return Ok(Query::KeywordPrefix { name: name.to_owned(), prefix });
@@ -286,6 +344,9 @@ impl Parser<'_> {
     fn value_query(&self, name: &str, value: &str, at: usize) -> Result<Query, QueryError> {
         if let Some(query) = self.dialect.value(name, value) {
             return query.map_err(|problem| Self::error_at(at, problem));
+        }
+        if self.dialect.is_id(name) {
+            return Ok(Query::Id { name: name.to_owned(), begin: value.to_owned(), whole: true });
         }
         if self.dialect.is_keyword(name) {
             return Ok(Query::keyword(name, &self.dialect.keyword(name, value)));
@@ -369,7 +430,7 @@ impl Parser<'_> {
         if let Some(number) = self.dialect.edge(name, text, end) {
             return number.map(Some).map_err(|problem| Self::error_at(*at, problem));
         }
-        if self.dialect.is_keyword(name) || name == self.dialect.text() {
+        if self.dialect.is_keyword(name) || self.dialect.is_id(name) || name == self.dialect.text() {
             return Err(Self::error_at(*at, format!("`{name}` has no order; ranges are for numbers")));
         }
         match text.parse::<f64>() {

@@ -16,7 +16,7 @@
 //! [`Current`] is for things that change: one index of the newest document of each, without windows and without a ring.
 //! [`parse`] reads the language in which people ask for either.
 //!
-//! What is absent on purpose: scoring, columns (facets are to be had from the terms), a clock, and tokio, but for the tail's
+//! What is absent on purpose: scoring, columns of texts (values are counted from the terms), a clock, and tokio, but for the tail's
 //! channel. Calls block; types of tantivy stop in `index.rs`, `walk.rs` and the two handles.
 
 mod chain;
@@ -25,7 +25,10 @@ mod document;
 mod excluded;
 mod index;
 mod language;
+mod pattern;
+mod plan;
 mod query;
+mod tally;
 mod top;
 mod walk;
 mod windows;
@@ -36,9 +39,12 @@ pub use current::{Current, Opening};
 pub use document::{Document, Value, clip, word_key, words};
 pub use index::fuzz_meta;
 pub use language::{Dialect, QueryError, parse};
+pub use pattern::Pattern;
 pub use query::Query;
+pub use tally::{Histogram, Numbers, STRETCHES_MAX, Told, Values, Want};
 pub use top::{Order, Position};
-pub use windows::{Batch, Cancel, Found, Hit, Opened, Search, Stats, Windows};
+pub use walk::Read;
+pub use windows::{Batch, Cancel, Counts, Found, Hit, Opened, Search, Stats, Windows};
 
 /// How windows are cut and bounded.
 #[derive(Clone, Debug)]
@@ -62,12 +68,15 @@ pub struct Options {
     pub writer_bytes: usize,
     /// Most closed windows that are kept open for searches.
     pub readers_max: usize,
+    /// Reads a source back: what the index cannot tell (phrases, regular expressions) is judged by it.
+    pub read: Read,
 }
 
 impl Options {
     #[must_use]
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, read: Read) -> Self {
         Self {
+            read,
             dir: dir.into(),
             span_ms: 6 * 3_600_000,
             window_bytes_max: 1 << 30,
@@ -90,4 +99,6 @@ pub enum WindowsError {
     Index { verb: &'static str, window: String, problem: String },
     #[error("the search was cancelled")]
     Cancelled,
+    #[error("{0}")]
+    Wanted(String),
 }

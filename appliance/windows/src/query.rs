@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use crate::document::{Document, Value, keyword_key, word_key, words};
+use crate::pattern::Pattern;
 
 /// A question, independent of any query language. Names and values are compared as [`Document::add`] describes.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,22 @@ pub enum Query {
     KeywordPrefix {
         name: String,
         prefix: String,
+    },
+    /// An id that is this or, unless it is asked for as a `whole`, begins so.
+    Id {
+        name: String,
+        begin: String,
+        whole: bool,
+    },
+    /// A text or keyword with this in it, letter for letter.
+    Contains {
+        name: String,
+        text: String,
+    },
+    /// A text or keyword that the expression matches.
+    Matches {
+        name: String,
+        pattern: Pattern,
     },
     /// These words in this order, side by side, in one text. Made by [`Query::text`].
     Words {
@@ -71,6 +88,13 @@ impl Query {
             Self::KeywordPrefix { name, prefix } => {
                 any_keyword(document, name, |keyword| keyword_key(keyword).starts_with(keyword_key(prefix)))
             }
+            Self::Id { name, begin, whole } => document.values(name).any(|value| match value {
+                Value::Id(id) if *whole => keyword_key(id) == keyword_key(begin),
+                Value::Id(id) => id.starts_with(begin.as_str()),
+                _ => false,
+            }),
+            Self::Contains { name, text } => any_string(document, name, |value| value.contains(text.as_str())),
+            Self::Matches { name, pattern } => any_string(document, name, |value| pattern.is_match(value)),
             Self::Words { name, words: wanted } => any_text(document, name, |text| has_phrase(text, wanted)),
             Self::WordPrefix { name, prefix } => any_text(document, name, |text| {
                 words(text).any(|word| word_key(word).starts_with(word_key(prefix).as_ref()))
@@ -92,6 +116,13 @@ fn any_keyword(document: &Document, name: &str, test: impl Fn(&str) -> bool) -> 
 
 fn any_text(document: &Document, name: &str, test: impl Fn(&str) -> bool) -> bool {
     document.values(name).any(|value| matches!(value, Value::Text(text) if test(text)))
+}
+
+fn any_string(document: &Document, name: &str, test: impl Fn(&str) -> bool) -> bool {
+    document.values(name).any(|value| match value {
+        Value::Keyword(text) | Value::Id(text) | Value::Text(text) => test(text),
+        Value::Number(_) => false,
+    })
 }
 
 fn has_phrase(text: &str, wanted: &[String]) -> bool {

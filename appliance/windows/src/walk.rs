@@ -1,18 +1,15 @@
 //! Searching one window: documents are sorted by time, so a walk begins where the range does and ends when it has enough.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use tantivy::columnar::ColumnValues;
-use tantivy::query::{
-    AllQuery, BooleanQuery, EmptyQuery, EnableScoring, InvertedIndexRangeQuery, Occur, PhraseQuery, TermQuery, Weight,
-};
-use tantivy::schema::{Field, IndexRecordOption, Value as _};
-use tantivy::{DocAddress, DocSet as _, Searcher, SegmentReader, TERMINATED, TantivyDocument, Term};
+use tantivy::query::{EnableScoring, Weight};
+use tantivy::schema::Value as _;
+use tantivy::{DocAddress, DocSet as _, Searcher, SegmentReader, TERMINATED, TantivyDocument};
 
-use crate::document::{keyword_key, word_key};
-use crate::excluded::Excluded;
-use crate::index::{Fields, IndexFault, SEQ, TIME, keyword_term, number_term, text_term};
+use crate::document::Document;
+use crate::index::{Fields, IndexFault, SEQ, TIME, keyword_term};
+use crate::plan::Plan;
 use crate::query::Query;
 use crate::top::{Order, Position, Top};
 use crate::windows::Cancel;
@@ -46,31 +43,79 @@ impl From<IndexFault> for Fault {
     }
 }
 
+/// Reads a source back into what the document is found by.
+pub type Read = fn(source: &[u8]) -> Document;
+
+/// A question to one searcher: what its index answers, and how the rest is judged.
+pub(crate) struct Asked<'a> {
+    pub(crate) searcher: &'a Searcher,
+    pub(crate) fields: Fields,
+    query: &'a Query,
+    weight: Box<dyn Weight>,
+    /// Set where the index finds more than what answers to the query.
+    read: Option<Read>,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(
+        searcher: &'a Searcher,
+        fields: Fields,
+        query: &'a Query,
+        read: Option<Read>,
+        cancel: &Cancel,
+    ) -> Result<Self, Fault> {
+        let plan = Plan::of(searcher, fields, query, cancel)?;
+        let weight = plan.query.weight(EnableScoring::disabled_from_searcher(searcher))?;
+        let read = read.filter(|_| !plan.exact);
+        Ok(Self { searcher, fields, query, weight, read })
+    }
+
+    /// Whether the index has the last word.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.read.is_none()
+    }
+
+    /// Whether a document that the index has found answers to the query.
+    pub(crate) fn holds(&self, address: DocAddress) -> Result<bool, Fault> {
+        match self.read {
+            None => Ok(true),
+            Some(read) => source(self.searcher, self.fields, address).map(|source| self.query.matches(&read(&source))),
+        }
+    }
+
+    pub(crate) fn weight(&self) -> &dyn Weight {
+        &*self.weight
+    }
+}
+
+/// The documents of a segment whose moments are within `range`: from the first to before the second.
+pub(crate) fn span(time: &dyn ColumnValues<i64>, documents: u32, range: Range) -> (u32, u32) {
+    let begin = first_at_or_before(time, documents, range.to_ns);
+    let end = match range.from_ns.checked_sub(1) {
+        Some(before) => first_at_or_before(time, documents, before),
+        None => documents,
+    };
+    (begin, end)
+}
+
 /// Offers each matching document within `range` to `top`, as long as `top` could still take it.
 pub(crate) fn walk<T>(
-    searcher: &Searcher,
-    fields: Fields,
-    query: &Query,
+    asked: &Asked<'_>,
     range: Range,
     top: &mut Top<T>,
     entry: &dyn Fn(DocAddress) -> T,
     cancel: &Cancel,
 ) -> Result<(), Fault> {
-    let weight = translate(fields, query).weight(EnableScoring::disabled_from_searcher(searcher))?;
-    for (ordinal, reader) in searcher.segment_readers().iter().enumerate() {
+    for (ordinal, reader) in asked.searcher.segment_readers().iter().enumerate() {
         if reader.max_doc() == 0 {
             continue;
         }
         let columns = reader.fast_fields();
         let time = columns.i64(TIME)?.first_or_default_col(0);
         let seq = columns.u64(SEQ)?.first_or_default_col(0);
-        let begin = first_at_or_before(&*time, reader.max_doc(), range.to_ns);
-        let end = match range.from_ns.checked_sub(1) {
-            Some(before) => first_at_or_before(&*time, reader.max_doc(), before),
-            None => reader.max_doc(),
-        };
-        let ordinal = u32::try_from(ordinal).map_err(|_| Fault::Index(IndexFault::damage("has too many segments")))?;
-        let segment = Segment { reader, weight: &*weight, time, seq, ordinal };
+        let (begin, end) = span(&*time, reader.max_doc(), range);
+        let ordinal = segment_number(ordinal)?;
+        let segment = Segment { asked, reader, time, seq, ordinal };
         match top.order {
             Order::Newest => segment.walk_down(begin, end, top, entry, cancel)?,
             Order::Oldest => segment.walk_up(begin, end, top, entry, cancel)?,
@@ -80,38 +125,55 @@ pub(crate) fn walk<T>(
 }
 
 /// How many documents within `range` match.
-pub(crate) fn count(
-    searcher: &Searcher,
-    fields: Fields,
-    query: &Query,
-    range: Range,
-    cancel: &Cancel,
-) -> Result<u64, Fault> {
-    let weight = translate(fields, query).weight(EnableScoring::disabled_from_searcher(searcher))?;
+pub(crate) fn count(asked: &Asked<'_>, range: Range, cancel: &Cancel) -> Result<u64, Fault> {
     let mut count = 0_u64;
-    for reader in searcher.segment_readers().iter().filter(|reader| reader.max_doc() > 0) {
+    for (ordinal, reader) in asked.searcher.segment_readers().iter().enumerate() {
+        if reader.max_doc() == 0 {
+            continue;
+        }
         let everything = range.from_ns == i64::MIN && range.to_ns == i64::MAX;
-        if everything {
-            count += u64::from(weight.count(reader)?);
+        if everything && asked.is_exact() {
+            count += u64::from(asked.weight().count(reader)?);
         } else {
-            let time = reader.fast_fields().i64(TIME)?.first_or_default_col(0);
-            let begin = first_at_or_before(&*time, reader.max_doc(), range.to_ns);
-            let end = match range.from_ns.checked_sub(1) {
-                Some(before) => first_at_or_before(&*time, reader.max_doc(), before),
-                None => reader.max_doc(),
-            };
-            let mut scorer = weight.scorer(reader, 1.0)?;
-            let mut document = if scorer.doc() < begin { scorer.seek(begin) } else { scorer.doc() };
-            while document < end && document != TERMINATED {
-                count += u64::from(!reader.is_deleted(document));
-                document = scorer.advance();
-            }
+            matching(asked, ordinal, reader, range, cancel, &mut |_| count += 1)?;
         }
         if cancel.is_cancelled() {
             return Err(Fault::Cancelled);
         }
     }
     Ok(count)
+}
+
+/// Hands each document of a segment that matches within `range` to `take`, newest first.
+pub(crate) fn matching(
+    asked: &Asked<'_>,
+    ordinal: usize,
+    reader: &SegmentReader,
+    range: Range,
+    cancel: &Cancel,
+    take: &mut dyn FnMut(u32),
+) -> Result<(), Fault> {
+    let time = reader.fast_fields().i64(TIME)?.first_or_default_col(0);
+    let (begin, end) = span(&*time, reader.max_doc(), range);
+    let ordinal = segment_number(ordinal)?;
+    let mut scorer = asked.weight().scorer(reader, 1.0)?;
+    let mut document = if scorer.doc() < begin { scorer.seek(begin) } else { scorer.doc() };
+    let mut seen = 0_usize;
+    while document < end && document != TERMINATED {
+        if !reader.is_deleted(document) && asked.holds(DocAddress::new(ordinal, document))? {
+            take(document);
+        }
+        seen += 1;
+        if seen.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
+            return Err(Fault::Cancelled);
+        }
+        document = scorer.advance();
+    }
+    Ok(())
+}
+
+fn segment_number(ordinal: usize) -> Result<u32, Fault> {
+    u32::try_from(ordinal).map_err(|_| Fault::Index(IndexFault::damage("has too many segments")))
 }
 
 /// Values of the keyword `name`, by their text, up to `limit` of each segment; those of deleted documents may be among them.
@@ -143,8 +205,8 @@ pub(crate) fn keywords(
 }
 
 struct Segment<'a> {
+    asked: &'a Asked<'a>,
     reader: &'a SegmentReader,
-    weight: &'a dyn Weight,
     time: Arc<dyn ColumnValues<i64>>,
     seq: Arc<dyn ColumnValues<u64>>,
     ordinal: u32,
@@ -163,7 +225,7 @@ impl Segment<'_> {
         if begin >= end {
             return Ok(());
         }
-        let mut scorer = self.weight.scorer(self.reader, 1.0)?;
+        let mut scorer = self.asked.weight().scorer(self.reader, 1.0)?;
         let mut document = if scorer.doc() < begin { scorer.seek(begin) } else { scorer.doc() };
         let mut seen = 0_usize;
         while document < end && document != TERMINATED {
@@ -171,9 +233,10 @@ impl Segment<'_> {
             if top.closed_to(top.order.time_rank(time_ns)) {
                 break;
             }
-            if !self.reader.is_deleted(document) {
+            let address = DocAddress::new(self.ordinal, document);
+            if !self.reader.is_deleted(document) && self.asked.holds(address)? {
                 let position = Position { time_ns, seq: self.seq.get_val(document) };
-                top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+                top.offer(position, || entry(address));
             }
             seen += 1;
             if seen.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
@@ -200,12 +263,13 @@ impl Segment<'_> {
             if top.closed_to(top.order.time_rank(oldest_ns)) {
                 break;
             }
-            let mut scorer = self.weight.scorer(self.reader, 1.0)?;
+            let mut scorer = self.asked.weight().scorer(self.reader, 1.0)?;
             let mut document = if scorer.doc() < start { scorer.seek(start) } else { scorer.doc() };
             while document < end && document != TERMINATED {
-                if !self.reader.is_deleted(document) {
+                let address = DocAddress::new(self.ordinal, document);
+                if !self.reader.is_deleted(document) && self.asked.holds(address)? {
                     let position = Position { time_ns: self.time.get_val(document), seq: self.seq.get_val(document) };
-                    top.offer(position, || entry(DocAddress::new(self.ordinal, document)));
+                    top.offer(position, || entry(address));
                 }
                 document = scorer.advance();
             }
@@ -234,84 +298,4 @@ pub(crate) fn source(searcher: &Searcher, fields: Fields, address: DocAddress) -
     let document: TantivyDocument = searcher.doc(address)?;
     let bytes = document.get_first(fields.source).and_then(|value| value.as_bytes().map(<[u8]>::to_vec));
     bytes.ok_or_else(|| Fault::Index(IndexFault::damage("a document has no source")))
-}
-
-fn translate(fields: Fields, query: &Query) -> Box<dyn tantivy::query::Query> {
-    let Fields { term, word, .. } = fields;
-    let one = |field: Field, text: &str| -> Box<dyn tantivy::query::Query> {
-        Box::new(TermQuery::new(Term::from_field_text(field, text), IndexRecordOption::Basic))
-    };
-    match query {
-        Query::All => Box::new(AllQuery),
-        Query::Nothing => Box::new(EmptyQuery),
-        Query::Keyword { name, value } => one(term, &keyword_term(name, value)),
-        Query::KeywordPrefix { name, prefix } => beginning(term, &format!("{name}\0k{}", keyword_key(prefix))),
-        Query::Words { name, words } => match words.as_slice() {
-            [] => Box::new(EmptyQuery),
-            [only] => one(word, &format!("{name}\0{only}")),
-            _ => {
-                let terms = words.iter().map(|key| Term::from_field_text(word, &format!("{name}\0{key}"))).collect();
-                Box::new(PhraseQuery::new(terms))
-            }
-        },
-        Query::WordPrefix { name, prefix } => beginning(word, &format!("{name}\0{}", word_key(prefix))),
-        Query::Number { name, from, to } => {
-            let at = |number: &f64| Term::from_field_text(term, &number_term(name, *number));
-            let edge = |text: String| Term::from_field_text(term, &text);
-            let lower = match from {
-                Bound::Included(number) => Bound::Included(at(number)),
-                Bound::Excluded(number) => Bound::Excluded(at(number)),
-                Bound::Unbounded => Bound::Included(edge(format!("{name}\0n"))),
-            };
-            let upper = match to {
-                Bound::Included(number) => Bound::Included(at(number)),
-                Bound::Excluded(number) => Bound::Excluded(at(number)),
-                Bound::Unbounded => Bound::Excluded(edge(format!("{name}\0o"))), // `o` follows `n`
-            };
-            Box::new(InvertedIndexRangeQuery::new(lower, upper))
-        }
-        Query::Exists { name } => {
-            any([beginning(term, &format!("{name}\0k")), beginning(term, &format!("{name}\0n")), {
-                one(term, &text_term(name))
-            }])
-        }
-        Query::And(all) => {
-            let mut clauses: Vec<_> = Vec::with_capacity(all.len() + 1);
-            for query in all {
-                match query {
-                    Query::Not(query) => clauses.push((Occur::MustNot, excluded(fields, query))),
-                    query => clauses.push((Occur::Must, translate(fields, query))),
-                }
-            }
-            if clauses.iter().all(|(occur, _)| *occur == Occur::MustNot) {
-                clauses.push((Occur::Must, Box::new(AllQuery))); // nothing but exclusions would match nothing
-            }
-            Box::new(BooleanQuery::new(clauses))
-        }
-        Query::Or(some) => any(some.iter().map(|query| translate(fields, query))),
-        Query::Not(query) => Box::new(BooleanQuery::new(vec![
-            (Occur::Must, Box::new(AllQuery)),
-            (Occur::MustNot, excluded(fields, query)),
-        ])),
-    }
-}
-
-fn excluded(fields: Fields, query: &Query) -> Box<dyn tantivy::query::Query> {
-    Box::new(Excluded(translate(fields, query)))
-}
-
-fn any(queries: impl IntoIterator<Item = Box<dyn tantivy::query::Query>>) -> Box<dyn tantivy::query::Query> {
-    let clauses: Vec<_> = queries.into_iter().map(|query| (Occur::Should, query)).collect();
-    if clauses.is_empty() { Box::new(EmptyQuery) } else { Box::new(BooleanQuery::new(clauses)) }
-}
-
-/// All terms that begin with `prefix`, which is not empty.
-fn beginning(field: Field, prefix: &str) -> Box<dyn tantivy::query::Query> {
-    let mut after = prefix.as_bytes().to_vec();
-    if let Some(last) = after.last_mut() {
-        *last += 1; // UTF-8 has no byte 0xFF, so the next greater string of bytes ends with the last one plus one
-    }
-    let bound = |bytes: &[u8]| Term::from_field_bytes(field, bytes);
-    let (lower, upper) = (Bound::Included(bound(prefix.as_bytes())), Bound::Excluded(bound(&after)));
-    Box::new(InvertedIndexRangeQuery::new(lower, upper))
 }

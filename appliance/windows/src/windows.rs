@@ -1,6 +1,7 @@
 //! The handle: one writer, many searches, a ring of what is not committed.
 
 mod search;
+mod tally;
 mod upkeep;
 
 use std::sync::atomic::AtomicU64;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 
 pub use self::search::{Cancel, Found, Hit, Search};
+pub use self::tally::Counts;
 use crate::chain::{self, Aside, Chain, Entry, Open, lock};
 use crate::document::Document;
 use crate::index::Summary;

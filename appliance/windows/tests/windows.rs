@@ -7,14 +7,46 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use backlot_windows::{Cancel, Document, Options, Order, Position, Query, Search, Value, Windows};
+use backlot_windows::{Cancel, Document, Options, Order, Pattern, Position, Query, Search, Told, Value, Want, Windows};
 use proptest::prelude::*;
 
 const HOUR_MS: u64 = 3_600_000;
 const ARRIVED_MS: u64 = 1_763_812_800_000;
 
 fn options(dir: &Path) -> Options {
-    Options { span_ms: HOUR_MS, stray_ms: HOUR_MS, ..Options::new(dir) }
+    Options { span_ms: HOUR_MS, stray_ms: HOUR_MS, ..Options::new(dir, unpacked) }
+}
+
+const NAMES: [&str; 5] = ["body", "level", "gpu.index", "gpu", "span"];
+
+/// A source that a document can be read back from.
+fn packed(document: &Document) -> Vec<u8> {
+    let of = |name: &'static str| {
+        document.values(name).map(move |value| match value {
+            Value::Keyword(text) => serde_json::json!([name, "k", text]),
+            Value::Id(text) => serde_json::json!([name, "i", text]),
+            Value::Text(text) => serde_json::json!([name, "t", text]),
+            Value::Number(number) => serde_json::json!([name, "n", number]),
+        })
+    };
+    let values: Vec<_> = NAMES.into_iter().flat_map(of).collect();
+    serde_json::json!([document.seq, values]).to_string().into_bytes()
+}
+
+fn unpacked(source: &[u8]) -> Document {
+    let (seq, values): (u64, Vec<(String, String, serde_json::Value)>) = serde_json::from_slice(source).unwrap();
+    let mut document = Document::new(0, seq);
+    for (name, kind, value) in values {
+        let text = value.as_str().unwrap_or_default().to_owned();
+        let value = match kind.as_str() {
+            "k" => Value::Keyword(text),
+            "i" => Value::Id(text),
+            "t" => Value::Text(text),
+            _ => Value::Number(value.as_f64().unwrap()),
+        };
+        document.add(name, value);
+    }
+    document
 }
 
 fn all(query: Query) -> Search {
@@ -33,7 +65,7 @@ fn line(seq: u64, time_ns: i64, body: &str) -> Document {
     let mut document = Document::new(time_ns, seq);
     document.add("level", Value::Keyword(if seq.is_multiple_of(3) { "error" } else { "info" }.into()));
     document.add("body", Value::Text(body.into()));
-    document.source = seq.to_string().into_bytes();
+    document.source = packed(&document);
     document
 }
 
@@ -62,12 +94,13 @@ fn any_word() -> impl Strategy<Value = String> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["body", "level", "gpu.index", "gpu"]).prop_map(str::to_owned)
+    prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned)
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         any_word().prop_map(Value::Keyword),
+        any_word().prop_map(Value::Id),
         prop::collection::vec(any_word(), 0..6).prop_map(|words| Value::Text(words.join(" "))),
         prop::sample::select(vec![-1.5, -1.0, 0.0, -0.0, 1.0, 2.0, 1e18, f64::NAN]).prop_map(Value::Number),
     ]
@@ -112,6 +145,29 @@ fn any_query() -> impl Strategy<Value = Query> {
             .prop_map(|(name, prefix)| Query::WordPrefix { name, prefix: prefix.into() }),
         (any_name(), any_bound(), any_bound()).prop_map(|(name, from, to)| Query::Number { name, from, to }),
         any_name().prop_map(|name| Query::Exists { name }),
+        (
+            any_name(),
+            prop::sample::select(vec!["", "fra", "frame_12", "me_1", "of mem", "-", "GPU-0", "g"]),
+            any::<bool>()
+        )
+            .prop_map(|(name, begin, whole)| Query::Id { name, begin: begin.into(), whole }),
+        (any_name(), prop::sample::select(vec!["", "fra", "rame_12 o", "me_1", "of mem", "-", "GPU-0 ", "em", "ü"]))
+            .prop_map(|(name, text)| Query::Contains { name, text: text.into() }),
+        (
+            any_name(),
+            prop::sample::select(vec![
+                "",
+                "of memory",
+                "(out|12) of",
+                "^GPU",
+                "(?i)gpu-0 f",
+                "m.*y$",
+                " of ",
+                "[0-9]+ *-"
+            ]),
+            any::<bool>()
+        )
+            .prop_map(|(name, text, whole)| Query::Matches { name, pattern: Pattern::new(text, whole).unwrap() }),
     ];
     leaf.prop_recursive(3, 16, 3, |inner| {
         prop_oneof![
@@ -170,7 +226,7 @@ impl Fed {
                 for (mut document, off_ms) in documents {
                     document.time_ns = arrived_ns(self.now_ms) + off_ms * 1_000_000;
                     document.seq = self.next;
-                    document.source = format!("{}", self.next).into_bytes();
+                    document.source = packed(&document);
                     self.next += 1;
                     batch.push(document);
                 }
@@ -230,7 +286,7 @@ impl Fed {
         loop {
             let page = self.windows().search(&search, &Cancel::default()).unwrap();
             assert!(page.hits.len() <= question.limit && page.set_aside.is_empty());
-            assert!(page.hits.iter().all(|hit| hit.source == hit.position.seq.to_string().into_bytes()));
+            assert!(page.hits.iter().all(|hit| unpacked(&hit.source).seq == hit.position.seq));
             found.extend(page.hits.iter().map(|hit| hit.position.seq));
             if !page.more {
                 return found;
@@ -255,6 +311,106 @@ proptest! {
         }
         for question in &questions {
             prop_assert_eq!(fed.pages(question), fed.scan(question), "{:?}", question);
+        }
+    }
+}
+
+impl Fed {
+    /// What a scan of everything counts: in each stretch, those of level, the values of a name, the numbers of another.
+    fn count(
+        &self,
+        question: &Question,
+        step_ns: i64,
+        name: &str,
+    ) -> (u64, Vec<(i64, String, u64)>, Vec<(String, u64)>, Vec<f64>) {
+        use std::collections::BTreeMap;
+        let (from_ns, to_ns) = self.range(question);
+        let (mut matched, mut stretches, mut values, mut numbers) = (0, BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for document in self.journal.iter().flat_map(|(batch, _)| batch) {
+            if document.time_ns < from_ns || document.time_ns > to_ns || !question.query.matches(document) {
+                continue;
+            }
+            matched += 1;
+            let at = document.time_ns.div_euclid(step_ns) * step_ns;
+            *stretches.entry((at, "all".to_owned())).or_insert(0) += 1;
+            let mut keywords = std::collections::BTreeSet::new();
+            for value in document.values("level") {
+                if let Value::Keyword(value) = value {
+                    keywords.insert(value.clone());
+                }
+            }
+            for value in keywords {
+                *stretches.entry((at, format!("={value}"))).or_insert(0) += 1;
+            }
+            let mut keywords = std::collections::BTreeSet::new();
+            for value in document.values(name) {
+                match value {
+                    Value::Keyword(value) => drop(keywords.insert(value.clone())),
+                    Value::Text(value) | Value::Id(value) => *values.entry(value.clone()).or_insert(0) += 1,
+                    Value::Number(number) => numbers.push(*number),
+                }
+            }
+            for value in keywords {
+                *values.entry(value).or_insert(0) += 1;
+            }
+        }
+        numbers.sort_by(f64::total_cmp);
+        let stretches = stretches.into_iter().map(|((at, value), count)| (at, value, count)).collect();
+        (matched, stretches, values.into_iter().collect(), numbers)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_tally_counts_what_a_scan_of_everything_counts(
+        steps in prop::collection::vec(any_step(), 1..12),
+        questions in prop::collection::vec((any_question(), prop::sample::select(vec!["level", "gpu", "span"])), 6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fed = Fed::new(dir.path());
+        for step in steps {
+            fed.take(step);
+        }
+        for (question, name) in &questions {
+            let (from_ns, to_ns) = fed.range(question);
+            let Some((from_ns, to_ns)) = fed.windows().extent(from_ns, to_ns) else {
+                prop_assert!(fed.scan(question).is_empty());
+                continue;
+            };
+            let step_ns = ((to_ns - from_ns) / 50).max(7);
+            let wants = [
+                Want::Histogram { step_ns, by: Some("level".into()) },
+                Want::Values { name: (*name).into(), limit: 100 },
+                Want::Numbers { name: (*name).into() },
+            ];
+            let counts = fed.windows().tally(&question.query, (from_ns, to_ns), &wants, &Cancel::default()).unwrap();
+            let (matched, stretches, values, numbers) = fed.count(question, step_ns, name);
+            prop_assert_eq!(counts.matched, matched);
+            let [Told::Histogram(histogram), Told::Values(told), Told::Numbers(of)] = counts.told.as_slice() else {
+                panic!("{:?}", counts.told)
+            };
+            let mut found = Vec::new();
+            let mut take = |value: String, counts: &[u64]| {
+                for (index, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                    found.push((histogram.begin_ns + step_ns * index as i64, value.clone(), *count));
+                }
+            };
+            take("all".into(), &histogram.counts);
+            histogram.by.iter().for_each(|(value, counts)| take(format!("={value}"), counts));
+            found.sort();
+            prop_assert_eq!(found, stretches, "{:?}", question);
+            let mut top = told.top.clone();
+            top.sort();
+            prop_assert_eq!((top, told.others), (values, 0), "{:?}", question);
+            prop_assert_eq!(of.count, numbers.len() as u64);
+            if let (Some(min), Some(max)) = (numbers.first(), numbers.last()) {
+                prop_assert_eq!((of.min, of.max), (*min + 0.0, *max));
+                for (_, number) in &of.percentiles {
+                    prop_assert!(*number >= min - min.abs() * 0.02 && *number <= max + max.abs() * 0.02);
+                }
+            }
         }
     }
 }
@@ -416,7 +572,7 @@ impl Damage {
                 std::fs::write(&path, bytes).unwrap();
             }
             Self::Missing(extension) => std::fs::remove_file(file(extension)).unwrap(),
-            Self::Meta => std::fs::write(window.join("meta.json"), b"{\"segments\":").unwrap(),
+            Self::Meta => std::fs::write(window.join("meta.json"), b"{\"index_settings\":").unwrap(),
         }
     }
 }

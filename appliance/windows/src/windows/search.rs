@@ -12,7 +12,7 @@ use crate::chain::{self, Folder, lock};
 use crate::index::{Fields, IndexFault, Summary};
 use crate::query::Query;
 use crate::top::{Order, Position, Top};
-use crate::walk::{self, Fault, Range};
+use crate::walk::{self, Asked, Fault, Range};
 
 /// What is searched for.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ enum Origin {
     Window(usize, DocAddress),
 }
 
-enum SearchFault {
+pub(super) enum SearchFault {
     Cancelled,
     Window(Arc<Folder>, IndexFault),
 }
@@ -90,7 +90,7 @@ impl Windows {
         let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
         let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
         let limit = search.limit.max(1);
-        let number = self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.next_search();
 
         let (ring, mut windows, set_aside) = {
             let state = lock(&self.shared.state);
@@ -137,7 +137,8 @@ impl Windows {
             let at = searchers.len();
             guard(&entry.folder, || {
                 let origin = |address| Origin::Window(at, address);
-                walk::walk(&searcher, fields, &search.query, range, &mut top, &origin, cancel)
+                let asked = Asked::new(&searcher, fields, &search.query, Some(self.shared.options.read), cancel)?;
+                walk::walk(&asked, range, &mut top, &origin, cancel)
             })?;
             searchers.push((searcher, fields, entry.folder));
         }
@@ -164,8 +165,12 @@ impl Windows {
         Ok(found)
     }
 
+    pub(super) fn next_search(&self) -> u64 {
+        self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Keeps the closed windows open that were searched last.
-    fn shut_unused(&self) {
+    pub(super) fn shut_unused(&self) {
         let mut opened: Vec<_> = {
             let state = lock(&self.shared.state);
             let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
@@ -178,7 +183,7 @@ impl Windows {
     }
 }
 
-fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault> {
+pub(super) fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault> {
     guard(folder, || {
         let window = folder.window()?;
         Ok((window.searcher(), window.fields))
@@ -186,7 +191,7 @@ fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault
 }
 
 /// Runs a step of a search in one window. tantivy trusts its files and panics on some damage.
-fn guard<T>(folder: &Arc<Folder>, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, SearchFault> {
+pub(super) fn guard<T>(folder: &Arc<Folder>, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, SearchFault> {
     let fault = |fault| SearchFault::Window(Arc::clone(folder), fault);
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(Ok(done)) => Ok(done),

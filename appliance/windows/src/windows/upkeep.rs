@@ -53,23 +53,22 @@ impl Windows {
     fn merge_one(&self) -> Result<(), WindowsError> {
         let next = {
             let state = lock(&self.shared.state);
-            state.entries.iter().find(|entry| entry.summary.closed && entry.segments != 1).cloned()
+            state.entries.iter().find(|entry| entry.summary.closed && !entry.rests).cloned()
         };
         let Some(entry) = next else { return Ok(()) };
         let folder = &entry.folder;
-        let segments = match folder.meta() {
-            Ok(meta) if meta.segments > 1 => {
+        match folder.meta() {
+            Ok(meta) if meta.rests => {}
+            Ok(_) => {
                 let window = folder.window().map_err(|fault| folder.error("open", fault))?;
                 window.merge(self.shared.options.writer_bytes).map_err(|error| folder.error("merge", error))?;
                 folder.shut(); // the next search opens the merged segment; the old files can go
-                1
             }
-            Ok(_) => 1,
             Err(reason) => return self.set_aside(folder, reason),
-        };
+        }
         let mut state = lock(&self.shared.state);
         if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, folder)) {
-            entry.segments = segments;
+            entry.rests = true;
         }
         Ok(())
     }

@@ -1,0 +1,100 @@
+//! Counting over the ring and the windows, the newest first.
+
+use std::sync::Arc;
+
+use super::search::{SearchFault, guard, open_searcher};
+use super::{Cancel, Windows};
+use crate::WindowsError;
+use crate::chain::{self, lock};
+use crate::index::Summary;
+use crate::query::Query;
+use crate::tally::{Tally, Told, Want};
+use crate::walk::{Asked, Range};
+
+/// What was counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Documents that answer.
+    pub matched: u64,
+    /// One for each [`Want`].
+    pub told: Vec<Told>,
+    /// Windows that could hold more and do not read.
+    pub set_aside: Vec<String>,
+}
+
+impl Windows {
+    /// The moments of the earliest and the latest document between `from_ns` and `to_ns`, or a little outside of what is there.
+    #[must_use]
+    pub fn extent(&self, from_ns: i64, to_ns: i64) -> Option<(i64, i64)> {
+        let state = lock(&self.shared.state);
+        let windows = state.entries.iter().filter(|entry| entry.summary.documents > 0);
+        let windows = windows.map(|entry| (entry.summary.min_ns, entry.summary.max_ns));
+        let ring =
+            state.ring.iter().flat_map(|batch| &batch.documents).map(|document| (document.time_ns, document.time_ns));
+        let within = windows.chain(ring).filter(|(min, max)| *min <= to_ns && *max >= from_ns);
+        within.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).map(|(min, max)| (min.max(from_ns), max.min(to_ns)))
+    }
+
+    /// Counts what answers to `query` between `from_ns` and `to_ns`, both included. Blocks.
+    ///
+    /// # Errors
+    /// [`WindowsError::Wanted`] when a histogram would be too fine; otherwise as [`Windows::search`].
+    pub fn tally(
+        &self,
+        query: &Query,
+        (from_ns, to_ns): (i64, i64),
+        wants: &[Want],
+        cancel: &Cancel,
+    ) -> Result<Counts, WindowsError> {
+        let range = Range { from_ns, to_ns };
+        loop {
+            let tally = Tally::new(range, wants).map_err(WindowsError::Wanted)?;
+            match self.try_tally(query, range, tally, cancel) {
+                Ok(counts) => return Ok(counts),
+                Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
+                // Each round sets one window aside or ends, so the rounds end.
+                Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+            }
+        }
+    }
+
+    fn try_tally(&self, query: &Query, range: Range, mut tally: Tally, cancel: &Cancel) -> Result<Counts, SearchFault> {
+        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
+        let (ring, mut windows, set_aside) = {
+            let state = lock(&self.shared.state);
+            let mut windows = Vec::new();
+            for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
+                // Taken together with the ring that goes with them, as for a search.
+                let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
+                windows.push((entry.clone(), searcher));
+            }
+            let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
+            (state.ring.clone(), windows, asides.map(|aside| aside.name.clone()).collect())
+        };
+        let within = |time_ns: i64| time_ns >= range.from_ns && time_ns <= range.to_ns;
+        for document in ring.iter().rev().flat_map(|batch| batch.documents.iter().rev()) {
+            if within(document.time_ns) && query.matches(document) {
+                tally.take(document);
+            }
+        }
+        windows.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.summary.max_ns));
+        let number = self.next_search();
+        let read = self.shared.options.read;
+        for (entry, searcher) in windows {
+            if cancel.is_cancelled() {
+                return Err(SearchFault::Cancelled);
+            }
+            let (searcher, fields) = match searcher {
+                Some(searcher) => searcher,
+                None => open_searcher(&entry.folder)?,
+            };
+            chain::next_use(&entry.folder, number);
+            guard(&Arc::clone(&entry.folder), || {
+                let asked = Asked::new(&searcher, fields, query, Some(read), cancel)?;
+                tally.walk(&asked, *query == Query::All, read, cancel)
+            })?;
+        }
+        self.shut_unused();
+        Ok(Counts { matched: tally.matched, told: tally.told(), set_aside })
+    }
+}
