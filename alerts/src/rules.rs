@@ -164,7 +164,15 @@ mod tests {
         let alerts: Vec<&str> = groups.iter().flat_map(|group| &group.rules).map(|rule| rule.alert.as_str()).collect();
         assert_eq!(
             alerts,
-            ["DLQNotEmpty", "DiskFull", "ArtifactDamaged", "ColdTierAway", "ArtifactWritesFail", "AgentSilent"]
+            [
+                "DLQNotEmpty",
+                "DiskFull",
+                "ArtifactDamaged",
+                "ColdTierAway",
+                "ArtifactWritesFail",
+                "OtherS3Away",
+                "AgentSilent"
+            ]
         );
     }
 

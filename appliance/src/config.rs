@@ -4,10 +4,13 @@
 //! nobody declared is an error that names file, line and key. `backlot config reference` prints what the doc comments
 //! below say, and a test keeps `docs/configuration.md` equal to it.
 
+mod upstream;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::upstream::Engine;
 use crate::other_s3::OtherS3;
 
 /// One key, for the reference page.
@@ -93,6 +96,8 @@ config! {
     }
     /// The artifact store.
     [artifacts] ArtifactConfig {
+        /// Where artifacts are: `own`, on the disks of this machine, or `s3`, in another S3 (section `upstream`) to which this appliance is the door.
+        engine: Engine = Engine::Own;
         /// Largest object that shares a pack file with others, in bytes; a larger one has a file of its own.
         small_object_bytes_max: usize = 65_536;
         /// Size at which a pack file is followed by a new one, in bytes.
@@ -132,6 +137,23 @@ config! {
         reads_max: usize = 64;
         /// Whether the scrubber reads what is there whole. Without it, it compares sizes and checksums that the other S3 tells.
         scrub_reads: bool = false;
+    }
+    /// The other S3 that the whole artifact store is a door to, with `artifacts.engine = "s3"`.
+    [upstream] UpstreamConfig {
+        /// Endpoint of the other S3, as http:// or https:// URL without a path. Empty is Amazon's own.
+        endpoint: String = String::new();
+        /// Region of its buckets.
+        region: String = "us-east-1".into();
+        /// Whether the bucket stands in the path, and not in the host's name.
+        path_style: bool = true;
+        /// Where the access key is: `file:PATH` in the form of an AWS credentials file that nobody else may read. Empty is where Amazon's tools look: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, profiles, the role of the machine.
+        credentials: String = String::new();
+        /// What the names of the buckets begin with there, and not here: with `acme-`, `studio` is `acme-studio` there, and no other bucket is reached. Empty: they are called the same.
+        bucket_prefix: String = String::new();
+        /// Most requests to the other S3 under way at once; a further one waits for five seconds and is then answered 503.
+        connections_max: usize = 512;
+        /// Whether each request is a record in log search (target `backlot::s3_access`). The other S3 knows one key alone: only here is known who it was.
+        access_log: bool = true;
     }
     /// Encryption at rest. The master key wraps the keys of encrypted objects and the secrets of access keys and webhooks.
     [encryption] EncryptionConfig {
@@ -389,6 +411,7 @@ impl Config {
             return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });
         }
         self.cold.check()?;
+        self.check_engine()?;
         if self.encryption.rewraps_s_max == 0 {
             return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });
         }

@@ -31,35 +31,37 @@ pub mod telemetry_journal;
 pub mod traces;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
 use crate::alerting::{Alerting, MetricsReader};
-use crate::artifacts::Artifacts;
-use crate::artifacts::media::Media;
+use crate::artifacts::media::{Library, Media};
+use crate::artifacts::{Artifacts, AtRest, Upstream};
 use crate::bucket_events::BucketEvents;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::control::{Control, Follower};
 use crate::edge::aws::Dialect;
 use crate::edge::otlp::Sinks;
-use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Keys};
+use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Door, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, JobIds, Jobs};
 use crate::logs::Logs;
 use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
-use crate::tasks::Stages;
+use crate::tasks::{Stage, Stages};
 use crate::telemetry::{OwnDoor, Telemetry};
 use crate::telemetry_journal::TelemetryJournal;
 use crate::traces::Traces;
 
 /// Buckets that exist from the start: what the command line uploads to, and what agents load models from.
-const BUCKETS: [&str; 2] = ["studio", "models"];
+pub(crate) const BUCKETS: [&str; 2] = ["studio", "models"];
 
 /// Where a capability's random numbers begin. Chance enters here; a test hands in its own.
 fn seed() -> u64 {
@@ -99,6 +101,8 @@ pub enum StartError {
     Artifacts(#[from] std::io::Error),
     #[error("cold.{0}: {1}")]
     Cold(&'static str, String),
+    #[error("upstream.{0}: {1}")]
+    Upstream(&'static str, String),
     #[error("seal the secrets of webhooks with the new master key: {0}")]
     Webhooks(String),
     #[error("make the bucket {0}: {1}")]
@@ -152,9 +156,7 @@ impl Appliance {
         let (control, replay) = Control::open(&data, &config.journal)?;
         let master = MasterKeys::open(&data, &config.encryption)?; // behind the journal's lock: it writes
         let identity = Identity::build(control.clone(), Arc::clone(&clock), master.clone(), internal, dev);
-        let keys = (master.clone(), config.encryption.clone());
-        let artifacts = Artifacts::build(control.clone(), Arc::clone(&clock), &data, config.artifacts.clone(), keys)?;
-        artifacts.open_cold(&config.cold).await.map_err(|(key, problem)| StartError::Cold(key, problem))?;
+        let store = Store::build(&config, &control, &clock, &master).await?;
         let book = Book::build(control.clone(), Arc::clone(&clock), seed(), config.jobs.clone());
         book.open_index(&data)?;
         book.seal_with(Arc::new(WebhookSecrets(identity.clone())));
@@ -165,7 +167,7 @@ impl Appliance {
         let alerting = Alerting::build(control.clone(), Arc::clone(&clock), &config.alerting, reader)?;
         let followers: Vec<Arc<dyn Follower>> = vec![
             Arc::new(identity.clone()),
-            Arc::new(artifacts.clone()),
+            store.follower(),
             book,
             Arc::new(queues.clone()),
             Arc::new(alerting.clone()),
@@ -182,9 +184,7 @@ impl Appliance {
             jobs.reseal_webhooks().await.map_err(|error| StartError::Webhooks(error.to_string()))?;
         }
         queues.prepare().await?;
-        for bucket in BUCKETS {
-            artifacts.ensure_bucket(bucket).await.map_err(|error| StartError::Bucket(bucket, error.to_string()))?;
-        }
+        store.prepare(&data).await?;
         if identity.ensure_admin(&data).await? {
             tracing::info!(file = %data.join("admin.key").display(), "made the first admin key");
         }
@@ -192,27 +192,20 @@ impl Appliance {
         let (doors, workers) = (stages.stage("doors"), stages.stage("workers"));
         queues.start(&workers, doors.stopping());
         jobs.start(&workers, doors.stopping());
-        artifacts.start(&workers);
-        let media = Media::build(artifacts.clone(), &data, config.artifacts.clone())?;
-        media.start(&workers);
-        let events = BucketEvents::new(queues.clone(), jobs.clone());
-        events.start(&workers);
-        artifacts.notify_with(Arc::new(events));
+        let media = store.start(&config, &workers, BucketEvents::new(queues.clone(), jobs.clone()))?;
         alerting.start(&stages.stage("alerting"));
 
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
-        let (s3, public) = artifacts::api_s3::service(artifacts.clone(), S3Keys(identity.clone()), identity);
+        let (s3, public) = store.dialects(&config, identity);
         let sqs: Arc<dyn Dialect> = Arc::new(queue::Sqs::new(queues.clone()));
         let dialects = HashMap::from([("sqs", sqs)]);
-        let aws = AwsDoor { gate: gate.clone(), s3: Arc::new(s3), dialects }.routes();
+        let aws = AwsDoor { gate: gate.clone(), s3, dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
-        let troubles = troubles(&control);
+        let troubles = troubles(&control, &store);
         let http = edge::http_routes(&gate, endpoints.clone(), is_loopback, telemetry::prometheus_text, troubles)
             .merge(queue::routes(queues, &endpoints.aws))
             .merge(jobs::routes(jobs))
-            .merge(artifacts::api_upkeep::routes(artifacts.clone()))
-            .merge(artifacts::quota::routes(artifacts.clone()))
-            .merge(artifacts::api_http::routes(artifacts))
+            .merge(store.routes())
             .merge(artifacts::media::routes(media))
             .merge(logs.routes(doors.stopping()))
             .merge(traces.routes())
@@ -224,7 +217,7 @@ impl Appliance {
         let otlp_grpc = edge::otlp::grpc_routes(&sinks, otlp_bytes_max);
         listeners.aws.serve(&doors, &config.edge, edge::around(&gate, Door::Aws, aws));
         if let Some(listener) = listeners.public {
-            let routes = edge::public_routes(Arc::new(public));
+            let routes = edge::public_routes(public);
             listener.serve(&doors, &config.edge, edge::around(&gate, Door::Public, routes));
         }
         listeners.http.serve(&doors, &config.edge, edge::around(&gate, Door::Http, http));
@@ -267,12 +260,110 @@ impl Appliance {
 }
 
 /// What `/readyz` tells beside `ok`.
-fn troubles(control: &Control) -> edge::Troubles {
-    let journal = control.journal().clone();
+fn troubles(control: &Control, store: &Store) -> edge::Troubles {
+    let (journal, store) = (control.journal().clone(), store.clone());
     Arc::new(move || {
         let full = "the disk is full: what adds something is refused, receives and deletes go on";
-        journal.stats().full.then(|| full.to_owned()).into_iter().collect()
+        journal.stats().full.then(|| full.to_owned()).into_iter().chain(store.trouble()).collect()
     })
+}
+
+/// Where artifacts are, and what answers for them.
+#[derive(Clone)]
+enum Store {
+    Own(Artifacts),
+    Other(Upstream),
+}
+
+impl Store {
+    async fn build(
+        config: &Config,
+        control: &Control,
+        clock: &Arc<dyn Clock>,
+        master: &MasterKeys,
+    ) -> Result<Self, StartError> {
+        if config.artifacts.engine == Engine::S3 {
+            let upstream = Upstream::build(&config.upstream, Arc::clone(clock)).await;
+            return upstream.map(Self::Other).map_err(|(key, problem)| StartError::Upstream(key, problem));
+        }
+        let (keys, data) = ((master.clone(), config.encryption.clone()), &config.data.dir);
+        let artifacts = Artifacts::build(control.clone(), Arc::clone(clock), data, config.artifacts.clone(), keys)?;
+        artifacts.open_cold(&config.cold).await.map_err(|(key, problem)| StartError::Cold(key, problem))?;
+        Ok(Self::Own(artifacts))
+    }
+
+    fn follower(&self) -> Arc<dyn Follower> {
+        match self {
+            Self::Own(artifacts) => Arc::new(artifacts.clone()),
+            Self::Other(_) => Arc::new(AtRest),
+        }
+    }
+
+    /// Makes the buckets that everybody counts on, where they are ours to make.
+    async fn prepare(&self, data: &Path) -> Result<(), StartError> {
+        match self {
+            Self::Own(artifacts) => {
+                for bucket in BUCKETS {
+                    let made = artifacts.ensure_bucket(bucket).await;
+                    made.map_err(|error| StartError::Bucket(bucket, error.to_string()))?;
+                }
+            }
+            Self::Other(_) if data.join("blobs").is_dir() => {
+                tracing::warn!("artifacts.engine is `s3`: what lies in this data folder is kept, and not served");
+            }
+            Self::Other(_) => {}
+        }
+        Ok(())
+    }
+
+    fn start(&self, config: &Config, workers: &Stage, events: BucketEvents) -> Result<Media, StartError> {
+        let library = match self {
+            Self::Own(artifacts) => {
+                artifacts.start(workers);
+                events.start(workers);
+                artifacts.notify_with(Arc::new(events));
+                Library::Own(artifacts.clone())
+            }
+            Self::Other(upstream) => {
+                upstream.start(workers);
+                Library::Other(upstream.clone())
+            }
+        };
+        let media = Media::build(library, &config.data.dir, config.artifacts.clone())?;
+        media.start(workers);
+        Ok(media)
+    }
+
+    /// S3 on the AWS door, and on the public one.
+    fn dialects(&self, config: &Config, identity: Identity) -> (Arc<dyn S3Door>, Arc<dyn S3Door>) {
+        let auth = S3Keys(identity.clone());
+        match self {
+            Self::Own(artifacts) => {
+                let (s3, public) = artifacts::api_s3::service(artifacts.clone(), auth, identity);
+                (Arc::new(s3), Arc::new(public))
+            }
+            Self::Other(upstream) => {
+                let s3 = artifacts::door::service(upstream.clone(), &config.artifacts.domains, auth, identity);
+                (Arc::new(s3), Arc::new(artifacts::door::Closed))
+            }
+        }
+    }
+
+    fn routes(&self) -> Router {
+        match self {
+            Self::Own(artifacts) => artifacts::api_upkeep::routes(artifacts.clone())
+                .merge(artifacts::quota::routes(artifacts.clone()))
+                .merge(artifacts::api_http::routes(artifacts.clone())),
+            Self::Other(upstream) => artifacts::door::api_http::routes(upstream.clone()),
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Own(_) => None,
+            Self::Other(upstream) => upstream.trouble(),
+        }
+    }
 }
 
 /// What is kept of everybody's logs, traces and metrics.

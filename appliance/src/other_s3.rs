@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -57,6 +58,22 @@ impl OtherS3 {
         Ok(())
     }
 
+    /// Who says who we are there. Nobody is asked yet.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no credentials file, or can be read by others. No secret is in what is said.
+    pub async fn credentials_provider(&self) -> Result<SharedCredentialsProvider, (&'static str, String)> {
+        if let Some(path) = self.credentials.strip_prefix("file:") {
+            let credentials = read(Path::new(path)).map_err(|why| ("credentials", format!("{path}: {why}")))?;
+            return Ok(SharedCredentialsProvider::new(credentials));
+        }
+        let tls = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let region = Region::new(self.region.clone());
+        let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(tls).region(region).load().await;
+        let none = || ("credentials", "Amazon's tools have no place here where credentials could be".to_owned());
+        shared.credentials_provider().ok_or_else(none)
+    }
+
     /// A client. Nothing is sent yet, but for what finding the key of a role takes, at the first call.
     ///
     /// # Errors
@@ -68,7 +85,7 @@ impl OtherS3 {
         let region = Region::new(self.region.clone());
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(region.clone())
+            .region(region)
             .http_client(http)
             .force_path_style(self.path_style)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
@@ -81,17 +98,7 @@ impl OtherS3 {
         if !self.endpoint.is_empty() {
             config = config.endpoint_url(&self.endpoint);
         }
-        config = match self.credentials.strip_prefix("file:") {
-            Some(path) => {
-                let credentials = read(Path::new(path)).map_err(|why| ("credentials", format!("{path}: {why}")))?;
-                config.credentials_provider(credentials)
-            }
-            None => {
-                let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(tls()).region(region);
-                config.set_credentials_provider(shared.load().await.credentials_provider());
-                config
-            }
-        };
+        config = config.credentials_provider(self.credentials_provider().await?);
         Ok(Client::from_conf(config.build()))
     }
 }

@@ -111,6 +111,16 @@ fn no_value_of_a_request_makes_a_door_panic() {
 }
 
 #[test]
+fn nothing_that_another_s3_says_makes_the_door_panic() {
+    let list = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken>\
+        <Contents><Key>a%2Fb+c</Key><Size>7</Size><ETag>&quot;x&quot;</ETag><LastModified>2026-11-22T12:00:00.000Z</LastModified></Contents></ListBucketResult>";
+    let buckets = "<L><Buckets><Bucket><Name>acme-a</Name><CreationDate>2026-11-22T12:00:00Z</CreationDate></Bucket></Buckets></L>";
+    let error = "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
+    let request = "/bucket/a%2Bb//c?versionId=x&prefix=a+b%2F&X-Amz-Signature=0&Signature=1&uploads";
+    over_text(2_000, &[list, buckets, error, request, "https://s3.example:443"], backlot::artifacts::door::fuzz);
+}
+
+#[test]
 fn no_query_makes_its_parser_panic() {
     over_text(4_000, &[r#"level:error service:agent "out of memory" gpu.index:[1 TO 3] -(a OR b) x:>5"#], |text| {
         if let Err(error) = backlot::logs::parse(text) {

@@ -59,9 +59,9 @@ pub fn routes(artifacts: Artifacts) -> Router {
 pub struct BucketJson {
     pub name: String,
     pub created: Timestamp,
-    /// What is current.
-    pub objects: u64,
-    pub bytes: u64,
+    /// What is current. Nobody counts what lies in another S3.
+    pub objects: Option<u64>,
+    pub bytes: Option<u64>,
     /// Versions behind that.
     #[serde(default)]
     pub noncurrent: u64,
@@ -74,6 +74,15 @@ pub struct BucketJson {
     pub cold: u64,
     #[serde(default)]
     pub cold_bytes: u64,
+}
+
+impl BucketJson {
+    /// One that lies in another S3.
+    #[must_use]
+    pub fn uncounted(name: String, created: Timestamp) -> Self {
+        let (noncurrent, noncurrent_bytes, markers, cold, cold_bytes) = Default::default();
+        Self { name, created, objects: None, bytes: None, noncurrent, noncurrent_bytes, markers, cold, cold_bytes }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,8 +121,8 @@ async fn buckets(State(artifacts): State<Artifacts>, reader: Reader) -> Json<Buc
     let bucket = |bucket: super::BucketInfo| BucketJson {
         name: bucket.name,
         created: Timestamp(bucket.created_ms),
-        objects: bucket.objects,
-        bytes: bucket.bytes,
+        objects: Some(bucket.objects),
+        bytes: Some(bucket.bytes),
         noncurrent: bucket.noncurrent,
         noncurrent_bytes: bucket.noncurrent_bytes,
         markers: bucket.markers,
@@ -126,12 +135,23 @@ async fn buckets(State(artifacts): State<Artifacts>, reader: Reader) -> Json<Buc
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Listing {
+pub(super) struct Listing {
     #[serde(default)]
-    prefix: String,
-    delimiter: Option<String>,
+    pub(super) prefix: String,
+    pub(super) delimiter: Option<String>,
     limit: Option<usize>,
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
+}
+
+impl Listing {
+    /// Entries of a page.
+    pub(super) fn max(&self) -> Result<usize, ApiError> {
+        let max = self.limit.unwrap_or(LIMIT);
+        match (1..=LIMIT).contains(&max) {
+            true => Ok(max),
+            false => Err(ApiError::bad_request(format!("limit is 1 to {LIMIT}"))),
+        }
+    }
 }
 
 async fn objects(
@@ -141,10 +161,7 @@ async fn objects(
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<ObjectsJson>, ApiError> {
     let Query(asked) = listing.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
-    let max = asked.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT).contains(&max) {
-        return Err(ApiError::bad_request(format!("limit is 1 to {LIMIT}")));
-    }
+    let max = asked.max()?;
     let query = listing::Query { prefix: asked.prefix.clone(), delimiter: asked.delimiter, after: asked.cursor, max };
     reader.permit(&artifacts, "ListObjectsV2", &bucket, None).map_err(refused)?;
     let page = artifacts.list(&bucket, query).await.map_err(refused)?;
@@ -208,12 +225,12 @@ async fn object(
                 );
             }
             set(&mut response, header::CONTENT_LENGTH, &length.to_string());
-            describe(&mut response, &row, &key);
+            describe_row(&mut response, &row, &key);
             response
         }
         Err(ArtifactError::NotModified) => {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
-            describe(&mut response, &row, &key);
+            describe_row(&mut response, &row, &key);
             response
         }
         Err(ArtifactError::InvalidRange { size }) => {
@@ -223,19 +240,36 @@ async fn object(
         }
         Err(error) => return Err(refused(error)),
     };
-    set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    set(
-        &mut response,
-        header::CONTENT_SECURITY_POLICY,
-        "sandbox; default-src 'none'; media-src 'self'; img-src 'self'",
-    );
+    sandbox(&mut response);
     Ok(response)
 }
 
+/// What somebody uploaded must not run in the dashboard's origin.
+pub(super) fn sandbox(response: &mut Response) {
+    set(response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    let policy = "sandbox; default-src 'none'; media-src 'self'; img-src 'self'";
+    set(response, header::CONTENT_SECURITY_POLICY, policy);
+}
+
+/// What an object says of itself.
+pub(super) struct Told<'a> {
+    pub(super) content_type: Option<&'a str>,
+    pub(super) etag: &'a str,
+    pub(super) encoding: Option<&'a str>,
+    /// As HTTP writes dates.
+    pub(super) modified: Option<String>,
+}
+
+fn describe_row(response: &mut Response, row: &ObjectRow, key: &str) {
+    let (kept, etag) = (&row.description.headers, row.etag.to_string());
+    let (content_type, encoding) = (kept.content_type.as_deref(), kept.encoding.as_deref());
+    let told = Told { content_type, etag: &etag, encoding, modified: write_date(row.modified_ms) };
+    describe(response, &told, key);
+}
+
 /// Headers that say what an object is.
-fn describe(response: &mut Response, row: &ObjectRow, key: &str) {
-    let kept = &row.description.headers;
-    let declared = kept.content_type.as_deref().unwrap_or_default();
+pub(super) fn describe(response: &mut Response, told: &Told<'_>, key: &str) {
+    let declared = told.content_type.unwrap_or_default();
     let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if SHOWN.contains(&essence.as_str()) {
         // Text without a declared charset is read as UTF-8, not guessed.
@@ -247,26 +281,26 @@ fn describe(response: &mut Response, row: &ObjectRow, key: &str) {
         let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
         set(response, header::CONTENT_DISPOSITION, &format!("attachment; filename*=UTF-8''{name}"));
     }
-    set(response, header::ETAG, &format!("\"{}\"", row.etag));
+    set(response, header::ETAG, &format!("\"{}\"", told.etag));
     set(response, header::ACCEPT_RANGES, "bytes");
     // What is behind a key may change, and is for the signed-in alone.
     set(response, header::CACHE_CONTROL, "private, no-cache");
-    if let Some(encoding) = &kept.encoding {
+    if let Some(encoding) = told.encoding {
         set(response, header::CONTENT_ENCODING, encoding);
     }
-    if let Some(date) = write_date(row.modified_ms) {
-        set(response, header::LAST_MODIFIED, &date);
+    if let Some(date) = &told.modified {
+        set(response, header::LAST_MODIFIED, date);
     }
 }
 
 /// A value that is no header value is left out.
-fn set(response: &mut Response, name: HeaderName, value: &str) {
+pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-fn parse_date(text: &str) -> Option<i64> {
+pub(super) fn parse_date(text: &str) -> Option<i64> {
     let date = s3s::dto::Timestamp::parse(s3s::dto::TimestampFormat::HttpDate, text).ok()?;
     Some(time::OffsetDateTime::from(date).unix_timestamp())
 }
@@ -309,7 +343,7 @@ mod tests {
         description.headers.content_type = content_type.map(str::to_owned);
         let row = ObjectRow { description, ..ObjectRow::sample() };
         let mut response = Response::new(Body::empty());
-        describe(&mut response, &row, key);
+        describe_row(&mut response, &row, key);
         response.headers().clone()
     }
 

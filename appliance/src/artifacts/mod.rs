@@ -18,6 +18,7 @@ mod checksums;
 mod cold;
 mod conditions;
 mod documents;
+pub mod door;
 mod engine;
 mod error;
 mod health;
@@ -63,6 +64,7 @@ pub use access::{Acl, AclProblem, Grantee, Permissions};
 pub use cold::{ColdStatus, WarmAsked, probe_cold};
 pub use conditions::{ReadConditions, Tags, WriteConditions};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentKind};
+pub use door::Upstream;
 pub use engine::{Delete, Deleted, Got, Put, Stored};
 pub use error::ArtifactError;
 pub use intake::{Expected, Received, Taking};
@@ -275,6 +277,34 @@ fn new_id(now: Now) -> Uuid {
     let (seconds, nanos) = (now.wall_ms / 1000, (now.wall_ms % 1000) * 1_000_000);
     let nanos = u32::try_from(nanos).unwrap_or_default();
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
+}
+
+/// Keeps the catalogue behind the journal while the store is another S3: what lies on this machine is there again, as it was left,
+/// when the engine is set back.
+pub struct AtRest;
+
+impl Follower for AtRest {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Object]
+    }
+
+    fn replay(&self, _: Kind, _: Lsn, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn replayed(&self, _: Now) {}
+
+    fn projects(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn project(&self, _: Kind, _: Lsn, payload: &[u8], _: &Catalogue, batch: &mut Batch) -> Result<(), String> {
+        record::Change::project(payload, batch)
+    }
+
+    fn relocate(&self, _: Kind, _: Lsn, _: &[u8], _: Permit) -> Option<Commit> {
+        None // the catalogue's checkpoint covers every record
+    }
 }
 
 impl Follower for Artifacts {

@@ -192,8 +192,8 @@ async fn buckets(client: &Client, json: bool) -> Result<(), CliError> {
             println!(
                 "{}  {:>8} objects  {:>12}  s3://{}",
                 bucket.created,
-                bucket.objects,
-                human(bucket.bytes),
+                bucket.objects.map_or_else(|| "?".to_owned(), |objects| objects.to_string()),
+                bucket.bytes.map_or_else(|| "?".to_owned(), human),
                 bucket.name
             );
         }

@@ -16,7 +16,7 @@ use super::{CliError, ConfigArguments, to_json};
 use crate::artifacts::{self, Artifacts, Recovered};
 use crate::catalogue::Catalogue;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::control::Control;
 use crate::master::MasterKeys;
 use crate::{control, folder, telemetry_journal};
@@ -77,8 +77,21 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
         Finding::new("catalogue", catalogue(data)),
         Finding::new("cold tier", super::block_on(async { Ok(artifacts::probe_cold(&config.cold).await) })?),
     ];
-    for finding in &findings {
-        if arguments.json {
+    tell(&findings, arguments.json)
+}
+
+/// Looks at the other S3 that the artifact store is a door to.
+pub(super) async fn upstream(config: &Config, json: bool) -> Result<ExitCode, CliError> {
+    if config.artifacts.engine != Engine::S3 {
+        return Err(CliError::Usage("artifacts.engine is `own`: there is no other S3 to ask".into()));
+    }
+    let found = artifacts::door::examine(&config.upstream, &crate::BUCKETS).await;
+    tell(&found.into_iter().map(|(check, found)| Finding::new(check, found)).collect::<Vec<_>>(), json)
+}
+
+fn tell(findings: &[Finding], json: bool) -> Result<ExitCode, CliError> {
+    for finding in findings {
+        if json {
             println!("{}", to_json(finding)?);
         } else {
             println!("{} {:18} {}", if finding.ok { "ok  " } else { "BAD " }, finding.check, finding.found);

@@ -39,6 +39,9 @@ enum Command {
     CheckConfig {
         #[command(flatten)]
         config: ConfigArguments,
+        /// Also ask the other S3 of section `upstream`: whether it is there, takes the credentials, has the time and the buckets. Nothing is changed there.
+        #[arg(long)]
+        upstream: bool,
         #[arg(long)]
         json: bool,
     },
@@ -229,7 +232,10 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Serve(arguments) => return serve::run(&arguments),
-        Command::CheckConfig { config, json } => {
+        Command::CheckConfig { config, upstream: true, json } => {
+            return block_on(doctor::upstream(&config.load()?, json));
+        }
+        Command::CheckConfig { config, upstream: false, json } => {
             let config = config.load()?;
             if json {
                 println!("{}", to_json(&config)?);

@@ -35,6 +35,7 @@ pub use aws_door::{AwsDoor, S3Door, public_routes};
 pub use error::ApiError;
 pub use http_door::{Endpoints, Troubles, routes as http_routes};
 pub use listen::{ListenError, Listener};
+pub(crate) use paced::Paced;
 pub use roles::{Admin, Operator, Viewer, Worker};
 pub use sigv4::S3Keys;
 pub use stack::{Gate, around};

@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 #[error("the body did not go on within {0:?}")]
 pub(super) struct Paused(Duration);
 
-pub(super) struct Paced {
+pub(crate) struct Paced {
     inner: Body,
     pause: Duration,
     /// Set while we wait for a frame.
@@ -24,7 +24,7 @@ pub(super) struct Paced {
 }
 
 impl Paced {
-    pub(super) fn new(inner: Body, pause: Duration) -> Self {
+    pub(crate) fn new(inner: Body, pause: Duration) -> Self {
         Self { inner, pause, waiting: None }
     }
 }

@@ -66,6 +66,9 @@ catalogue! {
     ARTIFACT_NONCURRENT_BYTES = Kind::Gauge, "backlot_artifact_noncurrent_bytes", "By", ["bucket"], "Bytes of versions that are kept and no longer current.";
     ARTIFACT_LIFECYCLE = Kind::Counter, "backlot_artifact_lifecycle_total", "{action}", ["action"], "What lifecycle rules have done: `expired` objects, `version`s and `marker`s removed, `upload`s aborted, `moved` objects.";
 
+    UPSTREAM_UP = Kind::Gauge, "backlot_upstream_up", "{flag}", [], "1 while the other S3 that the artifact store is a door to answers as it should, 0 while it does not.";
+    UPSTREAM_REQUESTS = Kind::Counter, "backlot_upstream_requests_total", "{request}", ["outcome"], "Requests that went on to the other S3: answered, error (its own 5xx), away, silent, busy, credentials, elsewhere, request.";
+    UPSTREAM_DURATION = Kind::Histogram(LATENCY_S), "backlot_upstream_request_duration_seconds", "s", [], "Time from a request to the other S3 to the head of its answer.";
     ARTIFACT_DAMAGED = Kind::Gauge, "backlot_artifact_damaged", "{object}", [], "Objects whose bytes were found damaged or missing and are not mended.";
     ARTIFACT_WRITE_FAILURES = Kind::Counter, "backlot_artifact_write_failures_total", "{write}", ["reason"], "Writes of objects' bytes that the disk did not take: full, read_only, other.";
     ARTIFACT_SCRUBBED = Kind::Counter, "backlot_artifact_scrubbed_bytes_total", "By", [], "Bytes of objects that the scrubber has read and compared.";

@@ -288,7 +288,7 @@ fn is_read(operation: &str) -> bool {
     ["Get", "Head", "List"].iter().any(|verb| operation.starts_with(verb))
 }
 
-fn check_signature(authorization: Option<&str>, query: &str, now_s: u64) -> S3Result<()> {
+pub(in crate::artifacts) fn check_signature(authorization: Option<&str>, query: &str, now_s: u64) -> S3Result<()> {
     let parameter = |name: &str| {
         query
             .split('&')

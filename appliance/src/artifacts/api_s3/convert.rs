@@ -118,7 +118,7 @@ fn later(code: &'static str, message: String) -> S3Error {
 }
 
 /// s3s keeps the types of its body errors to itself; their texts tell them apart.
-fn body_error(text: &str) -> S3Error {
+pub(in crate::artifacts) fn body_error(text: &str) -> S3Error {
     if text.contains("Sha256Mismatch") {
         return other_bytes_than_signed();
     }

@@ -12,11 +12,11 @@ const WEBSITE: &str = "s3-website";
 
 /// Domains below which names are buckets.
 #[derive(Clone)]
-pub(super) struct Hosts(Vec<String>);
+pub(in crate::artifacts) struct Hosts(Vec<String>);
 
 /// What a host's name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(in crate::artifacts) enum Named {
     /// The path has the bucket, if any.
     Nothing,
     Bucket(String),
@@ -25,14 +25,14 @@ pub(super) enum Named {
 
 impl Hosts {
     /// `localhost` is one of them always.
-    pub(super) fn new(domains: &[String]) -> Self {
+    pub(in crate::artifacts) fn new(domains: &[String]) -> Self {
         let given = domains.iter().map(|domain| domain.trim_matches('.').to_ascii_lowercase());
         let mut all: Vec<_> = given.chain(std::iter::once("localhost".to_owned())).collect();
         all.sort_by_key(|domain| std::cmp::Reverse(domain.len())); // the longest that fits
         Self(all)
     }
 
-    pub(super) fn named(&self, host: &str) -> Named {
+    pub(in crate::artifacts) fn named(&self, host: &str) -> Named {
         let host = host.to_ascii_lowercase();
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -52,7 +52,7 @@ impl Hosts {
     }
 
     /// The bucket that a request is about.
-    pub(super) fn bucket<'a>(&self, host: &str, path: &'a str) -> Option<Cow<'a, str>> {
+    pub(in crate::artifacts) fn bucket<'a>(&self, host: &str, path: &'a str) -> Option<Cow<'a, str>> {
         match self.named(host) {
             Named::Bucket(bucket) | Named::Website(bucket) => Some(Cow::Owned(bucket)),
             Named::Nothing => {

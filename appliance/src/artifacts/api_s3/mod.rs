@@ -39,12 +39,16 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 pub use access::Keys;
+pub(in crate::artifacts) use access::check_signature;
+pub(in crate::artifacts) use convert::body_error;
+pub(in crate::artifacts) use hosts::{Hosts, Named as HostNamed};
+pub(in crate::artifacts) use region::refusal as region_refusal;
 
 use super::Artifacts;
 use crate::edge::{OperationCell, Request, Response, S3Door};
 use access_log::Logged;
 use cors::CrossOrigin;
-use hosts::{Hosts, Named};
+use hosts::Named;
 
 /// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
 const XML_BYTES_MAX: usize = 4 << 20;
@@ -63,6 +67,19 @@ const SKEW_MAX_S: u32 = 900;
 ///
 /// The second answers the public door: reads of what everybody may read.
 pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (impl S3Door, impl S3Door) {
+    let hosts = Hosts::new(&artifacts.0.config.domains);
+    let mut builder = S3ServiceBuilder::new(Door { artifacts: artifacts.clone() });
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config()))));
+    builder.set_auth(auth);
+    builder.set_host(hosts.clone());
+    builder.set_access(access::Access::new(artifacts.clone(), keys));
+    let forms = Arc::new(tokio::sync::Semaphore::new(FORMS_AT_ONCE));
+    let service = Service { s3: builder.build(), artifacts, hosts, forms };
+    (service.clone(), public::PublicDoor(service))
+}
+
+/// What bounds what s3s reads.
+pub(in crate::artifacts) fn config() -> S3Config {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
     config.post_object_max_file_size = FORM_FILE_BYTES_MAX;
@@ -70,15 +87,7 @@ pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (imp
     config.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
     config.form_max_parts = FORM_PARTS_MAX;
     config.presigned_url_max_skew_time_secs = SKEW_MAX_S;
-    let hosts = Hosts::new(&artifacts.0.config.domains);
-    let mut builder = S3ServiceBuilder::new(Door { artifacts: artifacts.clone() });
-    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    builder.set_auth(auth);
-    builder.set_host(hosts.clone());
-    builder.set_access(access::Access::new(artifacts.clone(), keys));
-    let forms = Arc::new(tokio::sync::Semaphore::new(FORMS_AT_ONCE));
-    let service = Service { s3: builder.build(), artifacts, hosts, forms };
-    (service.clone(), public::PublicDoor(service))
+    config
 }
 
 /// Reads `text` as each value of a request that is read here and not by s3s, and throws the outcome away: for fuzzing.
@@ -142,7 +151,7 @@ impl S3Door for Service {
             }
             let page = CrossOrigin::of(bucket.as_deref(), request.method(), request.headers());
             let logged = Logged::of(&service.artifacts, bucket.as_deref(), &mut request);
-            let mut response = match service.admit_form(is_form(&request)).await {
+            let mut response = match service.admit_form(is_form(request.method(), request.headers())).await {
                 Ok(Some(_permit)) => match form::look(request).await {
                     Ok(request) => service.operate(request).await,
                     Err(refusal) => written(Err(refusal)),
@@ -162,14 +171,21 @@ impl S3Door for Service {
 }
 
 /// The host's name as the caller wrote it.
-fn host_of(request: &Request) -> String {
+pub(in crate::artifacts) fn host_of(request: &Request) -> String {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     host.or(request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
 }
 
-fn is_form(request: &Request) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
-    request.method() == http::Method::POST && kind.to_ascii_lowercase().starts_with(b"multipart/form-data")
+pub(in crate::artifacts) fn is_form(method: &http::Method, headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    method == http::Method::POST && kind.to_ascii_lowercase().starts_with(b"multipart/form-data")
+}
+
+/// A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
+pub(in crate::artifacts) fn says_nothing_of_a_body(request: &Request) -> bool {
+    request.version() <= http::Version::HTTP_11
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+        && !request.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
 impl Service {
@@ -196,10 +212,7 @@ impl Service {
         if let Some(refusal) = region::refusal(request.headers()) {
             return refusal;
         }
-        // A GET has no body and says so by saying nothing; the layers around us may have lost that it is empty.
-        let empty = request.version() <= http::Version::HTTP_11
-            && !request.headers().contains_key(header::CONTENT_LENGTH)
-            && !request.headers().contains_key(header::TRANSFER_ENCODING);
+        let empty = says_nothing_of_a_body(&request);
         let operation = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
         let (request, verdict) = signed::Signed::of(request);
         let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
@@ -229,14 +242,14 @@ impl Service {
     }
 }
 
-fn faulty() -> Response {
+pub(in crate::artifacts) fn faulty() -> Response {
     let mut response = Response::default();
     *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
     response
 }
 
 /// An answer of headers alone, or an error, without an operation.
-fn written(answer: S3Result<http::HeaderMap>) -> Response {
+pub(in crate::artifacts) fn written(answer: S3Result<http::HeaderMap>) -> Response {
     match answer {
         Ok(headers) => {
             let mut response = Response::default();

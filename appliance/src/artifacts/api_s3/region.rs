@@ -10,7 +10,7 @@ use crate::edge::Response;
 const REGION: &str = "us-east-1";
 
 /// The answer to a signature for what cannot be a region.
-pub(super) fn refusal(headers: &HeaderMap) -> Option<Response> {
+pub(in crate::artifacts) fn refusal(headers: &HeaderMap) -> Option<Response> {
     let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     if is_region(signed_for(authorization)?) {
         return None;

@@ -8,7 +8,8 @@ use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
-use super::{Media, MediaError};
+use super::{Library, Media, MediaError};
+use crate::artifacts::door;
 use crate::artifacts::error::ArtifactError;
 use crate::edge::{ApiError, Response, Viewer};
 
@@ -28,12 +29,22 @@ struct Asked {
     side: Option<u32>,
 }
 
+impl Media {
+    fn permit(&self, viewer: &Viewer) -> Result<(), ApiError> {
+        match &self.0.library {
+            Library::Own(_) => Ok(()),
+            Library::Other(_) => door::api_http::house(viewer),
+        }
+    }
+}
+
 async fn preview(
     State(media): State<Media>,
-    _: Viewer,
+    viewer: Viewer,
     Path((bucket, key)): Path<(String, String)>,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
+    media.permit(&viewer)?;
     let Query(asked) = asked.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     let jpeg = media.picture(&bucket, &key, asked.side.unwrap_or(SIDE)).await.map_err(refused)?;
     let mut response = Response::new(Body::from(jpeg));
@@ -47,9 +58,10 @@ async fn preview(
 
 async fn facts(
     State(media): State<Media>,
-    _: Viewer,
+    viewer: Viewer,
     Path((bucket, key)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
+    media.permit(&viewer)?;
     let facts = media.facts(&bucket, &key).await.map_err(refused)?;
     Ok(axum::Json(facts).into_response())
 }
@@ -62,6 +74,7 @@ fn refused(error: MediaError) -> ApiError {
             ArtifactError::NoSuchKey { .. } => ApiError::not_found("no_such_key", text),
             other => ApiError::internal(other),
         },
+        MediaError::Other(error) => door::api_http::refused((*error).clone()),
         MediaError::NotMedia | MediaError::NoPicture | MediaError::CustomersKey => {
             ApiError::not_found("no_preview", text)
         }

@@ -9,6 +9,7 @@
 
 mod api_http;
 mod clip;
+mod library;
 mod picture;
 mod sweep;
 
@@ -19,8 +20,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backlot_wire::metrics::ARTIFACT_PREVIEWS;
 use backlot_wire::{MediaFacts, MediaKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::StreamExt;
 use opentelemetry::KeyValue;
@@ -30,13 +29,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use api_http::routes;
+pub use library::Library;
+#[cfg(test)]
+pub(super) use sweep::sweep;
 
-use super::conditions::ReadConditions;
-use super::engine::{Put, Wanted};
+use self::library::{Head, Pieces};
+use super::door::ReadError;
 use super::error::ArtifactError;
-use super::model::{ContentHeaders, Description, ObjectRow};
-use super::seal_keys::{Kept, Seal, SealAsked};
-use super::{Artifacts, Taking, new_id};
 use crate::config::ArtifactConfig;
 use crate::tasks::Stage;
 use crate::telemetry::counter;
@@ -58,6 +57,8 @@ const OF: &str = "of";
 pub enum MediaError {
     #[error("{0}")]
     Artifact(Arc<ArtifactError>),
+    #[error("{0}")]
+    Other(Arc<ReadError>),
     #[error("this is no picture, clip or sound by its content type and name")]
     NotMedia,
     #[error("it is encrypted with a customer's key")]
@@ -82,18 +83,24 @@ impl From<ArtifactError> for MediaError {
     }
 }
 
+impl From<ReadError> for MediaError {
+    fn from(error: ReadError) -> Self {
+        Self::Other(Arc::new(error))
+    }
+}
+
 /// The maker of pictures. Cheap to clone.
 #[derive(Clone)]
 pub struct Media(Arc<Shared>);
 
 struct Shared {
-    artifacts: Artifacts,
+    library: Library,
     /// For copies of what a program reads. Empty at the start.
     folder: PathBuf,
     config: ArtifactConfig,
     turn: Semaphore,
     waiting: AtomicUsize,
-    unreadable: Mutex<HashMap<Uuid, MediaError>>,
+    unreadable: Mutex<HashMap<String, MediaError>>,
 }
 
 /// What was made of one artifact.
@@ -108,19 +115,22 @@ impl Media {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn build(artifacts: Artifacts, data_dir: &Path, config: ArtifactConfig) -> std::io::Result<Self> {
+    pub fn build(library: Library, data_dir: &Path, config: ArtifactConfig) -> std::io::Result<Self> {
         let folder = data_dir.join("previews");
         std::fs::create_dir_all(&folder)?;
         for entry in std::fs::read_dir(&folder)? {
             std::fs::remove_file(entry?.path())?;
         }
         let (turn, waiting, unreadable) = (Semaphore::new(1), AtomicUsize::new(0), Mutex::default());
-        Ok(Self(Arc::new(Shared { artifacts, folder, config, turn, waiting, unreadable })))
+        Ok(Self(Arc::new(Shared { library, folder, config, turn, waiting, unreadable })))
     }
 
     /// Starts the sweep of pictures whose artifacts have gone.
     pub fn start(&self, stage: &Stage) {
-        stage.spawn("preview sweep", sweep::run(self.clone(), stage.stopping()));
+        // What is kept in the other S3 goes by a lifecycle rule there.
+        if let Library::Own(artifacts) = &self.0.library {
+            stage.spawn("preview sweep", sweep::run(artifacts.clone(), stage.stopping()));
+        }
     }
 
     /// A JPEG of an artifact whose longer side is at most `side` pixels or the next of the usual lengths.
@@ -128,16 +138,16 @@ impl Media {
     /// # Errors
     /// [`MediaError`].
     pub async fn picture(&self, bucket: &str, key: &str, side: u32) -> Result<Bytes, MediaError> {
-        let row = self.0.artifacts.head(bucket, key)?;
-        if MediaKind::of(row.description.headers.content_type.as_deref(), key) == Some(MediaKind::Audio) {
+        let head = self.0.library.head(bucket, key).await?;
+        if MediaKind::of(head.content_type.as_deref(), key) == Some(MediaKind::Audio) {
             return Err(MediaError::NoPicture);
         }
         let side = SIDES.into_iter().find(|known| *known >= side).unwrap_or(SIDES[SIDES.len() - 1]);
-        let name = format!("{bucket}/{}/{side}.jpg", row.version.simple());
-        if let Some(kept) = self.kept(&name).await? {
+        let name = format!("{bucket}/{}/{side}.jpg", head.version);
+        if let Some(kept) = self.0.library.kept(&name).await? {
             return Ok(kept);
         }
-        let made = self.make(bucket, key, &row, Some(side), &name).await?;
+        let made = self.make(bucket, key, &head, Some(side), &name).await?;
         made.ok_or(MediaError::NoPicture)
     }
 
@@ -146,22 +156,14 @@ impl Media {
     /// # Errors
     /// [`MediaError`].
     pub async fn facts(&self, bucket: &str, key: &str) -> Result<MediaFacts, MediaError> {
-        let row = self.0.artifacts.head(bucket, key)?;
-        let name = format!("{bucket}/{}/facts.json", row.version.simple());
-        let kept = match self.kept(&name).await? {
+        let head = self.0.library.head(bucket, key).await?;
+        let name = format!("{bucket}/{}/facts.json", head.version);
+        let kept = match self.0.library.kept(&name).await? {
             Some(kept) => Some(kept),
-            None => self.make(bucket, key, &row, None, &name).await?,
+            None => self.make(bucket, key, &head, None, &name).await?,
         };
         let kept = kept.ok_or_else(|| MediaError::Fault("the facts were not kept".into()))?;
         serde_json::from_slice(&kept).map_err(|error| MediaError::Fault(error.to_string()))
-    }
-
-    async fn kept(&self, name: &str) -> Result<Option<Bytes>, MediaError> {
-        match self.0.artifacts.get(BUCKET, name, Wanted::All, &ReadConditions::default()).await {
-            Ok(got) => Ok(Some(gather(got.stream).await?)),
-            Err(ArtifactError::NoSuchKey { .. } | ArtifactError::NoSuchBucket(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Makes facts and, where `side` says how large, a picture; keeps both and gives what is kept as `name`.
@@ -169,35 +171,34 @@ impl Media {
         &self,
         bucket: &str,
         key: &str,
-        row: &ObjectRow,
+        head: &Head,
         side: Option<u32>,
         name: &str,
     ) -> Result<Option<Bytes>, MediaError> {
-        let kind = MediaKind::of(row.description.headers.content_type.as_deref(), key).ok_or(MediaError::NotMedia)?;
-        if row.seal.as_ref().is_some_and(Seal::is_customers) {
+        let kind = MediaKind::of(head.content_type.as_deref(), key).ok_or(MediaError::NotMedia)?;
+        if head.customers_key {
             return Err(MediaError::CustomersKey);
         }
-        if let Some(error) = self.0.unreadable.lock().get(&row.version) {
+        if let Some(error) = self.0.unreadable.lock().get(&head.version) {
             return Err(error.clone());
         }
         let _waiting = Waiting::enter(&self.0.waiting).ok_or(MediaError::Busy)?;
         let turn = self.0.turn.acquire().await;
         let _turn = turn.map_err(|error| MediaError::Fault(error.to_string()))?;
-        if let Some(kept) = self.kept(name).await? {
+        if let Some(kept) = self.0.library.kept(name).await? {
             return Ok(Some(kept)); // made by somebody who was before us
         }
         let outcome = match kind {
-            MediaKind::Image => self.look_at_picture(bucket, key, row, side).await,
-            MediaKind::Video | MediaKind::Audio => self.look_at_clip(bucket, key, row, kind, side).await,
+            MediaKind::Image => self.look_at_picture(bucket, key, head, side).await,
+            MediaKind::Video | MediaKind::Audio => self.look_at_clip(bucket, key, head, kind, side).await,
         };
         let told = if outcome.is_ok() { "made" } else { "failed" };
         counter(&ARTIFACT_PREVIEWS).add(1, &[KeyValue::new("outcome", told)]);
-        let made = outcome.inspect_err(|error| self.remember(row.version, error))?;
-        self.keep(bucket, key, row, side, made).await?;
-        self.kept(name).await
+        let made = outcome.inspect_err(|error| self.remember(head.version.clone(), error))?;
+        self.keep(bucket, key, head, side, made).await
     }
 
-    fn remember(&self, version: Uuid, error: &MediaError) {
+    fn remember(&self, version: String, error: &MediaError) {
         if let MediaError::Unreadable(_) | MediaError::TooLarge { .. } = error {
             let mut unreadable = self.0.unreadable.lock();
             if unreadable.len() >= UNREADABLE_MAX {
@@ -211,14 +212,14 @@ impl Media {
         &self,
         bucket: &str,
         key: &str,
-        row: &ObjectRow,
+        head: &Head,
         side: Option<u32>,
     ) -> Result<Made, MediaError> {
-        if row.size > PICTURE_BYTES_MAX {
-            return Err(MediaError::TooLarge { bytes: row.size, max: PICTURE_BYTES_MAX });
+        if head.size > PICTURE_BYTES_MAX {
+            return Err(MediaError::TooLarge { bytes: head.size, max: PICTURE_BYTES_MAX });
         }
-        let got = self.0.artifacts.get(bucket, key, Wanted::All, &ReadConditions::default()).await?;
-        let bytes = gather(got.stream).await?;
+        let length = usize::try_from(head.size).unwrap_or_default();
+        let bytes = gather(self.0.library.get(bucket, key).await?, length).await?;
         let made = tokio::task::spawn_blocking(move || picture::look(&bytes, side)).await;
         made.map_err(|error| MediaError::Unreadable(error.to_string()))?
     }
@@ -227,13 +228,13 @@ impl Media {
         &self,
         bucket: &str,
         key: &str,
-        row: &ObjectRow,
+        head: &Head,
         kind: MediaKind,
         side: Option<u32>,
     ) -> Result<Made, MediaError> {
         let max = self.0.config.preview_source_bytes_max;
-        if row.size > max {
-            return Err(MediaError::TooLarge { bytes: row.size, max });
+        if head.size > max {
+            return Err(MediaError::TooLarge { bytes: head.size, max });
         }
         let copy = self.copy(bucket, key).await?;
         let facts = clip::facts(&self.0.config.ffprobe, copy.path()).await?;
@@ -247,61 +248,41 @@ impl Media {
     /// The bytes of an artifact as a file, since programs seek in it.
     async fn copy(&self, bucket: &str, key: &str) -> Result<Copy, MediaError> {
         let fault = |error: std::io::Error| MediaError::Fault(format!("copy it for a program: {error}"));
-        let copy = Copy(self.0.folder.join(new_id(self.0.artifacts.now()).simple().to_string()));
-        let mut got = self.0.artifacts.get(bucket, key, Wanted::All, &ReadConditions::default()).await?;
+        let copy = Copy(self.0.folder.join(Uuid::new_v4().simple().to_string()));
+        let mut pieces = self.0.library.get(bucket, key).await?;
         let mut file = tokio::fs::File::create(copy.path()).await.map_err(fault)?;
-        while let Some(bytes) = got.stream.next().await {
+        while let Some(bytes) = pieces.next().await {
             file.write_all(&bytes?).await.map_err(fault)?;
         }
         file.flush().await.map_err(fault)?;
         Ok(copy)
     }
 
+    /// Keeps what was made, and gives what was asked for: the picture, or without one the facts.
     async fn keep(
         &self,
         bucket: &str,
         key: &str,
-        row: &ObjectRow,
+        head: &Head,
         side: Option<u32>,
         made: Made,
-    ) -> Result<(), MediaError> {
-        let artifacts = &self.0.artifacts;
-        artifacts.ensure_bucket(BUCKET).await?;
-        let folder = format!("{bucket}/{}", row.version.simple());
+    ) -> Result<Option<Bytes>, MediaError> {
+        let folder = format!("{bucket}/{}", head.version);
         let facts = serde_json::to_vec(&made.facts).map_err(|error| MediaError::Fault(error.to_string()))?;
-        // What shows an encrypted artifact is encrypted too.
-        let asked = row.seal.as_ref().map_or(SealAsked::Nothing, |_| SealAsked::Kept(Kept::default()));
-        let picture = side.zip(made.picture).map(|(side, jpeg)| (format!("{side}.jpg"), "image/jpeg", jpeg));
-        for (name, content_type, bytes) in
-            [("facts.json".to_owned(), "application/json", facts)].into_iter().chain(picture)
-        {
-            let body = futures::stream::iter([Ok(Bytes::from(bytes))]);
-            let key_of = format!("{folder}/{name}");
-            let sealer = artifacts.sealer(BUCKET, &key_of, &asked)?;
-            let received = artifacts.receive(body, None, PICTURE_BYTES_MAX, Taking::object(sealer)).await?;
-            let put = Put {
-                bucket: BUCKET.to_owned(),
-                key: key_of,
-                description: Description {
-                    headers: ContentHeaders {
-                        content_type: Some(content_type.to_owned()),
-                        ..ContentHeaders::default()
-                    },
-                    metadata: vec![(OF.to_owned(), URL_SAFE_NO_PAD.encode(key))],
-                    ..Description::default()
-                },
-                ..Put::default()
-            };
-            artifacts.put(put, received).await?;
-        }
-        Ok(())
+        let facts = Bytes::from(facts);
+        let library = &self.0.library;
+        library.keep(format!("{folder}/facts.json"), "application/json", (key, head), facts.clone()).await?;
+        let Some(side) = side else { return Ok(Some(facts)) };
+        let Some(jpeg) = made.picture.map(Bytes::from) else { return Ok(None) };
+        library.keep(format!("{folder}/{side}.jpg"), "image/jpeg", (key, head), jpeg.clone()).await?;
+        Ok(Some(jpeg))
     }
 }
 
 /// All bytes of a stream that is known to be small.
-async fn gather(mut stream: super::ObjectStream) -> Result<Bytes, ArtifactError> {
-    let mut bytes = Vec::with_capacity(usize::try_from(stream.remaining()).unwrap_or_default());
-    while let Some(piece) = stream.next().await {
+async fn gather(mut pieces: Pieces, length: usize) -> Result<Bytes, MediaError> {
+    let mut bytes = Vec::with_capacity(length);
+    while let Some(piece) = pieces.next().await {
         bytes.extend_from_slice(&piece?);
     }
     Ok(bytes.into())

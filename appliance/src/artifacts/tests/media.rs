@@ -3,7 +3,7 @@
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 use super::*;
-use crate::artifacts::media::{Media, MediaError};
+use crate::artifacts::media::{Library, Media, MediaError, sweep};
 
 fn png(colour: [u8; 3]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -14,7 +14,7 @@ fn png(colour: [u8; 3]) -> Vec<u8> {
 }
 
 fn media(store: &Store) -> Media {
-    Media::build(store.artifacts.clone(), &store.dir, ArtifactConfig::default()).unwrap()
+    Media::build(Library::Own(store.artifacts.clone()), &store.dir, ArtifactConfig::default()).unwrap()
 }
 
 fn kept(store: &Store) -> u64 {
@@ -37,10 +37,10 @@ async fn a_picture_is_made_once_for_each_size_and_anew_for_what_is_put_over_it()
     let blue = media.picture(BUCKET, "shot 42/é.png", 160).await.unwrap();
     let pixel = image::load_from_memory(&blue).unwrap().to_rgb8().get_pixel(50, 50).0;
     assert!(pixel[2] > 200 && pixel[0] < 50, "{pixel:?}");
-    assert_eq!(media.sweep().await.unwrap(), 2, "those of what was put over");
+    assert_eq!(sweep(&store.artifacts).await.unwrap(), 2, "those of what was put over");
     assert_eq!(media.picture(BUCKET, "shot 42/é.png", 160).await.unwrap(), blue);
     store.delete("shot 42/é.png").await;
-    assert_eq!(media.sweep().await.unwrap(), 2);
+    assert_eq!(sweep(&store.artifacts).await.unwrap(), 2);
     assert_eq!(kept(&store), 0);
     let gone = media.picture(BUCKET, "shot 42/é.png", 160).await;
     assert!(matches!(gone, Err(MediaError::Artifact(_))), "{gone:?}");
