@@ -305,6 +305,17 @@ def pages():
     assert fetch(base + "page.html", headers={**basic, "range": "bytes=99-"})[0] == 416
     assert fetch(base + "none", headers=basic)[0] == 404
     assert fetch(base + "page.html", "HEAD", headers=basic)[1]["content-length"] == "15"
+    # A browser asks before it puts to a signed URL; its method is another than the one that was signed for.
+    rules = [{"AllowedMethods": ["PUT"], "AllowedOrigins": ["https://a.example"], "AllowedHeaders": ["*"]}]
+    s3.put_bucket_cors(Bucket="studio", CORSConfiguration={"CORSRules": rules})
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": "studio", "Key": "from a browser"})
+    asked = {"origin": "https://a.example", "access-control-request-method": "PUT"}
+    status, headers, _ = fetch(url, "OPTIONS", headers=asked)
+    assert status == 200 and headers["access-control-allow-origin"] == "https://a.example", (status, headers)
+    assert fetch(url, "OPTIONS", headers={**asked, "origin": "https://b.example"})[0] == 403
+    assert fetch(url, "OPTIONS")[0] == 400
+    status, headers, _ = fetch(url, "PUT", b"x", {"origin": "https://a.example"})
+    assert status == 200 and headers["access-control-allow-origin"] == "https://a.example", (status, headers)
     for path in ("/v1/scrub", "/v1/encryption", "/v1/buckets/studio/quota"):
         status, _, answer = fetch(os.environ["BACKLOT_ENDPOINT"] + path, headers=basic)
         assert status == 501 and b"not_with_this_engine" in answer, (path, status, answer)

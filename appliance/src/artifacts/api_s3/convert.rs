@@ -101,7 +101,7 @@ fn of_marker(code: S3ErrorCode, text: String, version: VersionName, modified_ms:
     error
 }
 
-pub(super) fn custom(code: &'static str, status: http::StatusCode, message: String) -> S3Error {
+pub(in crate::artifacts) fn custom(code: &'static str, status: http::StatusCode, message: String) -> S3Error {
     let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
     let mut error = S3Error::with_message(code, message);
     error.set_status_code(status);

@@ -40,7 +40,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 pub use access::Keys;
 pub(in crate::artifacts) use access::check_signature;
-pub(in crate::artifacts) use convert::body_error;
+pub(in crate::artifacts) use convert::{body_error, custom};
 pub(in crate::artifacts) use hosts::{Hosts, Named as HostNamed};
 pub(in crate::artifacts) use region::refusal as region_refusal;
 

@@ -18,7 +18,7 @@ use super::bodies::Trailer;
 use super::headers;
 use super::keyring::Payload;
 use super::mapping;
-use super::operation::{On, Operation, Right};
+use super::operation::{On, Operation};
 use super::place::{self, Named};
 use super::send::Call;
 use crate::artifacts::api_s3::{self, HostNamed, Hosts, Keys};
@@ -94,6 +94,9 @@ impl Service {
         if let HostNamed::Website(_) = self.hosts.named(&api_s3::host_of(&request)) {
             return api_s3::written(Err(s3_error!(NotImplemented, "websites are given by the other S3 itself")));
         }
+        if request.method() == Method::OPTIONS {
+            return self.preflight(request).await;
+        }
         if let Some(refusal) = api_s3::region_refusal(request.headers()) {
             return refusal;
         }
@@ -109,6 +112,41 @@ impl Service {
     }
 }
 
+impl Service {
+    /// What a browser asks before it asks. Nobody signs it, also where the URL carries the signature of what follows, and it says
+    /// nothing of any object: the other S3's rules answer it.
+    async fn preflight(&self, request: Request) -> Response {
+        let (head, _) = request.into_parts();
+        if let Some(cell) = head.extensions.get::<OperationCell>() {
+            cell.set("PreflightRequest");
+        }
+        if [header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD].iter().any(|name| !head.headers.contains_key(name)) {
+            let text = "Insufficient information. Origin request header needed.";
+            return api_s3::written(Err(api_s3::custom("BadRequest", http::StatusCode::BAD_REQUEST, text.into())));
+        }
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.or(head.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default();
+        let mut call = Call::read(head.method, named(&self.hosts, host, head.uri.path()), String::new());
+        call.query = place::query(head.uri.query().unwrap_or_default());
+        (call.headers, call.payload) = (headers::going(&head.headers), None);
+        match self.upstream.0.sender.send(call).await {
+            Ok(mut answer) => {
+                headers::coming(answer.headers_mut());
+                answer
+            }
+            Err(trouble) => api_s3::written(Err(trouble.to_s3())),
+        }
+    }
+}
+
+/// What a request is about.
+fn named(hosts: &Hosts, host: &str, path: &str) -> Named {
+    match hosts.named(host) {
+        HostNamed::Bucket(bucket) => Named::read(Some(&bucket), path),
+        HostNamed::Nothing | HostNamed::Website(_) => Named::read(None, path),
+    }
+}
+
 struct Route {
     upstream: Upstream,
     hosts: Hosts,
@@ -119,10 +157,7 @@ impl Route {
     fn named(&self, request: &S3Request<s3s::Body>) -> Named {
         let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = host.or(request.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default();
-        match self.hosts.named(host) {
-            HostNamed::Bucket(bucket) => Named::read(Some(&bucket), request.uri.path()),
-            HostNamed::Nothing | HostNamed::Website(_) => Named::read(None, request.uri.path()),
-        }
+        named(&self.hosts, host, request.uri.path())
     }
 
     fn holder(&self, request: &S3Request<s3s::Body>) -> S3Result<(Role, String)> {
@@ -166,10 +201,6 @@ impl S3Route for Route {
                 NotImplemented,
                 "forms are not taken where the store is another S3; use a presigned PUT"
             ));
-        }
-        if operation.right == Right::Ask {
-            request.extensions.insert(named);
-            return Ok(());
         }
         let authorization = request.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         api_s3::check_signature(authorization, &raw, self.upstream.0.clock.now().wall_ms / 1000)?;
@@ -257,10 +288,6 @@ fn going(mut request: S3Request<s3s::Body>) -> S3Result<Call> {
     let expects = text("expect").is_some_and(|expect| expect.eq_ignore_ascii_case("100-continue"));
     let method = request.method.clone();
     let mut call = Call { method, named, query, headers, payload: Some(Payload::empty()), body: None, expects };
-    if request.method == Method::OPTIONS {
-        call.payload = None;
-        return Ok(call);
-    }
     let length = http_body::Body::size_hint(&request.input).exact();
     let writes = matches!(request.method, Method::PUT | Method::POST);
     let Some(length) = length.filter(|length| writes || *length > 0) else {

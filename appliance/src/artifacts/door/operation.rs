@@ -11,8 +11,6 @@ use crate::identity::Role;
 /// What a role must be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
-    /// What a browser asks before it asks: it says nothing of any object.
-    Ask,
     Read,
     /// Of objects.
     Write,
@@ -125,8 +123,10 @@ impl Operation {
             Method::PUT => 1,
             Method::DELETE => 2,
             Method::POST => 3,
-            Method::OPTIONS => return Self::new("PreflightRequest", Right::Ask),
-            _ => return Self::new("unknown", Right::Never("the method is none of S3's")),
+            _ => {
+                let right = Right::Never("the method is none of S3's");
+                return Self { name: "unknown", right, is_signed_by_v2: false };
+            }
         };
         let named = PARTS.iter().find(|part| part.on == on && !part.names[which].is_empty() && has(part.query));
         let copies = headers.contains_key("x-amz-copy-source");
@@ -139,10 +139,6 @@ impl Operation {
         let unknown = |name: &String| !HARMLESS.contains(&name.as_str()) && !covered_by_v2(name);
         let is_signed_by_v2 = covered && !query.iter().any(unknown);
         Self { name, right: Self::right(name, which, on), is_signed_by_v2 }
-    }
-
-    fn new(name: &'static str, right: Right) -> Self {
-        Self { name, right, is_signed_by_v2: false }
     }
 
     /// Without anything in the query that names a part.
@@ -178,7 +174,7 @@ impl Right {
     /// What a role lacks, as a sentence's end; `None` when it lacks nothing.
     pub(super) fn lacks(self, role: Role) -> Option<&'static str> {
         match self {
-            Self::Ask | Self::Read => None,
+            Self::Read => None,
             Self::Write => (!role.works()).then_some("needs agent, operator or admin"),
             Self::Operate => (!role.operates()).then_some("needs operator or admin"),
             Self::Never(why) => Some(why),
@@ -218,7 +214,6 @@ mod tests {
             ("DELETE", On::Bucket, &[], "DeleteBucket", Right::Operate),
             ("PUT", On::Bucket, &["what-comes-next-year"], "CreateBucket", Right::Operate),
             ("POST", On::Bucket, &["what-comes-next-year"], "unknown", Right::Operate),
-            ("OPTIONS", On::Object, &[], "PreflightRequest", Right::Ask),
         ] {
             let found = of(method, on, query);
             assert_eq!((found.name, found.right), (name, right), "{method} {on:?} {query:?}");

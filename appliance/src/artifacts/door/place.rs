@@ -66,9 +66,8 @@ impl Named {
 /// A query without signatures, each pair as a signature has it. A name without a value stays one.
 pub(super) fn query(raw: &str) -> String {
     let is_v2 = pairs(raw).any(|(name, _)| name == "Signature");
-    let kept = pairs(raw).filter(|(name, _)| {
-        !SIGNATURE_V4.contains(&name.as_str()) && !(is_v2 && SIGNATURE_V2.contains(&name.as_str()))
-    });
+    let ours = |name: &str| SIGNATURE_V4.contains(&name) || is_v2 && SIGNATURE_V2.contains(&name);
+    let kept = pairs(raw).filter(|(name, _)| !ours(name));
     let write = |(name, value): (String, Option<String>)| {
         let name = percent_encode(name.as_bytes(), QUERY).to_string();
         value.map_or_else(|| name.clone(), |value| format!("{name}={}", percent_encode(value.as_bytes(), QUERY)))
