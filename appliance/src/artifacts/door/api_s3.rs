@@ -217,10 +217,7 @@ impl S3Route for Route {
         if bypasses && !role.operates() {
             return Err(s3_error!(AccessDenied, "bypassing a retention needs operator or admin"));
         }
-        let place = &self.upstream.0.sender.place;
-        let has_key =
-            |name: &http::HeaderName| name.as_str().contains("customer-") && name.as_str().starts_with("x-amz-");
-        if !place.is_private() && request.headers.keys().any(has_key) {
+        if !self.upstream.0.sender.place.is_private() && headers::has_customers_key(&request.headers) {
             let text = "a customer's key goes to the other S3 over TLS alone, and upstream.endpoint is http://";
             return Err(s3_error!(InvalidRequest, "{text}"));
         }

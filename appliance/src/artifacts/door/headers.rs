@@ -88,6 +88,16 @@ pub(super) fn coming(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a customer's key (SSE-C) is among them, of the object or of what it is copied from.
+pub(super) fn has_customers_key(headers: &HeaderMap) -> bool {
+    let is_key = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-amz-server-side-encryption-customer-")
+            || name.starts_with("x-amz-copy-source-server-side-encryption-customer-")
+    };
+    headers.keys().any(is_key)
+}
+
 /// `x-amz-…` headers that a signature of version 4 should cover and does not: somebody on the way may have added them.
 pub(super) fn unsigned<'a>(headers: &'a HeaderMap, signed: &[String]) -> Option<&'a str> {
     let names = headers.keys().map(HeaderName::as_str);
@@ -127,6 +137,16 @@ mod tests {
         let mut came = map(&[("connection", "close, x-hop"), ("x-hop", "1"), ("etag", "\"a\""), ("set-cookie", "a=b")]);
         coming(&mut came);
         assert_eq!(came, map(&[("etag", "\"a\"")]));
+    }
+
+    #[test]
+    fn a_customers_key_is_told_from_what_only_sounds_like_one() {
+        assert!(has_customers_key(&map(&[("x-amz-server-side-encryption-customer-key", "k")])));
+        assert!(has_customers_key(&map(&[("x-amz-copy-source-server-side-encryption-customer-algorithm", "AES256")])));
+        assert!(!has_customers_key(&map(&[
+            ("x-amz-meta-customer-id", "7"),
+            ("x-amz-server-side-encryption", "AES256")
+        ])));
     }
 
     #[test]
