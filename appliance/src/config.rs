@@ -106,6 +106,10 @@ config! {
         domains: Vec<String> = Vec::new();
         /// Largest clip or sound that is copied for ffmpeg to look at, in bytes.
         preview_source_bytes_max: u64 = 2_147_483_648;
+        /// Seconds between two deliveries of the access log into its target buckets; much of it is delivered at once.
+        access_log_deliver_s: u64 = 300;
+        /// Largest file that a browser's form puts, in bytes; a form's own policy may say less. S3 takes 5 GiB.
+        form_bytes_max: u64 = 1_073_741_824;
         /// The program that makes posters of clips.
         ffmpeg: String = "ffmpeg".to_owned();
         /// The program that says what clips and sounds are.
@@ -406,6 +410,9 @@ impl Config {
         }
         if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
             return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });
+        }
+        if !(1..=5 << 30).contains(&self.artifacts.form_bytes_max) {
+            return Err(ConfigError::Value { key: "artifacts.form_bytes_max", problem: "is 1 to 5368709120".into() });
         }
         if self.artifacts.scrub_bytes_s < 65_536 {
             return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });

@@ -319,9 +319,10 @@ impl Store {
     fn start(&self, config: &Config, workers: &Stage, events: BucketEvents) -> Result<Media, StartError> {
         let library = match self {
             Self::Own(artifacts) => {
-                artifacts.start(workers);
                 events.start(workers);
                 artifacts.notify_with(Arc::new(events));
+                artifacts.tell_rules_with(artifacts::api_s3::TELL_RULE);
+                artifacts.start(workers); // what its rules do first is told already
                 Library::Own(artifacts.clone())
             }
             Self::Other(upstream) => {

@@ -84,6 +84,7 @@ fn no_value_of_a_request_makes_a_door_panic() {
         "bytes=0-18446744073709551615",
         "bytes=-5",
         "bytes=5-",
+        "bytes=0-1, 5-,,-3",
         "YS8Aw6k=",
         "0192f3a4b5c6d7e8f90a1b2c3d4e5f60",
         "\"etag\", W/\"x\"",
@@ -118,6 +119,12 @@ fn nothing_that_another_s3_says_makes_the_door_panic() {
     let error = "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
     let request = "/bucket/a%2Bb//c?versionId=x&prefix=a+b%2F&X-Amz-Signature=0&Signature=1&uploads";
     over_text(2_000, &[list, buckets, error, request, "https://s3.example:443"], backlot::artifacts::door::fuzz);
+}
+
+#[test]
+fn no_form_makes_its_reader_panic_and_none_is_read_otherwise_in_other_pieces() {
+    let form = b"\x07--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\na/${filename}\r\n--b\r\nContent-Disposition: form-data; name=\"success_action_redirect\"\r\n\r\nhttp://x.example/?a#b\r\n--b\r\nContent-Disposition: form-data; name=\"tagging\"\r\n\r\n<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''a%20b\r\n\r\n\r\n--x\r\n--b--\r\n";
+    over_garbage(3_000, &[form], backlot::artifacts::api_s3::fuzz_form);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Artifacts;
 use super::access::Reader;
+use super::byteranges::ByteRanges;
 use super::conditions::{ReadConditions, Tags};
 use super::engine::{Got, Wanted};
 use super::error::ArtifactError;
@@ -203,15 +204,25 @@ async fn object(
     let row = artifacts.head(&bucket, &key).map_err(refused)?;
     // A range that was asked for of other bytes than these is ignored, and so is one that is not understood (RFC 9110 §14.2).
     let current = text(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == row.etag.to_string());
-    let asked = text(header::RANGE).filter(|_| current).and_then(|range| s3s::dto::Range::parse(range).ok());
+    let asked = text(header::RANGE).filter(|_| current).and_then(RangeAsked::parse);
     let wanted = match asked {
-        Some(s3s::dto::Range::Int { first, last }) => Wanted::Range(RangeAsked::From { first, last }),
-        Some(s3s::dto::Range::Suffix { length }) => Wanted::Range(RangeAsked::Last(length)),
-        None => Wanted::All,
+        Some(ranges) if ranges.len() == 1 => Wanted::Range(ranges[0]),
+        Some(ranges) if method == Method::GET => Wanted::Ranges(ranges),
+        _ => Wanted::All,
     };
     let got = artifacts.get(&bucket, &key, wanted, &conditions).await;
     let mut response = match got {
-        Ok(Got { row, range, stream }) => {
+        Ok(Got { row, several, stream, .. }) if !several.is_empty() => {
+            let mut response = StatusCode::PARTIAL_CONTENT.into_response();
+            describe_row(&mut response, &row, &key);
+            let kind = response.headers().get(header::CONTENT_TYPE);
+            let body = ByteRanges::new(stream, &several, row.size, kind, uuid::Uuid::new_v4());
+            set(&mut response, header::CONTENT_TYPE, &body.content_type());
+            set(&mut response, header::CONTENT_LENGTH, &body.remaining().to_string());
+            *response.body_mut() = Body::from_stream(body);
+            response
+        }
+        Ok(Got { row, range, stream, .. }) => {
             let length = stream.remaining();
             // The body of a HEAD is dropped unread.
             let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(stream) };

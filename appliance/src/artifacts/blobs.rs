@@ -1,4 +1,4 @@
-//! Files that hold one object or one part each: a header page, then the bytes.
+//! Files that hold one object or one part each: a header page, then the bytes, then the checksums of their blocks where they are not encrypted.
 //!
 //! A blob is written under a temporary name; the header, whose checksums are known at the end only, is written into its
 //! page last; then `fdatasync`, rename, and the folder's `fsync`. A file under its final name is whole. Names are
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::blocks::Summing;
 use super::checksums::{Algorithm, Digests, Hasher, Verifier};
 use super::label::{self, Found, Label};
 use super::seal::{RunKey, Sealing};
@@ -80,7 +81,11 @@ impl Blobs {
         let at = path.clone();
         let file = blocking(move || OpenOptions::new().write(true).create_new(true).open(at)).await?;
         let file = Arc::new(file);
-        let run = Run { file: Arc::clone(&file), position: HEADER_BYTES, crc: key.is_some().then(Verifier::default) };
+        let (crc, sums) = match key {
+            Some(_) => (Some(Verifier::default()), None),
+            None => (None, Some(Summing::default())),
+        };
+        let run = Run { file: Arc::clone(&file), position: HEADER_BYTES, crc, sums };
         Ok(Writer {
             blobs: self.clone(),
             id,
@@ -141,6 +146,8 @@ struct Run {
     position: u64,
     /// Of what is on the disk, where that is not what the client sent.
     crc: Option<Verifier>,
+    /// Of what is not encrypted, for the table behind it.
+    sums: Option<Summing>,
 }
 
 impl Run {
@@ -148,9 +155,18 @@ impl Run {
         if let Some(crc) = &mut self.crc {
             crc.update(bytes);
         }
+        if let Some(sums) = &mut self.sums {
+            sums.update(bytes);
+        }
         self.file.write_all_at(bytes, self.position)?;
         self.position += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Writes the table behind the bytes.
+    fn finish(&mut self) -> io::Result<()> {
+        let table = self.sums.take().map(Summing::finish).unwrap_or_default();
+        self.file.write_all_at(&table, self.position)
     }
 }
 
@@ -174,7 +190,10 @@ impl Storing {
 
     fn finish(&mut self) -> io::Result<()> {
         let Self { run, sealing } = self;
-        sealing.as_mut().map_or(Ok(()), |sealing| sealing.finish(|chunk| run.append(chunk)))
+        if let Some(sealing) = sealing {
+            sealing.finish(|chunk| run.append(chunk))?;
+        }
+        run.finish()
     }
 }
 
@@ -255,7 +274,7 @@ impl Writer {
         let hasher = self.hasher.take().ok_or_else(failed)?;
         let mut storing = self.storing.take().ok_or_else(failed)?;
         let storing = blocking(move || storing.finish().map(|()| storing)).await?;
-        let Run { file, position, crc } = storing.run;
+        let Run { file, position, crc, .. } = storing.run;
         let digests = hasher.finish();
         let stored_crc = crc.map_or(digests.crc, Verifier::finish);
         Ok(Written { file, stored_bytes: position - HEADER_BYTES, stored_crc, digests, writer: self })
@@ -389,7 +408,9 @@ mod tests {
         assert!(!blobs.is_settling(id));
 
         let bytes = std::fs::read(blobs.path(id)).unwrap();
-        assert_eq!(&bytes[HEADER_BYTES as usize..], expected);
+        assert_eq!(&bytes[HEADER_BYTES as usize..][..expected.len()], expected);
+        let shape = super::super::blocks::shape(bytes.len() as u64, digests.size, false);
+        assert_eq!(shape, super::super::blocks::Shape::Table);
         let found = Blobs::read_label(&blobs.path(id)).unwrap().unwrap();
         assert_eq!((found.label, found.data_bytes), (label(id, &digests), digests.size));
         assert_eq!(blobs.folder(0xcd).unwrap(), [id]);

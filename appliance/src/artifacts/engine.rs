@@ -94,16 +94,20 @@ impl Stored {
 /// An object that is being read.
 pub struct Got {
     pub row: ObjectRow,
-    /// First byte and length of what the stream gives, where that was asked for.
+    /// First byte and length of what the stream gives, where that was asked for and is one range.
     pub range: Option<(u64, u64)>,
+    /// The same of several, whose bytes the stream gives one after the other; empty otherwise.
+    pub several: Vec<(u64, u64)>,
     pub stream: ObjectStream,
 }
 
 /// The bytes asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     All,
     Range(RangeAsked),
+    /// Several ranges in one answer.
+    Ranges(Vec<RangeAsked>),
     /// One part, by number. Part 1 of an object that was put in one piece is all of it.
     Part(u16),
 }
@@ -158,6 +162,9 @@ impl Artifacts {
         let held = self.held(bucket, key)?;
         let now = self.now();
         let Some(name) = delete.version else {
+            if held.newest.is_some() && delete.conditions.if_match.is_some() {
+                return Err(ArtifactError::PreconditionFailed("If-Match")); // a delete marker is there, and is no object (S3)
+            }
             judge(&delete.conditions, held.current.as_ref(), bucket, key)?;
             let existed = held.current.is_some();
             let version = held.next_id(new_id(now));
@@ -288,15 +295,18 @@ impl Artifacts {
                     (parts, Some(pin))
                 }
             };
-            let range = range_of(wanted, row.size, &parts)?;
-            let (first, length) = range.unwrap_or((0, row.size));
-            let pieces = pieces(parts.into_iter().map(|(_, extent)| extent), first, length);
+            let mut several = ranges_of(&wanted, row.size, &parts)?;
+            let whole = [(0, row.size)];
+            let given = if several.is_empty() { whole.as_slice() } else { &several };
+            let extents = || parts.iter().map(|(_, extent)| extent.clone());
+            let pieces = given.iter().flat_map(|(first, length)| pieces(extents(), *first, *length)).collect();
+            let range = if several.len() == 1 { several.pop() } else { None };
             let (stores, object) = (self.0.stores.clone(), named.clone());
             let opened = blocking(move || Ok(ObjectStream::open(stores, object, pieces, opening, pin)));
             if let Some(mut stream) = opened.await.map_err(ArtifactError::io("open a blob"))??
                 && stream.prime().await?
             {
-                return Ok(Got { row, range, stream });
+                return Ok(Got { row, range, several, stream });
             }
             if find()?.is_some_and(|now| now.body == row.body) {
                 let problem = "its blob is missing".to_owned();
@@ -308,17 +318,18 @@ impl Artifacts {
         Err(ArtifactError::fault("read an object")(format!("it was replaced {LOOKS_MAX} times while it was opened")))
     }
 
-    /// First byte and length of what is wanted of an object; `None` for all of it.
+    /// First byte and length of what is wanted of an object; `None` for all of it, and for several ranges.
     ///
     /// # Errors
     /// [`ArtifactError::InvalidRange`], [`ArtifactError::InvalidPart`].
-    pub fn locate(&self, row: &ObjectRow, wanted: Wanted) -> Result<Option<(u64, u64)>, ArtifactError> {
+    pub fn locate(&self, row: &ObjectRow, wanted: &Wanted) -> Result<Option<(u64, u64)>, ArtifactError> {
         let parts = match (&row.body, wanted) {
             (Body::Parts(body), Wanted::Part(_)) => self.completed_parts(*body)?,
             (Body::One(extent), _) => vec![(1, extent.clone())],
             (Body::Parts(_), _) => Vec::new(),
         };
-        range_of(wanted, row.size, &parts)
+        let mut ranges = ranges_of(wanted, row.size, &parts)?;
+        Ok(if ranges.len() == 1 { ranges.pop() } else { None })
     }
 
     /// One page of a bucket's objects.
@@ -378,11 +389,13 @@ fn listed(key: &[u8], value: &[u8]) -> Result<(String, ObjectRow), ArtifactError
     read().map_err(ArtifactError::fault("read an object's row"))
 }
 
-fn range_of(wanted: Wanted, size: u64, parts: &[(u16, Extent)]) -> Result<Option<(u64, u64)>, ArtifactError> {
+/// First byte and length of each range that is wanted; none for all.
+fn ranges_of(wanted: &Wanted, size: u64, parts: &[(u16, Extent)]) -> Result<Vec<(u64, u64)>, ArtifactError> {
     match wanted {
-        Wanted::All => Ok(None),
-        Wanted::Range(asked) => asked.resolve(size).map(Some),
-        Wanted::Part(number) => part_range(parts, number).map(Some),
+        Wanted::All => Ok(Vec::new()),
+        Wanted::Range(asked) => asked.resolve(size).map(|range| vec![range]),
+        Wanted::Ranges(asked) => RangeAsked::resolve_all(asked, size),
+        Wanted::Part(number) => part_range(parts, *number).map(|range| vec![range]),
     }
 }
 

@@ -13,7 +13,9 @@ pub mod api_http;
 pub mod api_s3;
 pub mod api_upkeep;
 mod blobs;
+mod blocks;
 mod buckets;
+mod byteranges;
 mod checksums;
 mod cold;
 mod conditions;
@@ -27,6 +29,7 @@ mod label;
 mod lifecycle;
 mod listing;
 mod lock;
+mod logbook;
 mod manifest;
 pub mod media;
 mod model;
@@ -70,7 +73,7 @@ pub use error::ArtifactError;
 pub use intake::{Expected, Received, Taking};
 pub use lifecycle::Transition;
 pub use model::{ColdClass, ContentHeaders, Description, ETag, ObjectRow, RangeAsked, Tier, Versioning};
-pub use notify::{Listener, Post};
+pub use notify::{Listener, Post, RuleDid, TellRule};
 pub use read::ObjectStream;
 pub use rebuild::{Recovered, from_blobs};
 pub use rewrap::RewrapStatus;
@@ -109,7 +112,9 @@ struct Shared {
     state: Mutex<State>,
     /// Who hands events over; nobody in a test of the store alone.
     post: std::sync::OnceLock<Arc<dyn Post>>,
+    tell_rule: std::sync::OnceLock<TellRule>,
     lifecycle: lifecycle::Lifecycle,
+    logbook: logbook::Logbook,
     scrubber: scrub::Scrubber,
     rewrapper: rewrap::Rewrapper,
     cold: Arc<cold::Cold>,
@@ -172,7 +177,9 @@ impl Artifacts {
             stores: Stores { blobs, packs, health, cold: cold.slot() },
             state: Mutex::default(),
             post: std::sync::OnceLock::new(),
+            tell_rule: std::sync::OnceLock::new(),
             lifecycle: lifecycle::Lifecycle::default(),
+            logbook: logbook::Logbook::default(),
             scrubber,
             rewrapper: rewrap::Rewrapper::default(),
             cold,
@@ -189,6 +196,7 @@ impl Artifacts {
         stage.spawn("artifact sweeper", sweep::run(self.clone(), stage.stopping()));
         stage.spawn("artifact lifecycle", lifecycle::run(self.clone(), stage.stopping()));
         self.start_cold(stage);
+        stage.spawn("artifact access log", logbook::run(self.clone(), stage.stopping()));
         stage.spawn("artifact gauges", sweep::gauges(self.clone(), stage.stopping()));
     }
 
@@ -239,6 +247,7 @@ impl Artifacts {
 /// outcome away: for fuzzing.
 pub fn fuzz_stored(bytes: &[u8]) {
     let _ = label::read(bytes);
+    blocks::fuzz(bytes);
     fuzz_pack(bytes);
     // Behind a right checksum, which no fuzzer guesses.
     if let Some((size, encoded)) = bytes.split_first_chunk::<8>()

@@ -131,6 +131,9 @@ pub struct ContentHeaders {
     /// As the client wrote it, an HTTP date.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
+    /// Where a website sends who asks for the object: a path, or an address.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
 }
 
 /// User metadata (`x-amz-meta-…` without the prefix), in the order of the names.
@@ -166,6 +169,7 @@ impl Description {
             &headers.language,
             &headers.cache_control,
             &headers.expires,
+            &headers.redirect,
         ];
         let content: usize = fields.into_iter().flatten().map(String::len).sum();
         // A list takes its room from theirs: few objects have both at their longest.
@@ -389,12 +393,20 @@ mod tests {
         Checksum { algorithm: Algorithm::Sha256, parts: u16::MAX, value: Digest(vec![0xff; 32]) }
     }
 
+    /// As long as an object's list may be.
     fn longest_acl() -> Acl {
-        let mut acl = Acl::default();
-        for n in 1..crate::artifacts::access::GRANTEES_MAX {
-            let account = Account::parse(&format!("{n}{}", "a".repeat(31))).unwrap();
-            acl.grant(Grantee::Account(account), Permissions::FULL).unwrap();
+        let (mut acl, mut longer) = (Acl::default(), Acl::default());
+        for n in 10.. {
+            let account = Account::parse(&format!("{n}{}", "a".repeat(30))).unwrap();
+            longer.grant(Grantee::Account(account), Permissions::FULL).unwrap();
+            if acl_bytes(&longer) > CONTENT_HEADERS_BYTES_MAX {
+                break;
+            }
+            acl = longer.clone();
         }
+        let description = Description { acl: Some(longer), ..Description::default() };
+        assert!(matches!(description.check(), Err(ArtifactError::MetadataTooLarge)));
+        assert!(acl.grants().len() > 20);
         acl
     }
 

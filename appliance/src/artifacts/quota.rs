@@ -14,7 +14,7 @@ use super::access::Reader;
 use super::api_http::refused;
 use super::documents::{DocumentKind, Documents};
 use super::error::ArtifactError;
-use super::model::{Counts, decode, encode};
+use super::model::{Counts, ObjectRow, Versioning, decode, encode};
 use super::{Artifacts, BucketInfo};
 use crate::edge::{ApiError, Operator};
 
@@ -62,6 +62,30 @@ impl Artifacts {
     /// [`ArtifactError::NoSuchBucket`].
     pub fn quota(&self, bucket: &str) -> Result<Quota, ArtifactError> {
         of(&self.0.state.lock().bucket(bucket)?.documents)
+    }
+
+    /// Whether a put of `bytes` would be refused when it is counted, as things are: asked before a body is read. What is counted decides.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NoSuchBucket`], [`ArtifactError::QuotaExceeded`].
+    pub(super) fn check_room(&self, bucket: &str, key: &str, bytes: u64) -> Result<(), ArtifactError> {
+        if self.quota(bucket)? == Quota::default() {
+            return Ok(());
+        }
+        let versioning = self.versioning(bucket)?;
+        let goes = |row: &ObjectRow| match versioning {
+            Versioning::Never => true,
+            Versioning::Enabled => false,
+            Versioning::Suspended => !row.named,
+        };
+        let replaced = self.row(bucket, key)?.filter(goes);
+        let state = self.0.state.lock();
+        let bucket = state.bucket(bucket)?;
+        let mut after = bucket.counts;
+        let (went, objects) = replaced.map_or((0, 1), |row| (row.size, 0));
+        after.bytes = after.bytes.saturating_add(bytes).saturating_sub(went);
+        after.objects += objects;
+        check(&bucket.documents, &bucket.counts, &after)
     }
 
     /// # Errors

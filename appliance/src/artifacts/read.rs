@@ -1,9 +1,11 @@
-//! Giving an object's bytes, in order, verified where whole runs are read.
+//! Giving an object's bytes, in order and verified.
 //!
 //! What lies in the cold tier is read the same way, but that its bytes are waited for, and no thread with them.
 //!
 //! A run that is read from its first to its last byte is checked against its CRC before its last batch is given, so that
-//! nobody takes damaged bytes for a whole object. A reader holds two batches: one given, one read ahead.
+//! nobody takes damaged bytes for a whole object. A part of a run is checked block by block, before any byte of the block is given; blobs of
+//! earlier versions and those in the cold tier have no checksums of blocks, and parts of those are not checked. A reader holds two batches: one
+//! given, one read ahead.
 
 mod run;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Artifacts;
 use super::blobs::{Blobs, HEADER_BYTES, blocking, read_up_to};
+use super::blocks::{self, Summing};
 use super::checksums::Verifier;
 use super::cold::{Name, RemoteError};
 use super::error::ArtifactError;
@@ -49,12 +50,15 @@ pub(super) struct Run {
     /// Bytes, as they lie there.
     pub(super) stored: u64,
     pub(super) crc: u64,
+    /// Whether checksums of its blocks may lie behind it, where it has a file here.
+    pub(super) has_table: bool,
 }
 
 impl Run {
     pub(super) fn of(extent: &Extent, is_sealed: bool) -> Self {
         let stored = if is_sealed { stored_bytes(extent.size) } else { extent.size };
-        Self { place: extent.place.clone(), stored, crc: extent.crc }
+        let has_table = !is_sealed && !matches!(extent.place, Place::Pack(..));
+        Self { place: extent.place.clone(), stored, crc: extent.crc, has_table }
     }
 }
 
@@ -112,7 +116,7 @@ impl Artifacts {
         if let Place::Cold(blob, copy) = run.place {
             return self.verify_cold(object, run, Name { blob, copy }, pace).await;
         }
-        let Run { place, stored, crc } = run;
+        let Run { place, stored, crc, has_table } = run;
         let stores = self.0.stores.clone();
         let named = object.clone();
         // The file, where the bytes begin, and what is wrong before any of them is read.
@@ -144,7 +148,7 @@ impl Artifacts {
             Err(problem) => return Ok(Some(problem)),
         };
         let (file, mut position) = (std::sync::Arc::new(file), 0);
-        let mut verifier = Some(Box::new(Verifier::default()));
+        let mut verifier = Some(Box::new((Verifier::default(), Summing::default())));
         while position < stored {
             let length = BATCH_BYTES.min(stored - position);
             let (file, at) = (std::sync::Arc::clone(&file), begin + position);
@@ -152,7 +156,10 @@ impl Artifacts {
             let read = blocking(move || {
                 let mut buffer = vec![0; usize::try_from(length).unwrap_or_default()];
                 let bytes = read_up_to(&file, &mut buffer, at)?;
-                checking.update(&buffer[..bytes]);
+                checking.0.update(&buffer[..bytes]);
+                if has_table {
+                    checking.1.update(&buffer[..bytes]);
+                }
                 Ok((checking, bytes as u64))
             });
             match read.await {
@@ -163,8 +170,17 @@ impl Artifacts {
             position += length;
             pace.took(length).await;
         }
-        let matches = verifier.is_some_and(|verifier| verifier.finish() == crc);
-        Ok((!matches).then(|| "the checksum of a blob does not match".to_owned()))
+        let Some((verifier, sums)) = verifier.map(|checked| *checked) else { return Ok(None) };
+        if verifier.finish() != crc {
+            return Ok(Some("the checksum of a blob does not match".to_owned()));
+        }
+        if !has_table {
+            return Ok(None);
+        }
+        match blocking(move || blocks::check_table(&file, stored, sums)).await {
+            Ok(checked) => Ok(checked.err()),
+            Err(error) => Ok(Some(format!("read: {error}"))),
+        }
     }
 
     /// Compares what the cold tier tells; reads it whole where that is asked for, or where it was found damaged.

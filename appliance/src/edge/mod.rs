@@ -38,6 +38,7 @@ pub use listen::{ListenError, Listener};
 pub(crate) use paced::Paced;
 pub use roles::{Admin, Operator, Viewer, Worker};
 pub use sigv4::S3Keys;
+pub(crate) use sigv4::{Scope, parse_amz_date};
 pub use stack::{Gate, around};
 
 /// Reads `text` as a request's head (`METHOD target`, then a header a line, then after an empty line the body) as far
@@ -61,7 +62,7 @@ pub fn fuzz_head(text: &str) {
     }
     if let Some(authorization) = sigv4::Authorization::of(&parts.headers) {
         let date = parts.headers.get("x-amz-date").and_then(|value| value.to_str().ok());
-        let signed_at = date.and_then(sigv4::parse_amz_date).unwrap_or_default();
+        let signed_at = date.and_then(parse_amz_date).unwrap_or_default();
         let _ = sigv4::recompute("secret", &parts, &authorization, body.as_bytes(), signed_at);
     }
 }
@@ -207,6 +208,11 @@ struct RequestInfo {
     request_id: String,
     wants_json: bool,
     aws: aws_door::Shape,
+}
+
+/// The id that a request's answer has in `x-amz-request-id`.
+pub(crate) fn request_id(request: &Request) -> String {
+    stack::info_of(request).request_id
 }
 
 /// Where a handler writes the name of its operation, so that the count above it knows it.

@@ -20,6 +20,23 @@ use crate::identity::{Identity, Principal};
 /// How far a signature's time may be from ours, in seconds (AWS: 15 minutes for most services).
 const SKEW_S: u64 = 15 * 60;
 
+/// What a signature is for: `KEY/DATE/REGION/SERVICE/aws4_request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scope<'a> {
+    pub(crate) key_id: &'a str,
+    pub(crate) date: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) service: &'a str,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn parse(credential: &'a str) -> Option<Self> {
+        let mut parts = credential.split('/');
+        let scope = Self { key_id: parts.next()?, date: parts.next()?, region: parts.next()?, service: parts.next()? };
+        (parts.next()? == "aws4_request" && parts.next().is_none()).then_some(scope)
+    }
+}
+
 /// What an `Authorization: AWS4-HMAC-SHA256` header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Authorization<'a> {
@@ -35,13 +52,11 @@ impl<'a> Authorization<'a> {
     pub(super) fn parse(header: &'a str) -> Option<Self> {
         let rest = header.strip_prefix("AWS4-HMAC-SHA256")?;
         let field = |name: &str| rest.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='));
-        let mut scope = field("Credential")?.split('/');
-        let (key_id, _date, region, service) = (scope.next()?, scope.next()?, scope.next()?, scope.next()?);
-        (scope.next()? == "aws4_request").then_some(())?;
+        let scope = Scope::parse(field("Credential")?)?;
         Some(Self {
-            key_id,
-            region,
-            service,
+            key_id: scope.key_id,
+            region: scope.region,
+            service: scope.service,
             signed_headers: field("SignedHeaders")?.split(';').collect(),
             signature: field("Signature")?,
         })
@@ -132,7 +147,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// `20261122T120000Z` as seconds since 1970.
-pub(super) fn parse_amz_date(text: &str) -> Option<u64> {
+pub(crate) fn parse_amz_date(text: &str) -> Option<u64> {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     let moment = time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc();
     Some(SystemTime::from(moment).duration_since(UNIX_EPOCH).ok()?.as_secs())

@@ -82,7 +82,7 @@ catalogue! {
     ARTIFACT_COLD_LOOSE = Kind::Gauge, "backlot_artifact_cold_loose", "{blob}", [], "Blobs in the cold tier that nothing refers to and that are not deleted yet.";
     ARTIFACT_QUOTA = Kind::Gauge, "backlot_artifact_quota_bytes", "By", ["bucket"], "Most bytes that a bucket with a quota may hold, old versions included.";
     ARTIFACT_EVENTS = Kind::Counter, "backlot_artifact_events_total", "{event}", ["bucket", "outcome"], "Events of buckets: told (to a queue, or to the outbox of webhooks), dropped.";
-
+    ARTIFACT_ACCESS_LINES = Kind::Counter, "backlot_artifact_access_lines_total", "{line}", ["outcome"], "Lines of the server access log: delivered into their target buckets, dropped.";
 
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";
     TELEMETRY_REFUSED = Kind::Counter, "backlot_telemetry_refused_total", "{item}", ["signal", "reason"], "Log records, spans and samples refused.";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Account;
 
-/// Most grantees of one list. An object's list lies in its row.
-pub(crate) const GRANTEES_MAX: usize = 8;
+/// Most grantees of one list (S3). An object's list lies in its row, which may be full before.
+pub(crate) const GRANTEES_MAX: usize = 100;
 
 /// What a grant permits, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

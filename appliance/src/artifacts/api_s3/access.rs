@@ -4,8 +4,8 @@
 //! for S3, that a presigned URL lives at most seven days, and that SigV2 comes as a presigned URL or a form only. A key's
 //! role bounds what it may do at all; the rest is the bucket's to say ([`crate::artifacts::access`]).
 //!
-//! What an operation needs beside its own object (the source of a copy, the keys of a batch, a form's fields) is known
-//! when its input was read, and is asked for then.
+//! What an operation needs beside its own object (the source of a copy, the keys of a batch, tags that a body brings) is known
+//! when its input was read, and is asked for then. Forms, which are read elsewhere, ask here too.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::XML_BYTES_MAX;
 use super::access_log::Requester;
 use super::convert::error;
-use super::form::Fields;
+use super::tagging;
 use crate::artifacts::Artifacts;
 use crate::artifacts::access::{Action, Ask, Caller, Facts, Holder, Named, On, Permissions, parameter};
 use crate::clock::Clock;
@@ -90,6 +90,7 @@ impl Refused {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Access {
     artifacts: Artifacts,
     keys: Arc<dyn Keys>,
@@ -102,21 +103,35 @@ impl Access {
         Self { artifacts, keys: Arc::new(keys), clock }
     }
 
-    fn asking(&self, context: &mut S3AccessContext<'_>) -> S3Result<Asking> {
-        let address = context.extensions_mut().get::<Peer>().map(|peer| peer.0.ip());
+    /// Who calls, by the key whose signature was verified. Others find it in `extensions` from here on.
+    ///
+    /// # Errors
+    /// The key is no more, or its role does not go as far as `operation`.
+    pub(super) fn admit(&self, operation: &str, key_id: Option<&str>, extensions: &mut Extensions) -> S3Result<Asking> {
+        let address = extensions.get::<Peer>().map(|peer| peer.0.ip());
         let now_ms = self.clock.now().wall_ms;
         let mut caller = Caller::default();
-        if let Some(credentials) = context.credentials() {
-            let Some((role, account)) = self.keys.holder(&credentials.access_key) else {
+        if let Some(key_id) = key_id {
+            let Some((role, account)) = self.keys.holder(key_id) else {
                 return Err(s3_error!(InvalidAccessKeyId, "the access key does not exist"));
             };
-            caller.holder = Some(Holder { key_id: credentials.access_key.clone(), role, account });
+            if !is_read(operation) && !role.works() {
+                let text = format!("the key has the role {role:?}; {operation} needs agent, operator or admin");
+                return Err(S3Error::with_message(S3ErrorCode::AccessDenied, text));
+            }
+            caller.holder = Some(Holder { key_id: key_id.to_owned(), role, account });
+            extensions.insert(role); // operations ask who may bypass a retention
         }
-        Ok(Asking { caller, keys: Arc::clone(&self.keys), address, now_ms })
+        if let Some(requester) = extensions.get::<Requester>() {
+            requester.set(caller.arn());
+        }
+        let asking = Asking { caller, keys: Arc::clone(&self.keys), address, now_ms };
+        extensions.insert(asking.clone());
+        Ok(asking)
     }
 
     /// Asks for `action` on `bucket` and perhaps `key`.
-    fn permit(
+    pub(super) fn permit(
         &self,
         facts: &Facts<'_>,
         action: Action,
@@ -132,7 +147,7 @@ impl Access {
     }
 
     /// What a write asks for beside writing: lists, tags and locks that its headers set.
-    fn permit_also(&self, facts: &Facts<'_>, bucket: &str, key: &str) -> S3Result<()> {
+    pub(super) fn permit_also(&self, facts: &Facts<'_>, bucket: &str, key: &str) -> S3Result<()> {
         const ALSO: [(&str, &str); 5] = [
             ("x-amz-acl", "s3:PutObjectAcl"),
             ("x-amz-grant-", "s3:PutObjectAcl"),
@@ -170,22 +185,8 @@ impl S3Access for Access {
         let authorization = context.headers().get("authorization").and_then(|value| value.to_str().ok());
         let query = context.uri().query().unwrap_or_default().to_owned();
         check_signature(authorization, &query, self.clock.now().wall_ms / 1000)?;
-        let asking = self.asking(context)?;
-        if let Some(holder) = &asking.caller.holder
-            && !is_read(&operation)
-            && !holder.role.works()
-        {
-            let text = format!("the key has the role {:?}; {operation} needs agent, operator or admin", holder.role);
-            return Err(S3Error::with_message(S3ErrorCode::AccessDenied, text));
-        }
-        if let Some(requester) = context.extensions_mut().get::<Requester>() {
-            requester.set(asking.caller.arn());
-        }
-        if let Some(holder) = &asking.caller.holder {
-            let role = holder.role;
-            context.extensions_mut().insert(role); // operations ask who may bypass a retention
-        }
-        context.extensions_mut().insert(asking.clone());
+        let key_id = context.credentials().map(|credentials| credentials.access_key.clone());
+        let asking = self.admit(&operation, key_id.as_deref(), context.extensions_mut())?;
         let (bucket, key) = match context.s3_path() {
             S3Path::Root => (None, None),
             S3Path::Bucket { bucket } => (Some(&**bucket), None),
@@ -201,8 +202,8 @@ impl S3Access for Access {
         {
             return Err(s3_error!(AccessDenied, "the bucket has another owner"));
         }
-        if matches!(operation.as_str(), "DeleteObjects" | "PostObject") {
-            return Ok(()); // each key for itself, when they are known
+        if matches!(operation.as_str(), "DeleteObjects" | "PutObjectTagging") {
+            return Ok(()); // each key for itself, and the tags with their object, when the body is known
         }
         let action = Action::of(&operation).unwrap_or(Action { name: "s3:*", on: On::Bucket(None) });
         let version = parameter(&query, "versionId");
@@ -225,6 +226,17 @@ impl S3Access for Access {
         self.permit_source(request, &request.input.copy_source)
     }
 
+    async fn put_object_tagging(&self, request: &mut S3Request<PutObjectTaggingInput>) -> S3Result<()> {
+        let input = &request.input;
+        // As a put would bring them, for conditions about them.
+        let mut headers = request.headers.clone();
+        let tags = http::HeaderValue::try_from(tagging::as_header(&input.tagging));
+        headers.insert("x-amz-tagging", tags.map_err(|_| s3_error!(MalformedXML, "tags are text"))?);
+        let facts = Asking::of(&request.extensions)?.facts(&headers, request.uri.query().unwrap_or_default());
+        let action = Action { name: "s3:PutObjectTagging", on: On::Object(None) };
+        self.permit(&facts, action, &input.bucket, Some(&input.key), input.version_id.as_deref())
+    }
+
     async fn delete_objects(&self, request: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
         let delete = Action { name: "s3:DeleteObject", on: On::ObjectOfBucket(Permissions::WRITE) };
         let facts = facts_of(request)?;
@@ -237,46 +249,11 @@ impl S3Access for Access {
         request.extensions.insert(refused);
         Ok(())
     }
-
-    async fn post_object(&self, request: &mut S3Request<PostObjectInput>) -> S3Result<()> {
-        let put = Action { name: "s3:PutObject", on: On::ObjectOfBucket(Permissions::WRITE) };
-        if request.input.key.contains("${filename}") {
-            return Err(s3_error!(
-                NotImplemented,
-                "${{filename}} is not filled in; the form's field `key` is the whole key"
-            ));
-        }
-        if let Some(fields) = request.extensions.get::<Fields>().cloned() {
-            request.input.acl = request.input.acl.take().or(fields.acl.map(ObjectCannedACL::from));
-            request.input.tagging = request.input.tagging.take().or(fields.tagging);
-        }
-        // A form's fields are what headers are elsewhere.
-        let mut headers = request.headers.clone();
-        let input = &request.input;
-        let acl = input.acl.as_ref().map(ObjectCannedACL::as_str);
-        let encryption = input.server_side_encryption.as_ref().map(ServerSideEncryption::as_str);
-        let class = input.storage_class.as_ref().map(StorageClass::as_str);
-        for (name, value) in [
-            ("x-amz-acl", acl),
-            ("x-amz-tagging", input.tagging.as_deref()),
-            ("x-amz-server-side-encryption", encryption),
-            ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.as_deref()),
-            ("x-amz-storage-class", class),
-        ] {
-            headers.remove(name);
-            if let Some(Ok(value)) = value.map(http::HeaderValue::from_str) {
-                headers.insert(name, value);
-            }
-        }
-        let facts = Asking::of(&request.extensions)?.facts(&headers, "");
-        self.permit(&facts, put, &input.bucket, Some(&input.key), None)?;
-        self.permit_also(&facts, &input.bucket, &input.key)
-    }
 }
 
 /// Operations whose body is an object's bytes are bounded elsewhere; the body of any other is read whole.
 pub(super) fn reads_xml(operation: &str) -> bool {
-    !matches!(operation, "PutObject" | "PostObject" | "UploadPart")
+    !matches!(operation, "PutObject" | "UploadPart")
 }
 
 fn announced(headers: &http::HeaderMap) -> u64 {
@@ -318,7 +295,7 @@ pub(in crate::artifacts) fn check_signature(authorization: Option<&str>, query: 
             InvalidRequest,
             "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
         )),
-        None => Ok(()), // a form, whose signature is in its fields
+        None => Ok(()),
     }
 }
 

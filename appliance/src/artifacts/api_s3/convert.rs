@@ -20,8 +20,7 @@ use crate::artifacts::{Artifacts, VersionName, Versioning};
 use crate::identity::Account;
 
 /// Headers that ask for what is not done here, and values of them that ask for nothing.
-const UNSERVED: &[(&str, &[&str])] =
-    &[("x-amz-server-side-encryption-context", &[]), ("x-amz-website-redirect-location", &[]), ("x-amz-mfa", &[])];
+const UNSERVED: &[(&str, &[&str])] = &[("x-amz-server-side-encryption-context", &[]), ("x-amz-mfa", &[])];
 
 /// Refuses a request whose headers ask for something that would silently not be done.
 pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
@@ -131,7 +130,7 @@ pub(in crate::artifacts) fn body_error(text: &str) -> S3Error {
     if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
         return s3_error!(InvalidRequest, "the body is not well-formed aws-chunked");
     }
-    s3_error!(IncompleteBody, "the body ended before its announced length")
+    s3_error!(IncompleteBody, "the body ended before its announced length, or a form before its last boundary")
 }
 
 pub(super) fn other_bytes_than_signed() -> S3Error {
@@ -220,6 +219,17 @@ pub(super) fn expires(expires: Option<Timestamp>) -> Option<String> {
     let mut text = Vec::new();
     expires?.format(s3s::dto::TimestampFormat::HttpDate, &mut text).ok()?;
     String::from_utf8(text).ok()
+}
+
+/// Where a website sends who asks for an object.
+pub(super) fn redirect(to: Option<String>) -> S3Result<Option<String>> {
+    let Some(to) = to.filter(|to| !to.is_empty()) else { return Ok(None) };
+    let is_place = ["/", "http://", "https://"].iter().any(|begin| to.starts_with(begin));
+    if is_place && to.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Some(to));
+    }
+    let text = "The website redirect location must begin with 'http://', 'https://' or '/', and have no spaces";
+    Err(custom("InvalidRedirectLocation", http::StatusCode::BAD_REQUEST, text.into()))
 }
 
 pub(super) fn parse_expires(text: Option<&str>) -> Option<Timestamp> {
@@ -419,6 +429,18 @@ mod tests {
         assert!(check("x-amz-storage-class", "STANDARD").is_ok());
         assert_eq!(*check("x-amz-storage-class", "GLACIER").unwrap_err().code(), S3ErrorCode::InvalidStorageClass);
         assert!(check("x-amz-meta-anything", "x").is_ok());
+    }
+
+    #[test]
+    fn a_redirect_leads_to_a_path_or_an_address_and_to_nothing_else() {
+        let read = |to: &str| redirect(Some(to.into()));
+        assert_eq!(read("").unwrap(), None);
+        for good in ["/a/b?c", "http://x.example/", "https://x.example"] {
+            assert_eq!(read(good).unwrap().as_deref(), Some(good));
+        }
+        for bad in ["a/b", "javascript:alert(1)", "/a b", "/a\r\nset-cookie: x", "ftp://x"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

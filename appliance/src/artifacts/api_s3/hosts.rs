@@ -63,6 +63,19 @@ impl Hosts {
     }
 }
 
+impl Hosts {
+    /// The key that a request is about.
+    pub(super) fn key(&self, host: &str, path: &str) -> Option<String> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let key = match self.named(host) {
+            Named::Bucket(_) | Named::Website(_) => path,
+            Named::Nothing => path.split_once('/')?.1,
+        };
+        let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+        (!key.is_empty()).then_some(key)
+    }
+}
+
 impl S3Host for Hosts {
     fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
         let plain = VirtualHost::new(host);
@@ -94,5 +107,10 @@ mod tests {
         assert_eq!(hosts.bucket("localhost", "/a%2Db/k").as_deref(), Some("a-b"));
         assert_eq!(hosts.bucket("dailies.localhost", "/k").as_deref(), Some("dailies"));
         assert_eq!(hosts.bucket("localhost", "/"), None);
+        assert_eq!(hosts.key("localhost", "/b/a%20b/c").as_deref(), Some("a b/c"));
+        assert_eq!(hosts.key("dailies.localhost", "/a/").as_deref(), Some("a/"));
+        for none in ["/", "/b", "/b/"] {
+            assert_eq!(hosts.key("localhost", none), None);
+        }
     }
 }

@@ -20,6 +20,7 @@ mod multipart;
 mod notification;
 mod objects;
 mod public;
+mod ranges;
 mod region;
 mod settings;
 mod signed;
@@ -36,13 +37,16 @@ use s3s::auth::S3Auth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Request, S3Response, S3Result};
 
 pub use access::Keys;
 pub(in crate::artifacts) use access::check_signature;
 pub(in crate::artifacts) use convert::{body_error, custom};
 pub(in crate::artifacts) use hosts::{Hosts, Named as HostNamed};
 pub(in crate::artifacts) use region::refusal as region_refusal;
+
+/// Tells what a lifecycle rule has done, as S3 tells it.
+pub const TELL_RULE: super::TellRule = notification::tell_rule;
 
 use super::Artifacts;
 use crate::edge::{OperationCell, Request, Response, S3Door};
@@ -52,14 +56,6 @@ use hosts::Named;
 
 /// Largest XML body: a completion with 10,000 parts and a SHA-256 each is under 3 MB.
 const XML_BYTES_MAX: usize = 4 << 20;
-/// Largest file in a POST form: s3s holds it in memory.
-const FORM_FILE_BYTES_MAX: u64 = 16 << 20;
-/// Forms that are read at once: with their files, what forms can take of the memory. Others wait, or are told to come again.
-const FORMS_AT_ONCE: usize = 8;
-const FORM_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
-const FORM_FIELD_BYTES_MAX: usize = 20 << 10;
-const FORM_FIELDS_BYTES_MAX: usize = 64 << 10;
-const FORM_PARTS_MAX: usize = 100;
 /// How far a signature's time may be from ours, in seconds (S3).
 const SKEW_MAX_S: u32 = 900;
 
@@ -70,11 +66,12 @@ pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (imp
     let hosts = Hosts::new(&artifacts.0.config.domains);
     let mut builder = S3ServiceBuilder::new(Door { artifacts: artifacts.clone() });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config()))));
-    builder.set_auth(auth);
+    let secrets: Arc<dyn S3Auth> = Arc::new(auth);
+    builder.set_auth(Secrets(Arc::clone(&secrets)));
     builder.set_host(hosts.clone());
-    builder.set_access(access::Access::new(artifacts.clone(), keys));
-    let forms = Arc::new(tokio::sync::Semaphore::new(FORMS_AT_ONCE));
-    let service = Service { s3: builder.build(), artifacts, hosts, forms };
+    let access = access::Access::new(artifacts.clone(), keys);
+    builder.set_access(access.clone());
+    let service = Service { s3: builder.build(), artifacts, hosts, access, secrets };
     (service.clone(), public::PublicDoor(service))
 }
 
@@ -82,10 +79,10 @@ pub fn service(artifacts: Artifacts, auth: impl S3Auth, keys: impl Keys) -> (imp
 pub(in crate::artifacts) fn config() -> S3Config {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
-    config.post_object_max_file_size = FORM_FILE_BYTES_MAX;
-    config.form_max_field_size = FORM_FIELD_BYTES_MAX;
-    config.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
-    config.form_max_parts = FORM_PARTS_MAX;
+    // Forms are read before s3s, which would hold them in memory.
+    config.post_object_max_file_size = 0;
+    config.form_max_fields_size = 0;
+    config.form_max_parts = 0;
     config.presigned_url_max_skew_time_secs = SKEW_MAX_S;
     config
 }
@@ -96,6 +93,7 @@ pub fn fuzz_values(text: &str) {
     for size in [0, 1, u64::MAX] {
         let _ = Range::parse(text).map(|range| convert::range(range).resolve(size));
         let _ = multipart::copy_range(text, size);
+        let _ = super::RangeAsked::parse(text).map(|ranges| super::RangeAsked::resolve_all(&ranges, size));
     }
     let _ = convert::parse_token(text);
     let _ = convert::parse_upload_id(text);
@@ -117,14 +115,28 @@ pub fn fuzz_configurations(text: &str) {
         notification::fuzz(&configuration, text);
     }
     let _ = stored::read::<WebsiteConfiguration>(bytes).map(|website| website::fuzz(&website, text));
-    form::fuzz(text);
     let hosts = Hosts::new(&["studio.example".to_owned()]);
     let _ = (hosts.named(text), hosts.bucket(text, text));
     let _ = super::access::check_policy(text, "bucket");
 }
 
+/// Reads `bytes` as a form that a browser posts: for fuzzing.
+pub fn fuzz_form(bytes: &[u8]) {
+    form::fuzz(bytes);
+}
+
 struct Door {
     artifacts: Artifacts,
+}
+
+/// The keys as s3s and forms ask for them.
+struct Secrets(Arc<dyn S3Auth>);
+
+#[async_trait::async_trait]
+impl S3Auth for Secrets {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<s3s::auth::SecretKey> {
+        self.0.get_secret_key(access_key).await
+    }
 }
 
 /// What stands around s3s: what browsers ask, and what it says wrongly.
@@ -133,7 +145,8 @@ struct Service {
     s3: S3Service,
     artifacts: Artifacts,
     hosts: Hosts,
-    forms: Arc<tokio::sync::Semaphore>,
+    access: access::Access,
+    secrets: Arc<dyn S3Auth>,
 }
 
 impl S3Door for Service {
@@ -146,26 +159,21 @@ impl S3Door for Service {
             }
             let path = request.uri().path().to_owned();
             let bucket = service.hosts.bucket(&host, &path);
+            let key = service.hosts.key(&host, &path);
+            let logged = Logged::of(&service.artifacts, bucket.as_deref(), key.as_deref(), &mut request);
             if request.method() == http::Method::OPTIONS {
-                return service.preflight(bucket.as_deref(), &request);
+                let response = service.preflight(bucket.as_deref(), &request);
+                return service.log(logged, response);
             }
             let page = CrossOrigin::of(bucket.as_deref(), request.method(), request.headers());
-            let logged = Logged::of(&service.artifacts, bucket.as_deref(), &mut request);
-            let mut response = match service.admit_form(is_form(request.method(), request.headers())).await {
-                Ok(Some(_permit)) => match form::look(request).await {
-                    Ok(request) => service.operate(request).await,
-                    Err(refusal) => written(Err(refusal)),
-                },
-                Ok(None) => service.operate(request).await,
-                Err(refusal) => refusal,
+            let mut response = match is_form(request.method(), request.headers()) {
+                true => service.form(request).await,
+                false => service.operate(request).await,
             };
-            if let Some(logged) = logged {
-                logged.answered(&service.artifacts, &response);
-            }
             if let Some(page) = page {
                 page.answer(&service.artifacts, response.headers_mut());
             }
-            response
+            service.log(logged, response)
         })
     }
 }
@@ -189,6 +197,14 @@ pub(in crate::artifacts) fn says_nothing_of_a_body(request: &Request) -> bool {
 }
 
 impl Service {
+    /// Writes an answer into the access log, if its bucket has one.
+    fn log(&self, logged: Option<Logged>, response: Response) -> Response {
+        match logged {
+            Some(logged) => logged.answered(&self.artifacts, response),
+            None => response,
+        }
+    }
+
     fn preflight(&self, bucket: Option<&str>, request: &Request) -> Response {
         if let Some(cell) = request.extensions().get::<OperationCell>() {
             cell.set("PreflightRequest");
@@ -196,19 +212,9 @@ impl Service {
         written(cors::preflight(&self.artifacts, bucket, request.headers()))
     }
 
-    /// Waits until a form may be read; anything else may at once.
-    async fn admit_form(&self, is_form: bool) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Response> {
-        if !is_form {
-            return Ok(None);
-        }
-        match tokio::time::timeout(FORM_WAIT, Arc::clone(&self.forms).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            _ => Err(written(Err(s3_error!(SlowDown, "Please reduce your request rate.")))),
-        }
-    }
-
     /// Any operation but a preflight.
-    async fn operate(&self, request: Request) -> Response {
+    async fn operate(&self, mut request: Request) -> Response {
+        ranges::take_several(&mut request);
         if let Some(refusal) = region::refusal(request.headers()) {
             return refusal;
         }
@@ -228,7 +234,10 @@ impl Service {
                 if is_fault(&response) {
                     tracing::warn!(operation = operation.get(), "an S3 call was answered with InternalError");
                 }
-                let response = response.map(axum::body::Body::new);
+                let mut response = response.map(axum::body::Body::new);
+                if response.extensions().get::<ranges::Partial>().is_some() {
+                    *response.status_mut() = http::StatusCode::PARTIAL_CONTENT;
+                }
                 match operation.get() == etags::OPERATION && response.status() == http::StatusCode::OK {
                     true => etags::without_quotes(response).await,
                     false => response,

@@ -4,6 +4,7 @@
 //! are refused.
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -15,7 +16,7 @@ use super::stored::{self, Stored};
 use super::{acl, deletes, multipart, objects, tagging};
 use crate::artifacts::documents::DocumentKind;
 use crate::artifacts::notify::Listener;
-use crate::artifacts::{Artifacts, VersionName, Versioning, new_id};
+use crate::artifacts::{Artifacts, RuleDid, VersionName, Versioning, new_id};
 use backlot_wire::Timestamp;
 
 /// Most rules (S3).
@@ -23,7 +24,7 @@ const RULES_MAX: usize = 100;
 /// Events of one batch that are handed over at once.
 const TOLD_AT_ONCE: usize = 32;
 /// What is told here.
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 16] = [
     "s3:ObjectCreated:*",
     "s3:ObjectCreated:Put",
     "s3:ObjectCreated:Post",
@@ -36,6 +37,10 @@ const EVENTS: [&str; 12] = [
     "s3:ObjectTagging:Put",
     "s3:ObjectTagging:Delete",
     "s3:ObjectAcl:Put",
+    "s3:LifecycleExpiration:*",
+    "s3:LifecycleExpiration:Delete",
+    "s3:LifecycleExpiration:DeleteMarkerCreated",
+    "s3:LifecycleTransition",
 ];
 
 /// One rule of a configuration.
@@ -175,9 +180,29 @@ pub(super) async fn get(
     }))
 }
 
+/// Who changes something, as an event says it.
+struct Who {
+    principal: String,
+    address: Option<String>,
+}
+
+impl Who {
+    fn of(extensions: &http::Extensions) -> Self {
+        let asking = Asking::of(extensions).ok();
+        let holder = asking.and_then(|asking| asking.caller.holder.as_ref());
+        let address = asking.and_then(|asking| asking.address).map(|address| address.to_string());
+        Self { principal: holder.map_or("Anonymous".to_owned(), |holder| format!("AWS:{}", holder.key_id)), address }
+    }
+
+    /// A rule of the bucket.
+    fn rule() -> Self {
+        Self { principal: "s3.amazonaws.com".to_owned(), address: Some("s3.amazonaws.com".to_owned()) }
+    }
+}
+
 /// Who changes what: kept while the operation runs, told when it has succeeded.
 struct Change {
-    asking: Option<Asking>,
+    who: Who,
     bucket: String,
     stored: Option<Stored>,
 }
@@ -185,14 +210,30 @@ struct Change {
 impl Change {
     fn of(artifacts: &Artifacts, extensions: &http::Extensions, bucket: &str) -> Self {
         let stored = Stored::of(artifacts, bucket, DocumentKind::Notification).ok().flatten();
-        Self { asking: Asking::of(extensions).ok().cloned(), bucket: bucket.to_owned(), stored }
+        Self { who: Who::of(extensions), bucket: bucket.to_owned(), stored }
     }
 
     /// Tells that `event` happened to `key`.
     async fn tell(&self, artifacts: &Artifacts, event: &str, key: &str, version: Option<&str>) {
+        self.tell_with(artifacts, event, key, version, None).await;
+    }
+
+    /// The same, with more about it.
+    async fn tell_with(
+        &self,
+        artifacts: &Artifacts,
+        event: &str,
+        key: &str,
+        version: Option<&str>,
+        more: Option<(&str, Value)>,
+    ) {
         let Some(configuration) = self.stored.as_ref().and_then(|stored| stored.value().ok()) else { return };
         for rule in rules(configuration).into_iter().filter(|rule| rule.wants(event, key)) {
-            let body = json!({"Records": [self.record(artifacts, event, key, version, rule.id)]}).to_string();
+            let mut record = self.record(artifacts, event, key, version, rule.id);
+            if let Some((name, value)) = &more {
+                record[*name] = value.clone();
+            }
+            let body = json!({"Records": [record]}).to_string();
             if let Some(listener) = rule.listener {
                 artifacts.tell(&self.bucket, listener, body).await;
             }
@@ -202,8 +243,6 @@ impl Change {
     fn record(&self, artifacts: &Artifacts, event: &str, key: &str, version: Option<&str>, rule: &str) -> Value {
         let now = artifacts.now();
         let bucket = artifacts.bucket(&self.bucket).ok();
-        let caller = self.asking.as_ref().and_then(|asking| asking.caller.holder.as_ref());
-        let address = self.asking.as_ref().and_then(|asking| asking.address).map(|address| address.to_string());
         // As a form writes it, which is how S3 writes keys here.
         let written = utf8_percent_encode(key, KEPT).to_string().replace("%20", "+");
         let mut object = json!({"key": written, "sequencer": new_id(now).simple().to_string()});
@@ -211,6 +250,7 @@ impl Change {
             object["versionId"] = json!(version);
         }
         if !event.starts_with("ObjectRemoved:")
+            && !event.starts_with("LifecycleExpiration:")
             && let Ok(row) = artifacts.find(&self.bucket, key, version.and_then(VersionName::parse))
         {
             object["size"] = json!(row.size);
@@ -222,8 +262,8 @@ impl Change {
             "awsRegion": bucket.as_ref().map_or("us-east-1", |bucket| bucket.region.as_str()),
             "eventTime": Timestamp(now.wall_ms).to_string(),
             "eventName": event,
-            "userIdentity": {"principalId": caller.map_or("Anonymous".to_owned(), |holder| format!("AWS:{}", holder.key_id))},
-            "requestParameters": {"sourceIPAddress": address},
+            "userIdentity": {"principalId": self.who.principal},
+            "requestParameters": {"sourceIPAddress": self.who.address},
             "s3": {
                 "s3SchemaVersion": "1.0",
                 "configurationId": rule,
@@ -236,6 +276,30 @@ impl Change {
             },
         })
     }
+}
+
+/// Tells what a lifecycle rule has done.
+pub(super) fn tell_rule(
+    artifacts: Artifacts,
+    bucket: String,
+    key: String,
+    version: Option<VersionName>,
+    did: RuleDid,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let stored = Stored::of(&artifacts, &bucket, DocumentKind::Notification).ok().flatten();
+        let change = Change { who: Who::rule(), bucket, stored };
+        let version = version.map(|version| version.to_string());
+        let (event, more) = match did {
+            RuleDid::Delete => ("LifecycleExpiration:Delete", None),
+            RuleDid::Mark => ("LifecycleExpiration:DeleteMarkerCreated", None),
+            RuleDid::Move(class) => {
+                let moved = json!({"transitionEventData": {"destinationStorageClass": class}});
+                ("LifecycleTransition", Some(("lifecycleEventData", moved)))
+            }
+        };
+        change.tell_with(&artifacts, event, &key, version.as_deref(), more).await;
+    })
 }
 
 /// What stays as it is in the key of an event.

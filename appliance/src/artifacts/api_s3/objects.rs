@@ -10,7 +10,9 @@ use super::convert::{
     version,
 };
 use super::encryption::{self, customer, seal_asked, source_customer, tell_customer, tell_seal};
+use super::form::Bounds;
 use super::lock::{lock_asked, told_lock};
+use super::ranges::{self, content_range, parts_count};
 use super::tagging;
 use crate::artifacts::conditions::ReadConditions;
 use crate::artifacts::engine::{Put, Wanted};
@@ -32,6 +34,7 @@ macro_rules! content_headers {
             language: $input.content_language.take(),
             cache_control: $input.cache_control.take(),
             expires: convert::expires($input.expires.take()),
+            redirect: convert::redirect($input.website_redirect_location.take())?,
         }
     };
 }
@@ -43,10 +46,8 @@ pub(super) async fn put(
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let S3Request { mut input, headers, trailing_headers, extensions, .. } = request;
     // A form's fields do not come as headers.
-    let asks = input.website_redirect_location.is_some()
-        || input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD);
-    if asks {
-        return Err(s3_error!(NotImplemented, "redirects and storage classes are not served in forms"));
+    if input.storage_class.as_ref().is_some_and(|class| class.as_str() != StorageClass::STANDARD) {
+        return Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid: this is STANDARD"));
     }
     let announced = input.content_length.and_then(|length| u64::try_from(length).ok());
     if announced.is_some_and(|length| length > PUT_BYTES_MAX) {
@@ -66,13 +67,18 @@ pub(super) async fn put(
     };
     put.description.acl = list;
     // Refused before the body is read, where that is known already.
-    artifacts.bucket(&put.bucket).map_err(error)?;
+    artifacts.check_room(&put.bucket, &put.key, announced.unwrap_or(0)).map_err(error)?;
     put.description.check().map_err(error)?;
     let sealer = artifacts.sealer(&put.bucket, &put.key, &seal).map_err(error)?;
     let told = sealer.as_ref().map(|sealer| sealer.seal.clone());
     let body = convert::body(input.body.take());
-    let received = artifacts.receive(body, checksum.algorithm, PUT_BYTES_MAX, Taking::object(sealer));
+    // A form's policy says how long its file may be.
+    let bounds = extensions.get::<Bounds>().copied().unwrap_or(Bounds { min: 0, max: PUT_BYTES_MAX });
+    let received = artifacts.receive(body, checksum.algorithm, bounds.max, Taking::object(sealer));
     let received = received.await.map_err(error)?;
+    if received.size() < bounds.min {
+        return Err(s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size"));
+    }
     put.expected.checksum = checksum.expected(trailing_headers.as_ref())?;
     let (bucket, key) = (put.bucket.clone(), put.key.clone());
     let stored = artifacts.put(put, received).await.map_err(error)?;
@@ -93,20 +99,6 @@ pub(super) fn customer_of(seal: &SealAsked) -> Option<&CustomerKey> {
     match seal {
         SealAsked::Customer(customer) => Some(customer),
         SealAsked::Nothing | SealAsked::Kept(_) => None,
-    }
-}
-
-fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {
-    match (range, part) {
-        (None, None) => Ok(Wanted::All),
-        (Some(range), None) => Ok(Wanted::Range(convert::range(range))),
-        (None, Some(part)) => match u16::try_from(part) {
-            Ok(part @ 1..) => Ok(Wanted::Part(part)),
-            _ => Err(s3_error!(InvalidArgument, "part numbers are 1 to 10000")),
-        },
-        (Some(_), Some(_)) => {
-            Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter"))
-        }
     }
 }
 
@@ -142,16 +134,6 @@ fn validators(row: &ObjectRow) -> HeaderMap {
     headers
 }
 
-fn content_range(range: Option<(u64, u64)>, size: u64) -> Option<String> {
-    range
-        .filter(|(_, length)| *length > 0)
-        .map(|(first, length)| format!("bytes {first}-{}/{size}", first + length - 1))
-}
-
-fn parts_count(row: &ObjectRow, part: Option<i32>) -> Option<i32> {
-    part.filter(|_| row.etag.parts > 0).map(|_| i32::from(row.etag.parts))
-}
-
 /// Fields that a GET and a HEAD answer alike.
 macro_rules! described {
     ($output:expr, $row:expr, $part:expr, $artifacts:expr, $input:expr) => {{
@@ -175,49 +157,67 @@ macro_rules! described {
         $output.content_language = headers.language;
         $output.cache_control = headers.cache_control;
         $output.expires = convert::parse_expires(headers.expires.as_deref());
+        $output.website_redirect_location = headers.redirect;
         $output.metadata = Some(row.description.metadata.into_iter().collect());
     }};
 }
 
-/// A checksum is told when it was asked for and all of the object is given.
-fn told(mode: Option<&ChecksumMode>, ranged: bool) -> bool {
-    !ranged && mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+fn asks_for_checksum(mode: Option<&ChecksumMode>) -> bool {
+    mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+}
+
+/// Tells the checksum of what is given, where it was asked for and there is one.
+macro_rules! tell_checksum {
+    ($output:expr, $artifacts:expr, $input:expr, $row:expr, $range:expr) => {
+        if asks_for_checksum($input.checksum_mode.as_ref())
+            && let Some(checksum) = ranges::checksum($artifacts, $row, $range)?
+        {
+            set_checksum!($output, &checksum);
+            $output.checksum_type = Some(checksum_type(&$row.checksum));
+        }
+    };
 }
 
 pub(super) async fn get(
     artifacts: &Artifacts,
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, extensions, .. } = request;
     let which = version(input.version_id.as_deref())?;
     encryption::refuse_on_read(&headers)?;
     let customer = customer!(input)?;
     let conditions = convert::read_conditions(&headers, "", input.if_modified_since, input.if_unmodified_since);
-    let wanted = wanted(input.range, input.part_number)?;
+    let wanted = ranges::wanted(&extensions, input.range, input.part_number)?;
     let got = artifacts.get_version(&input.bucket, &input.key, which, wanted, &conditions, customer.as_ref()).await;
-    let Got { row, range, stream } =
+    let Got { row, range, several, stream } =
         got.map_err(|problem| read_error(artifacts, (&input.bucket, &input.key, which), problem))?;
     let mut output = GetObjectOutput {
         content_length: Some(size(stream.remaining())),
         content_range: content_range(range, row.size),
         ..Default::default()
     };
-    if told(input.checksum_mode.as_ref(), range.is_some()) {
-        set_checksum!(output, &row.checksum);
-        output.checksum_type = Some(checksum_type(&row.checksum));
+    if several.is_empty() {
+        tell_checksum!(output, artifacts, input, &row, range);
     }
     output.tag_count = Some(i32::from(row.tags)).filter(|count| *count > 0);
+    let whole = row.size;
     described!(output, row, input.part_number, artifacts, input);
     tell_customer!(output, customer.as_ref());
-    output.body = Some(StreamingBlob::wrap(stream));
-    Ok(S3Response::new(output))
+    if several.is_empty() {
+        output.body = Some(StreamingBlob::wrap(stream));
+        return Ok(S3Response::new(output));
+    }
+    let partial = ranges::give_several(&mut output, stream, &several, whole);
+    let mut response = S3Response::new(output);
+    response.extensions.insert(partial);
+    Ok(response)
 }
 
 pub(super) async fn head(
     artifacts: &Artifacts,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, extensions, .. } = request;
     let which = version(input.version_id.as_deref())?;
     encryption::refuse_on_read(&headers)?;
     let customer = customer!(input)?;
@@ -226,21 +226,21 @@ pub(super) async fn head(
     let row = artifacts.find(&input.bucket, &input.key, which).map_err(failed)?;
     encryption::check(artifacts, &input.bucket, &input.key, row.seal.as_ref(), customer.as_ref())?;
     conditions.check(&row.etag, row.modified_ms).map_err(failed)?;
-    let range = artifacts.locate(&row, wanted(input.range, input.part_number)?).map_err(failed)?;
+    let wanted = ranges::wanted(&extensions, input.range, input.part_number)?;
+    let range = artifacts.locate(&row, &wanted).map_err(failed)?;
     let mut output = HeadObjectOutput {
         content_length: Some(size(range.map_or(row.size, |(_, length)| length))),
         content_range: content_range(range, row.size),
         ..Default::default()
     };
-    if told(input.checksum_mode.as_ref(), range.is_some()) {
-        set_checksum!(output, &row.checksum);
-        output.checksum_type = Some(checksum_type(&row.checksum));
-    }
+    tell_checksum!(output, artifacts, input, &row, range);
     let tags = row.tags;
     described!(output, row, input.part_number, artifacts, input);
     tell_customer!(output, customer.as_ref());
-    let status = if range.is_some() { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
-    let mut response = S3Response::with_status(output, status);
+    let mut response = S3Response::new(output);
+    if range.is_some() {
+        response.extensions.insert(ranges::Partial);
+    }
     if tags > 0 {
         response.headers.insert("x-amz-tagging-count", tags.into()); // S3 tells it, s3s has no field for it
     }
@@ -346,7 +346,9 @@ pub(super) async fn copy(
     // So is another class: what is in the cold tier is put here again.
     let comes_back = input.storage_class.is_some()
         && artifacts.find(&bucket, &key, which).is_ok_and(|row| row.cold_class().is_some());
-    let changes = replace || reseals || comes_back;
+    // Where the source leads stays with the source.
+    let redirect = convert::redirect(input.website_redirect_location.take())?;
+    let changes = replace || reseals || comes_back || redirect.is_some();
     if !changes && bucket == input.bucket && key == input.key && which.is_none() {
         return Err(s3_error!(
             InvalidRequest,
@@ -369,6 +371,7 @@ pub(super) async fn copy(
     if row.size > PUT_BYTES_MAX {
         return Err(s3_error!(InvalidRequest, "a copy has at most 5 GiB; larger objects are copied in parts"));
     }
+    artifacts.check_room(&input.bucket, &input.key, row.size).map_err(error)?;
     let always = ReadConditions::default();
     let got = artifacts.get_version(&bucket, &key, which, Wanted::All, &always, source_customer.as_ref()).await;
     let Got { row, stream, .. } = got.map_err(error)?;
@@ -380,6 +383,7 @@ pub(super) async fn copy(
     };
     let mut description =
         if replace { convert::description(content_headers!(input), input.metadata.take()) } else { row.description };
+    description.headers.redirect = redirect;
     // A copy's list is the copier's, not the source's.
     description.acl = acl::of_object(artifacts, &extensions, &input.bucket, &acl::asked!(input))?;
     let size = stream.remaining();

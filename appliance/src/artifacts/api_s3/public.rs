@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 
+use super::access_log::Logged;
 use super::hosts::Named;
 use super::{Service, convert, faulty, written};
 use crate::artifacts::access::{Action, Ask, Caller};
@@ -68,7 +69,7 @@ impl Service {
 pub(super) struct PublicDoor(pub(super) Service);
 
 impl S3Door for PublicDoor {
-    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+    fn call(&self, mut request: Request) -> BoxFuture<'static, Response> {
         let service = self.0.clone();
         Box::pin(async move {
             let (host, path) = (super::host_of(&request), request.uri().path().to_owned());
@@ -95,13 +96,14 @@ impl S3Door for PublicDoor {
             if key.is_empty() {
                 return written(Err(convert::custom("AccessDenied", StatusCode::FORBIDDEN, "Access Denied".into())));
             }
+            let logged = Logged::of(&service.artifacts, Some(&bucket), Some(&key), &mut request);
             let head = request.into_parts().0;
             let page = super::CrossOrigin::of(Some(&bucket), &head.method, &head.headers);
             let mut response = service.as_nobody(&head, &bucket, &key).await;
             if let Some(page) = page {
                 page.answer(&service.artifacts, response.headers_mut());
             }
-            response
+            service.log(logged, response)
         })
     }
 }

@@ -4,7 +4,7 @@
 use axum::body::Body;
 use http::{HeaderMap, StatusCode, header};
 
-use crate::edge::Response;
+use crate::edge::{Response, Scope};
 
 /// What a client is told to sign for.
 const REGION: &str = "us-east-1";
@@ -29,7 +29,7 @@ pub(in crate::artifacts) fn refusal(headers: &HeaderMap) -> Option<Response> {
 /// `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
 fn signed_for(authorization: &str) -> Option<&str> {
     let (_, credential) = authorization.strip_prefix("AWS4-HMAC-SHA256")?.split_once("Credential=")?;
-    credential.split(',').next()?.split('/').nth(2)
+    Scope::parse(credential.split(',').next()?.trim()).map(|scope| scope.region)
 }
 
 fn is_region(name: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Tags of objects and of buckets.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::*;
 use s3s::xml::Deserialize;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -19,6 +20,14 @@ pub(super) fn sent(tagging: Option<&str>) -> S3Result<Vec<tags::Tag>> {
         Ok(tagging) => read(tagging.tag_set, TAGS_MAX),
         Err(_) => Err(s3_error!(MalformedXML, "the form's tagging is not well-formed")),
     }
+}
+
+/// Tags as the header `x-amz-tagging` has them.
+pub(super) fn as_header(tagging: &Tagging) -> String {
+    let write =
+        |text: &Option<String>| utf8_percent_encode(text.as_deref().unwrap_or_default(), NON_ALPHANUMERIC).to_string();
+    let pairs = tagging.tag_set.iter().map(|tag| format!("{}={}", write(&tag.key), write(&tag.value)));
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 fn read(set: TagSet, most: usize) -> S3Result<Vec<tags::Tag>> {
@@ -100,6 +109,8 @@ mod tests {
     fn tags_come_as_a_query_or_as_a_forms_xml() {
         let form = "<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>";
         assert_eq!(sent(Some(form)).unwrap(), sent(Some("a=1&b=2")).unwrap());
+        let tagging: Tagging = super::super::stored::read(form.as_bytes()).unwrap();
+        assert_eq!(sent(Some(&as_header(&tagging))).unwrap(), sent(Some("a=1&b=2")).unwrap());
         assert!(sent(None).unwrap().is_empty() && sent(Some("")).unwrap().is_empty());
         for bad in ["<Tagging><TagSet>", "<a/>", "a=1&a=2"] {
             assert!(sent(Some(bad)).is_err(), "{bad}");

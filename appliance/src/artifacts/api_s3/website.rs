@@ -1,8 +1,8 @@
 //! Static websites: a bucket's pages for browsers, asked for at `bucket.s3-website.domain`.
 //!
 //! A page is read as nobody reads it: what the bucket does not let everybody read is no page. Keys that end with a slash, and the root,
-//! are their index document; what is missing is the error document, or redirected by a rule. Redirects of single objects are
-//! not served.
+//! are their index document; what is missing is the error document, or redirected by a rule. An object that was put with
+//! `x-amz-website-redirect-location` is no page but leads there, for whom it is open.
 
 use axum::body::Body;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -10,6 +10,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::Service;
+use super::access_log::Logged;
 use super::convert;
 use super::stored::{self, Stored};
 use crate::artifacts::Artifacts;
@@ -105,7 +106,15 @@ fn check(configuration: &WebsiteConfiguration) -> S3Result<()> {
 
 impl Service {
     /// Answers a request for a page.
-    pub(super) async fn page(&self, bucket: &str, request: Request) -> Response {
+    pub(super) async fn page(&self, bucket: &str, mut request: Request) -> Response {
+        let path = request.uri().path().trim_start_matches('/');
+        let key = percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned();
+        let logged = Logged::of(&self.artifacts, Some(bucket), Some(&key), &mut request).map(Logged::website);
+        let response = self.find_page(bucket, &key, request).await;
+        self.log(logged, response)
+    }
+
+    async fn find_page(&self, bucket: &str, key: &str, request: Request) -> Response {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "pages are read with GET and HEAD");
         }
@@ -121,29 +130,30 @@ impl Service {
         };
         let host =
             request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-        let path = request.uri().path().trim_start_matches('/');
-        let key = percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned();
         if let Some(all) = &website.redirect_all_requests_to {
             let protocol = all.protocol.as_ref().map_or("http", Protocol::as_str);
-            return redirect(StatusCode::MOVED_PERMANENTLY, protocol, &all.host_name, &key);
+            return redirect(StatusCode::MOVED_PERMANENTLY, protocol, &all.host_name, key);
         }
         let index = website.index_document.as_ref().map_or("index.html", |index| index.suffix.as_str());
         let rules = website.routing_rules.as_deref().unwrap_or_default();
-        if let Some(rule) = rules.iter().find(|rule| meets(rule, &key, None)) {
-            return by_rule(rule, &host, &key);
+        if let Some(rule) = rules.iter().find(|rule| meets(rule, key, None)) {
+            return by_rule(rule, &host, key);
         }
-        let page = if key.is_empty() || key.ends_with('/') { format!("{key}{index}") } else { key.clone() };
+        let page = if key.is_empty() || key.ends_with('/') { format!("{key}{index}") } else { key.to_owned() };
         let head = request.into_parts().0;
         let mut response = self.as_nobody(&head, bucket, &page).await;
+        if let Some(to) = response.headers().get("x-amz-website-redirect-location").and_then(|to| to.to_str().ok()) {
+            return redirect_to(StatusCode::MOVED_PERMANENTLY, to);
+        }
         let status = response.status();
         if !status.is_client_error() || status == StatusCode::RANGE_NOT_SATISFIABLE {
             return response;
         }
         if page == key && self.is_open(bucket, &format!("{key}/{index}")) {
-            return redirect_to(StatusCode::FOUND, &format!("/{}/", convert::plain_path(&key)));
+            return redirect_to(StatusCode::FOUND, &format!("/{}/", convert::plain_path(key)));
         }
-        if let Some(rule) = rules.iter().find(|rule| meets(rule, &key, Some(status))) {
-            return by_rule(rule, &host, &key);
+        if let Some(rule) = rules.iter().find(|rule| meets(rule, key, Some(status))) {
+            return by_rule(rule, &host, key);
         }
         if let Some(document) = &website.error_document {
             response = self.as_nobody(&head, bucket, &document.key).await;

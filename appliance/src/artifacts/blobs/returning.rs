@@ -1,4 +1,4 @@
-//! A blob that comes back to the disk as it was: header and all, under its id.
+//! A blob that comes back to the disk as it was: header and all, under its id, with the checksums of its blocks behind it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

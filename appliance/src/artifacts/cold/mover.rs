@@ -19,14 +19,16 @@ use super::status::Progress;
 use super::warm::Walk;
 use super::{ArtifactError, Artifacts, Cold, ColdRun, body_id};
 use crate::artifacts::blobs::{Blobs, HEADER_BYTES, blocking, read_up_to};
+use crate::artifacts::blocks::{Shape, shape};
 use crate::artifacts::checksums::Verifier;
 use crate::artifacts::health::Named;
+use crate::artifacts::label::Found;
 use crate::artifacts::model::{Body, ColdClass, Extent, ObjectRow, PartChunk, Place, Tier};
-use crate::artifacts::new_id;
 use crate::artifacts::pins::Pin;
 use crate::artifacts::record::Change;
 use crate::artifacts::verify::{Pace, Run, agrees};
 use crate::artifacts::work::Work;
+use crate::artifacts::{RuleDid, VersionName, Versioning, new_id};
 use crate::telemetry::{counter, gauge};
 
 /// Pause after the other S3 did not answer: the first, and the longest.
@@ -168,6 +170,10 @@ impl Artifacts {
             Ok(Some(bytes)) => {
                 cold.counted("moved", bytes);
                 counter(&ARTIFACT_LIFECYCLE).add(1, &[KeyValue::new("action", "moved")]);
+                let Named { bucket, key, version, .. } = &order.object;
+                let keeps = self.versioning(bucket).is_ok_and(|versioning| versioning != Versioning::Never);
+                let name = VersionName::parse(version).filter(|_| keeps);
+                self.rule_did(bucket, key, name, RuleDid::Move(order.class.name().to_owned())).await;
             }
             Ok(None) => {} // changed, gone or moved since
             Err(error @ (ArtifactError::ColdAway(_) | ArtifactError::ColdBusy)) => {
@@ -300,11 +306,12 @@ impl Artifacts {
         let opened = blocking(move || {
             let found = Blobs::read_label(&path)?;
             let file = File::open(&path)?;
-            let (bytes, expected) = (file.metadata()?.len(), HEADER_BYTES + run.stored);
+            let bytes = file.metadata()?.len();
             Ok(found.and_then(|found| agrees(&found, &named, run.stored, run.crc)).and_then(|()| {
-                match bytes == expected {
-                    true => Ok(file),
-                    false => Err(format!("a blob has {bytes} bytes instead of {expected}")),
+                // What checksums of blocks lie behind the bytes stay here.
+                match shape(bytes, run.stored, false) {
+                    Shape::Wrong(expected) => Err(format!("a blob has {bytes} bytes instead of {expected}")),
+                    Shape::Bare | Shape::Table => Ok(file),
                 }
             }))
         });
@@ -329,7 +336,13 @@ impl Artifacts {
             found => found.map(Result::ok),
         });
         let found = found.await.map_err(ArtifactError::io("read a manifest"))?;
-        Ok(found.map(|found| Run { place: Place::File(body), stored: found.data_bytes, crc: found.label.crc }))
+        let run = |found: Found| Run {
+            place: Place::File(body),
+            stored: found.data_bytes,
+            crc: found.label.crc,
+            has_table: true,
+        };
+        Ok(found.map(run))
     }
 
     /// Says that a version is in the cold tier, if it is still the one that was put there. True when it was.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::remote::{Name, RemoteError};
 use super::{ArtifactError, Artifacts, ColdRun, Fetch, body_id};
 use crate::artifacts::blobs::{HEADER_BYTES, Returning, Settling, blocking};
+use crate::artifacts::blocks::Summing;
 use crate::artifacts::checksums::Verifier;
 use crate::artifacts::health::Named;
 use crate::artifacts::label;
@@ -158,12 +159,23 @@ impl Artifacts {
             self.0.stores.health.damaged(object.clone(), problem.clone());
             ArtifactError::Damaged { bucket: object.bucket.clone(), key: object.key.clone(), problem }
         };
+        // Of the bytes behind the header, which comes first.
+        let mut sums = run.has_table.then(Summing::default);
+        let mut is_header = true;
         let mut fetching = self.fetching(object, run)?;
         while let Some(data) = fetching.next(pace).await? {
             let data = data.map_err(wrong)?;
-            let appended = blocking(move || returning.append(&data).map(|()| returning));
-            returning = appended.await.map_err(&failed)?;
+            let appended = blocking(move || {
+                if let Some(sums) = sums.as_mut().filter(|_| !is_header) {
+                    sums.update(&data);
+                }
+                returning.append(&data).map(|()| (returning, sums))
+            });
+            (returning, sums) = appended.await.map_err(&failed)?;
+            is_header = false;
         }
+        let table = sums.map(Summing::finish).unwrap_or_default();
+        returning = blocking(move || returning.append(&table).map(|()| returning)).await.map_err(&failed)?;
         blocking(move || returning.settle()).await.map_err(&failed)
     }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::rules::{Rule, Rules, When};
 use crate::artifacts::blobs::blocking;
 use crate::artifacts::conditions::WriteConditions;
-use crate::artifacts::engine::Delete;
+use crate::artifacts::engine::{Delete, Deleted};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::listing::Query;
 use crate::artifacts::model::ObjectRow;
@@ -17,7 +17,7 @@ use crate::artifacts::multipart::UploadName;
 use crate::artifacts::tags::Tag;
 use crate::artifacts::versions::listing::{Listed, VersionQuery};
 use crate::artifacts::versions::{Version, VersionName};
-use crate::artifacts::{Artifacts, Versioning};
+use crate::artifacts::{Artifacts, RuleDid, Versioning};
 
 /// Rows looked at before what is due among them is done.
 const PAGE: usize = 1000;
@@ -194,7 +194,15 @@ impl Artifacts {
                     let conditions = WriteConditions { if_version: Some(version), ..WriteConditions::default() };
                     let delete = Delete { conditions, ..Delete::default() };
                     visited.expired = 1;
-                    self.delete(bucket, &key, &delete).await.map(drop)
+                    let done = self.delete(bucket, &key, &delete).await;
+                    match &done {
+                        Ok(Deleted { marker: Some(marker), .. }) => {
+                            self.rule_did(bucket, &key, Some(*marker), RuleDid::Mark).await;
+                        }
+                        Ok(deleted) if deleted.existed => self.rule_did(bucket, &key, None, RuleDid::Delete).await,
+                        _ => {}
+                    }
+                    done.map(drop)
                 }
                 Due::Remove(key, name, version) => {
                     // A name alone may be another's by now: `null` is given again and again.
@@ -203,7 +211,12 @@ impl Artifacts {
                     let done = self.delete(bucket, &key, &delete).await;
                     match &done {
                         Ok(deleted) if deleted.marker.is_some() => visited.markers = 1,
-                        Ok(_) => visited.versions = 1,
+                        Ok(deleted) => {
+                            visited.versions = 1;
+                            if deleted.existed {
+                                self.rule_did(bucket, &key, Some(name), RuleDid::Delete).await;
+                            }
+                        }
                         Err(_) => {}
                     }
                     done.map(drop)

@@ -83,6 +83,8 @@ fn refused(error: MediaError) -> ApiError {
         MediaError::Unreadable(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", text),
         MediaError::NoProgram { .. } => ApiError::new(StatusCode::NOT_IMPLEMENTED, "no_program", text)
             .hint("install ffmpeg, or set `artifacts.ffmpeg` and `artifacts.ffprobe`"),
+        MediaError::NoRoom { .. } => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "no_room", text)
+            .hint("free some of the disk that holds the data folder; what was put is not touched"),
         MediaError::Busy => ApiError::unavailable("busy", text, 2),
         MediaError::Fault(_) => ApiError::internal(&text),
     }

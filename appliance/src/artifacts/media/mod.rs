@@ -46,6 +46,8 @@ pub const BUCKET: &str = "backlot-previews";
 const SIDES: [u32; 4] = [160, 320, 640, 1280];
 /// Largest picture file that is decoded.
 const PICTURE_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of the disk that no copy takes: they are for what is put.
+const RESERVE_BYTES: u64 = 1 << 30;
 /// Most callers that wait for their turn.
 const WAITING_MAX: usize = 64;
 /// Versions that are remembered as unreadable; then all are forgotten.
@@ -71,6 +73,8 @@ pub enum MediaError {
     Unreadable(String),
     #[error("`{program}` could not be started: {problem}")]
     NoProgram { program: String, problem: String },
+    #[error("{needed} bytes are to be copied for it, and the disk has {free} free, of which {RESERVE_BYTES} stay so")]
+    NoRoom { needed: u64, free: u64 },
     #[error("{WAITING_MAX} callers wait for pictures already")]
     Busy,
     #[error("a picture could not be made: {0}")]
@@ -236,7 +240,7 @@ impl Media {
         if head.size > max {
             return Err(MediaError::TooLarge { bytes: head.size, max });
         }
-        let copy = self.copy(bucket, key).await?;
+        let copy = self.copy(bucket, key, head.size).await?;
         let facts = clip::facts(&self.0.config.ffprobe, copy.path()).await?;
         let picture = match side.filter(|_| kind == MediaKind::Video && facts.kind == MediaKind::Video) {
             Some(side) => Some(clip::poster(&self.0.config.ffmpeg, copy.path(), &facts, side).await?),
@@ -246,9 +250,11 @@ impl Media {
     }
 
     /// The bytes of an artifact as a file, since programs seek in it.
-    async fn copy(&self, bucket: &str, key: &str) -> Result<Copy, MediaError> {
+    async fn copy(&self, bucket: &str, key: &str, needed: u64) -> Result<FileCopy, MediaError> {
         let fault = |error: std::io::Error| MediaError::Fault(format!("copy it for a program: {error}"));
-        let copy = Copy(self.0.folder.join(Uuid::new_v4().simple().to_string()));
+        let disk = rustix::fs::statvfs(&self.0.folder).map_err(|error| fault(error.into()))?;
+        has_room(needed, disk.f_bavail.saturating_mul(disk.f_frsize))?;
+        let copy = FileCopy(self.0.folder.join(Uuid::new_v4().simple().to_string()));
         let mut pieces = self.0.library.get(bucket, key).await?;
         let mut file = tokio::fs::File::create(copy.path()).await.map_err(fault)?;
         while let Some(bytes) = pieces.next().await {
@@ -288,16 +294,24 @@ async fn gather(mut pieces: Pieces, length: usize) -> Result<Bytes, MediaError> 
     Ok(bytes.into())
 }
 
-/// A file that goes with its name.
-struct Copy(PathBuf);
+/// Whether a copy of `needed` bytes leaves its reserve to a disk with `free`.
+fn has_room(needed: u64, free: u64) -> Result<(), MediaError> {
+    match needed.checked_add(RESERVE_BYTES) {
+        Some(all) if all <= free => Ok(()),
+        _ => Err(MediaError::NoRoom { needed, free }),
+    }
+}
 
-impl Copy {
+/// A file that goes with its name.
+struct FileCopy(PathBuf);
+
+impl FileCopy {
     fn path(&self) -> &Path {
         &self.0
     }
 }
 
-impl Drop for Copy {
+impl Drop for FileCopy {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.0)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -327,6 +341,13 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_leaves_the_disk_its_reserve() {
+        assert!(has_room(0, RESERVE_BYTES).is_ok() && has_room(5, RESERVE_BYTES + 5).is_ok());
+        assert!(matches!(has_room(6, RESERVE_BYTES + 5), Err(MediaError::NoRoom { needed: 6, .. })));
+        assert!(has_room(u64::MAX, u64::MAX).is_err());
+    }
 
     #[test]
     fn only_so_many_wait() {

@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use super::{Opening, Piece, Stores};
 use crate::artifacts::blobs::HEADER_BYTES;
+use crate::artifacts::blocks::{BLOCK_BYTES, Shape, Table, shape};
 use crate::artifacts::checksums::Verifier;
 use crate::artifacts::cold::{Fetch, Name, RemoteError};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::model::{Extent, Place};
 use crate::artifacts::seal::{CHUNK_BYTES, RunKey, SEALED_CHUNK_BYTES, stored_bytes};
 
-/// Bytes read at once: whole chunks of what is encrypted.
+/// Bytes read at once: whole chunks of what is encrypted, whole blocks of what is not.
 const BATCH_BYTES: u64 = 8 * CHUNK_BYTES as u64;
 
 impl Stores {
@@ -67,8 +68,10 @@ pub(super) struct Open {
 
 /// How damage is noticed.
 enum Check {
-    /// Part of a run that is not encrypted: not at all.
+    /// Part of a run that is not encrypted and has no table: not at all.
     Nothing,
+    /// Part of a run that has a table.
+    Blocks(Table),
     Crc(Box<Verifier>, u64),
     /// Each chunk vouches for itself.
     Key(Box<RunKey>),
@@ -124,13 +127,16 @@ pub(super) fn begin(stores: &Stores, opening: Option<&Opening>, piece: &Piece) -
 
 impl Open {
     fn new(file: File, piece: &Piece, key: Option<RunKey>) -> std::io::Result<Result<Self, String>> {
-        let bytes = file.metadata()?.len();
-        let size = piece.extent.size;
-        let expected = HEADER_BYTES + if key.is_some() { stored_bytes(size) } else { size };
-        if bytes != expected {
+        let (bytes, size) = (file.metadata()?.len(), piece.extent.size);
+        let shape = shape(bytes, size, key.is_some());
+        if let Shape::Wrong(expected) = shape {
             return Ok(Err(format!("a blob has {bytes} bytes instead of {expected}")));
         }
-        Ok(Ok(Self::of(Source::File(file), piece, key)))
+        let mut open = Self::of(Source::File(file), piece, key);
+        if shape == Shape::Table && matches!(open.check, Check::Nothing) {
+            open.check = Check::Blocks(Table::new(size));
+        }
+        Ok(Ok(open))
     }
 
     fn of(source: Source, piece: &Piece, key: Option<RunKey>) -> Self {
@@ -155,6 +161,12 @@ impl Open {
                 let stored = (end * sealed_chunk).min(stored_bytes(self.size)) - first * sealed_chunk;
                 (HEADER_BYTES + first * sealed_chunk, stored)
             }
+            Check::Blocks(_) => {
+                // Whole blocks in the same way.
+                let first = self.position / BLOCK_BYTES;
+                let end = (self.position + wanted).div_ceil(BLOCK_BYTES).min(first + BATCH_BYTES / BLOCK_BYTES);
+                (HEADER_BYTES + first * BLOCK_BYTES, (end * BLOCK_BYTES).min(self.size) - first * BLOCK_BYTES)
+            }
             Check::Nothing | Check::Crc(..) => (HEADER_BYTES + self.position, wanted),
         }
     }
@@ -162,13 +174,23 @@ impl Open {
     /// The next batch, of those.
     pub(super) fn take(&mut self, stored: Vec<u8>) -> Result<Bytes, Problem> {
         let wanted = self.remaining.min(BATCH_BYTES);
-        let bytes: Bytes = match &self.check {
+        let bytes: Bytes = match &mut self.check {
             Check::Key(key) => {
                 let first = self.position / CHUNK_BYTES as u64;
                 let opened = key.open(stored, first, self.size).map_err(Problem::Damaged)?;
                 let from = self.position - first * CHUNK_BYTES as u64;
                 let length = wanted.min((opened.len() as u64).saturating_sub(from));
                 cut(&opened.into(), from, length)
+            }
+            Check::Blocks(table) => {
+                let Source::File(file) = &self.source else {
+                    return Err(Problem::Damaged("it is in the cold tier".into()));
+                };
+                let first = self.position / BLOCK_BYTES;
+                table.check(file, first, &stored).map_err(Problem::Io)?.map_err(Problem::Damaged)?;
+                let from = self.position - first * BLOCK_BYTES;
+                let length = wanted.min((stored.len() as u64).saturating_sub(from));
+                cut(&stored.into(), from, length)
             }
             Check::Nothing | Check::Crc(..) => stored.into(),
         };

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Adopted, Candidate, row_of};
 use crate::artifacts::Artifacts;
 use crate::artifacts::blobs::{Blobs, HEADER_BYTES};
+use crate::artifacts::blocks::{Shape, shape};
 use crate::artifacts::cold::{Fetch, Name, Remote, RemoteError};
 use crate::artifacts::error::ArtifactError;
 use crate::artifacts::label::{self, Found, What};
@@ -132,13 +133,15 @@ impl There {
             let (Place::File(id) | Place::Cold(id, _)) = part.extent.place else { return None };
             let stored = if is_sealed { stored_bytes(part.extent.size) } else { part.extent.size };
             let total = HEADER_BYTES + stored;
-            part.extent.place = if std::fs::metadata(blobs.path(id)).is_ok_and(|file| file.len() == total) {
-                Place::File(id)
-            } else {
-                let held = self.blobs.get(&id).filter(|held| held.bytes == total)?;
-                manifest.row.tier = Tier::Cold(held.class);
-                Place::Cold(id, held.copy)
-            };
+            let shape = |file: std::fs::Metadata| shape(file.len(), part.extent.size, is_sealed);
+            part.extent.place =
+                if std::fs::metadata(blobs.path(id)).is_ok_and(|file| !matches!(shape(file), Shape::Wrong(_))) {
+                    Place::File(id)
+                } else {
+                    let held = self.blobs.get(&id).filter(|held| held.bytes == total)?;
+                    manifest.row.tier = Tier::Cold(held.class);
+                    Place::Cold(id, held.copy)
+                };
         }
         Some(manifest)
     }

@@ -105,6 +105,53 @@ async fn the_scrubber_finds_each_kind_of_damage_and_forgets_it_when_it_is_mended
 }
 
 #[tokio::test]
+async fn a_range_is_checked_by_the_blocks_it_touches_and_one_of_an_older_blob_is_given_as_it_lies() {
+    let store = Store::new().await;
+    let block = usize::try_from(blocks::BLOCK_BYTES).unwrap();
+    let bytes: Vec<u8> = (0..40 * block + 77).map(|at| (at % 253) as u8).collect();
+    store.put("k", &bytes).await;
+    let part = vec![9; usize::try_from(model::PART_BYTES_MIN).unwrap()];
+    let name = store.upload("parts", &[(1, part), (2, bytes.clone())]).await;
+    store.artifacts.complete(&name, &listed(&[1, 2]), Completion::default()).await.unwrap();
+    let range =
+        |first: usize, last: usize| Wanted::Range(RangeAsked::From { first: first as u64, last: Some(last as u64) });
+    for (first, last) in
+        [(0, 0), (5, block - 1), (block - 1, block), (3 * block, 30 * block), (39 * block, bytes.len() - 1)]
+    {
+        assert!(store.read("k", range(first, last)).await.unwrap() == bytes[first..=last], "{first}-{last}");
+    }
+    let several = RangeAsked::parse(&format!("bytes=-5,{}-{},7-9", 2 * block, 4 * block)).unwrap();
+    let expected = [&bytes[bytes.len() - 5..], &bytes[2 * block..=4 * block], &bytes[7..=9]].concat();
+    assert!(store.read("k", Wanted::Ranges(several)).await.unwrap() == expected);
+
+    let (path, offset) = store.place("k");
+    flip(&path, offset + 2 * block + 9);
+    assert_eq!(store.read("k", range(0, 2 * block - 1)).await.unwrap().len(), 2 * block);
+    let touched = store.read("k", range(3 * block - 1, 3 * block)).await;
+    assert!(
+        matches!(&touched, Err(ArtifactError::Damaged { problem, .. }) if problem.contains("block 2")),
+        "{touched:?}"
+    );
+    assert_eq!(store.damaged().len(), 1);
+    // As an earlier version left it: nothing behind its bytes.
+    let whole = std::fs::read(&path).unwrap();
+    cut(&path, offset + bytes.len());
+    assert_eq!(store.read("k", range(3 * block - 1, 3 * block)).await.unwrap().len(), 2);
+    assert!(store.read("k", Wanted::All).await.is_err());
+    cut(&path, offset + bytes.len() - 1);
+    assert!(store.read("k", range(0, 1)).await.is_err(), "its length is no blob's");
+    // Its bytes are well and their checksums are not: ranges are not given, and the scrubber finds it.
+    std::fs::write(&path, &whole).unwrap();
+    flip(&path, offset + 2 * block + 9);
+    assert_eq!(store.scrub().await, []);
+    flip(&path, offset + bytes.len() + 20);
+    assert!(store.read("k", Wanted::All).await.unwrap() == bytes);
+    assert!(store.read("k", range(0, 1)).await.is_err());
+    let found = store.scrub().await;
+    assert!(found.len() == 1 && found[0].1.contains("checksums"), "{found:?}");
+}
+
+#[tokio::test]
 async fn a_reader_tells_damage_and_the_scrubber_goes_on_where_it_was() {
     let store = Store::new().await;
     for number in 0..600 {
