@@ -159,6 +159,8 @@ def main():
     assert status == 204 and headers["etag"] == f'"{hashlib.md5(b"old").hexdigest()}"' and headers["location"].endswith("/forms/two/old"), headers
     assert form(fourth(old - datetime.timedelta(days=7), key="two/older"), b"old")[0] == 403
     sum_of = lambda text: base64.b64encode(hashlib.sha256(text).digest()).decode()
+    other = {"x-amz-expected-bucket-owner": "111111111111"}
+    assert form(second([["starts-with", "$key", ""], other], key="two/other", **other), b"x")[0] == 403
     checked = second([["starts-with", "$key", ""]], key="two/sum", **{"x-amz-checksum-sha256": sum_of(b"sum")})
     assert form(checked, b"sum")[0] == 204 and form(checked, b"mus")[0] == 400
     assert s3.head_object(Bucket="forms", Key="two/sum", ChecksumMode="ENABLED")["ChecksumSHA256"] == sum_of(b"sum")

@@ -146,6 +146,16 @@ impl Access {
         self.artifacts.permit(&ask).map_err(error)
     }
 
+    /// Refuses a caller who means the bucket of somebody else.
+    pub(super) fn check_owner(&self, facts: &Facts<'_>, bucket: &str) -> S3Result<()> {
+        let expected = facts.header("x-amz-expected-bucket-owner");
+        let is_other = |expected| self.artifacts.access_of(bucket).is_ok_and(|rules| rules.owner.number() != expected);
+        if expected.is_some_and(is_other) {
+            return Err(s3_error!(AccessDenied, "the bucket has another owner"));
+        }
+        Ok(())
+    }
+
     /// What a write asks for beside writing: lists, tags and locks that its headers set.
     pub(super) fn permit_also(&self, facts: &Facts<'_>, bucket: &str, key: &str) -> S3Result<()> {
         const ALSO: [(&str, &str); 5] = [
@@ -197,11 +207,7 @@ impl S3Access for Access {
             return if anonymous { Err(s3_error!(AccessDenied, "Access Denied")) } else { Ok(()) };
         };
         let facts = asking.facts(context.headers(), &query);
-        if let Some(expected) = facts.header("x-amz-expected-bucket-owner")
-            && self.artifacts.access_of(bucket).is_ok_and(|rules| rules.owner.number() != expected)
-        {
-            return Err(s3_error!(AccessDenied, "the bucket has another owner"));
-        }
+        self.check_owner(&facts, bucket)?;
         if matches!(operation.as_str(), "DeleteObjects" | "PutObjectTagging") {
             return Ok(()); // each key for itself, and the tags with their object, when the body is known
         }

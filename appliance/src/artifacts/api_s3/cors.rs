@@ -31,12 +31,9 @@ pub(super) async fn get(
     artifacts: &Artifacts,
     request: S3Request<GetBucketCorsInput>,
 ) -> S3Result<S3Response<GetBucketCorsOutput>> {
-    let held = stored::held::<CORSConfiguration>(artifacts, &request.input.bucket, DocumentKind::Cors)?;
-    let configuration = held.ok_or_else(|| {
-        let text = "The CORS configuration does not exist";
-        convert::custom("NoSuchCORSConfiguration", StatusCode::NOT_FOUND, text.into())
-    })?;
-    Ok(S3Response::new(GetBucketCorsOutput { cors_rules: Some(configuration.cors_rules) }))
+    let none = ("NoSuchCORSConfiguration", "The CORS configuration does not exist");
+    let held: CORSConfiguration = stored::required(artifacts, &request.input.bucket, DocumentKind::Cors, none)?;
+    Ok(S3Response::new(GetBucketCorsOutput { cors_rules: Some(held.cors_rules) }))
 }
 
 pub(super) async fn delete(

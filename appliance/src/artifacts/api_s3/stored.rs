@@ -6,7 +6,7 @@ use std::sync::Arc;
 use s3s::S3Result;
 use s3s::xml::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::convert::error;
+use super::convert::{self, error};
 use crate::artifacts::documents::{Document, DocumentKind};
 use crate::artifacts::{ArtifactError, Artifacts};
 
@@ -49,6 +49,19 @@ where
 {
     let stored = Stored::of(artifacts, bucket, kind).map_err(error)?;
     stored.map(|stored| stored.value::<T>().cloned().map_err(error)).transpose()
+}
+
+/// The same, or the error, by its code and text, that says that there is none.
+pub(super) fn required<T>(
+    artifacts: &Artifacts,
+    bucket: &str,
+    kind: DocumentKind,
+    (code, text): (&'static str, &'static str),
+) -> S3Result<T>
+where
+    T: for<'xml> Deserialize<'xml> + Any + Send + Sync + Clone,
+{
+    held(artifacts, bucket, kind)?.ok_or_else(|| convert::custom(code, http::StatusCode::NOT_FOUND, text.into()))
 }
 
 /// Keeps `value` as the bucket's configuration of its kind.

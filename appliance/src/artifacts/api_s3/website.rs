@@ -35,11 +35,8 @@ pub(super) async fn get(
     artifacts: &Artifacts,
     request: S3Request<GetBucketWebsiteInput>,
 ) -> S3Result<S3Response<GetBucketWebsiteOutput>> {
-    let held = stored::held::<WebsiteConfiguration>(artifacts, &request.input.bucket, DocumentKind::Website)?;
-    let held = held.ok_or_else(|| {
-        let text = "The specified bucket does not have a website configuration";
-        convert::custom("NoSuchWebsiteConfiguration", StatusCode::NOT_FOUND, text.into())
-    })?;
+    let none = ("NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration");
+    let held: WebsiteConfiguration = stored::required(artifacts, &request.input.bucket, DocumentKind::Website, none)?;
     Ok(S3Response::new(GetBucketWebsiteOutput {
         error_document: held.error_document,
         index_document: held.index_document,

@@ -67,6 +67,7 @@ impl Service {
         let headers = headers(&fields, &parts.headers)?;
         convert::refuse_unserved(&headers)?;
         let facts = asking.facts(&headers, "");
+        self.access.check_owner(&facts, &bucket)?;
         let put = Action { name: "s3:PutObject", on: On::ObjectOfBucket(Permissions::WRITE) };
         self.access.permit(&facts, put, &bucket, Some(&key), None)?;
         self.access.permit_also(&facts, &bucket, &key)?;
