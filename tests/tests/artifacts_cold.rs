@@ -357,6 +357,7 @@ fn objects_come_back_by_the_command_line_and_the_tier_can_be_left() {
     assert_eq!(warm("s3://dailies/clip-1"), 3);
     assert_eq!(warm("s3://dailies/"), 0);
     other.run(&appliance, "all_here");
+    assert_eq!(damaged(&scrub(&appliance)), [""; 0], "what lies behind their bytes is right, too");
     let text = appliance.cli(&["artifact", "cold"]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("s3://old-renders/lot/") && text.contains("4 brought back"), "{text}");
