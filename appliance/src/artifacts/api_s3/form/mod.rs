@@ -33,7 +33,8 @@ const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 
 impl Service {
     pub(super) async fn form(&self, request: Request) -> Response {
-        match self.post(request).await {
+        // A put's whole state, which every other request would carry with it.
+        match Box::pin(self.post(request)).await {
             Ok(response) => response,
             Err(refusal) => written(Err(refusal)),
         }
