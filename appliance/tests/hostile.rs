@@ -66,7 +66,7 @@ fn nothing_that_is_found_on_disk_makes_its_reader_panic() {
         backlot::catalogue::fuzz_snapshot,
     );
     over_garbage(4_000, &[&[1, 1, 1, 1, 120, 1, 1, 5, 1, 1, 2, 3]], backlot::metrics::fuzz_stored);
-    let meta = r#"{"segments":[],"payload":"{\"version\":1,\"applied\":5,\"min_ns\":1,\"max_ns\":2,\"documents\":1,\"bytes\":9,\"first_arrival_ms\":1,\"last_arrival_ms\":2,\"closed\":false}"}"#;
+    let meta = r#"{"index_settings":{"docstore_blocksize":262144},"segments":[],"payload":"{\"version\":1,\"applied\":5,\"min_ns\":1,\"max_ns\":2,\"documents\":1,\"bytes\":9,\"first_arrival_ms\":1,\"last_arrival_ms\":2,\"closed\":false}"}"#;
     over_text(2_000, &[meta], backlot_windows::fuzz_meta);
 }
 
@@ -129,13 +129,35 @@ fn no_form_makes_its_reader_panic_and_none_is_read_otherwise_in_other_pieces() {
 
 #[test]
 fn no_query_makes_its_parser_panic() {
-    over_text(4_000, &[r#"level:error service:agent "out of memory" gpu.index:[1 TO 3] -(a OR b) x:>5"#], |text| {
-        if let Err(error) = backlot::logs::parse(text) {
-            assert!(error.at <= text.chars().count(), "points outside of {text:?}");
-        }
-    });
+    over_text(
+        4_000,
+        &[
+            r#"level:error service:agent "out of memory" gpu.index:[1 TO 3] -(a OR b) x:>5"#,
+            r"body:/a(b|c)*\/[0-9]+?/ /^x$/ span:ab*",
+        ],
+        |text| {
+            if let Err(error) = backlot::logs::parse(text) {
+                assert!(error.at <= text.chars().count(), "points outside of {text:?}");
+            }
+        },
+    );
     let promql = r#"sum by (job) (rate(http_requests_total{code=~"5..",job!="a"}[5m] offset 1h)) / on(job) group_left up > bool 0.5"#;
     over_text(1_000, &[promql], |text| drop(backlot::metrics::promql::parse(text)));
+}
+
+#[test]
+fn no_lines_of_a_log_make_a_door_panic() {
+    let lines = "{\"ts\":1763812800.5,\"msg\":\"a\",\"x\":{\"y\":[1,null]}}\nTraceback (most recent call last):\n  File\nE: no\n\n\
+        During handling of the above exception\nCaused by: x\nthread 'a' panicked at b:\nstack backtrace:\n";
+    let bulk = "{\"index\":{\"_index\":\"a\",\"_id\":\"7\"}}\n{\"message\":\"b\",\"@timestamp\":\"2026-01-02T03:04:05Z\"}\n{\"update\":{}}\n{}\n{\"delete\":{}}\n";
+    let push = r#"{"streams":[{"stream":{"a":"b"},"values":[["1763812800000000000","line",{"c":"d"}],["5","x"]]}]}"#;
+    let packed = b"\x1a\x64\x0a\x18\x0a\x07{a=\"b\"}\x12\x0d\x0a\x04\x08\x01\x10\x02\x12\x05hello";
+    let seeds = [lines.as_bytes(), bulk.as_bytes(), push.as_bytes(), packed, br#"{a="b", c="\"d\u00e9" ,}"#];
+    over_garbage(4_000, &seeds, |bytes| {
+        backlot::logs::fuzz_lines(bytes);
+        backlot::logs::fuzz_bulk(bytes);
+        backlot::logs::fuzz_push(bytes);
+    });
 }
 
 #[test]

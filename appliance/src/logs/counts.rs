@@ -49,7 +49,7 @@ pub(super) struct Values {
     values: Vec<Counted>,
     /// Values of records that are not among these.
     others: u64,
-    /// The values of so many records, the newest, were counted; absent when it was all of them.
+    /// Values were counted in the newest records, in so many of them; absent where all were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     sampled: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@ mod api_otlp;
 mod around;
 mod counts;
 mod export;
+mod inlets;
 mod model;
 mod pattern;
 mod query;
@@ -28,6 +29,7 @@ use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
 pub use api::fuzz_values;
+pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
 use query::field;
 pub use query::{QueryError, parse};
@@ -70,7 +72,7 @@ impl Logs {
 
     /// Routes of the http door. Tails end when `stopping` is cancelled.
     pub fn routes(&self, stopping: CancellationToken) -> axum::Router {
-        api::routes(self.clone(), stopping)
+        api::routes(self.clone(), stopping).merge(inlets::routes(self.clone()))
     }
 
     /// As [`Store::search`].

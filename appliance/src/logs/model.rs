@@ -6,12 +6,20 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord as OtlpRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::signals::attributes::{Attributes, Origin, id};
-use crate::signals::rfc3339_ns;
+use crate::signals::attributes::{Attributes, Origin, id, pairs};
+use crate::signals::{logger_ns, rfc3339_ns};
 use backlot_windows::clip;
 
 /// Longest body that is kept.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Names under which loggers put the line itself.
+const MESSAGE_NAMES: [&str; 5] = ["message", "msg", "log", "event", "body"];
+/// Names under which they put its moment.
+const TIME_NAMES: [&str; 4] = ["@timestamp", "timestamp", "time", "ts"];
+
+/// Longest body that is read as the JSON of a logger.
+const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// One line of the log as the API answers it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -103,10 +111,11 @@ pub(super) fn id_of(seq: u64) -> String {
 
 fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
     let mut own = Attributes::of(&record.attributes, record.dropped_attributes_count);
-    let body = body_of(record, &mut own);
-    let moment = [record.time_unix_nano, record.observed_time_unix_nano].into_iter().find(|ns| *ns != 0);
+    let (body, said_ns) = body_of(record, &mut own);
+    let moments = [record.time_unix_nano, said_ns.unwrap_or(0), record.observed_time_unix_nano];
+    let moment = moments.into_iter().find(|ns| *ns != 0);
     let time_ns = i64::try_from(moment.unwrap_or_else(|| arrived_ms.saturating_mul(1_000_000))).unwrap_or(i64::MAX);
-    let severity = severity_of(record, &own);
+    let severity = severity_of(record, &own, resource);
     let origin = Origin::of(&own, resource);
     let kept = clip(&body, BODY_BYTES_MAX);
     let made = LogRecord {
@@ -138,11 +147,21 @@ fn event_of(record: &OtlpRecord) -> Option<String> {
     (!name.is_empty() && !name.starts_with("event ")).then(|| name.to_owned())
 }
 
-/// The body as text. Of a map, its message, with the rest as attributes; of anything else, JSON.
-fn body_of(record: &OtlpRecord, own: &mut Attributes) -> String {
-    match record.body.as_ref().and_then(|body| body.value.as_ref()) {
+/// The body as text, and the moment that it says, if it says one. Of a map, or of an object that a logger has written as JSON, it is the
+/// message, with the rest as attributes; of anything else, JSON.
+fn body_of(record: &OtlpRecord, own: &mut Attributes) -> (String, Option<u64>) {
+    let body = match record.body.as_ref().and_then(|body| body.value.as_ref()) {
         None => String::new(),
-        Some(Any::StringValue(text)) => text.clone(),
+        Some(Any::StringValue(text)) => match logged(text) {
+            Some(mut object) => {
+                let said_ns = take_moment(&mut object);
+                let message = take_message(&mut object);
+                object.retain(|name, _| !own.values.contains_key(name)); // what the sender says beside it wins
+                own.extend("", &pairs(object), 16);
+                return (message.unwrap_or_else(|| text.clone()), said_ns);
+            }
+            None => text.clone(),
+        },
         Some(Any::KvlistValue(map)) => {
             own.extend("", &map.values, 16);
             own.named(&["message", "msg", "log", "event"])
@@ -159,16 +178,45 @@ fn body_of(record: &OtlpRecord, own: &mut Attributes) -> String {
             alone.extend("", &[pair], 16);
             alone.values.get("body").map(Value::to_string).unwrap_or_default()
         }
+    };
+    (body, None)
+}
+
+/// The object that a logger has written.
+fn logged(text: &str) -> Option<Map<String, Value>> {
+    let trimmed = text.trim();
+    if trimmed.len() > JSON_BYTES_MAX || !trimmed.starts_with('{') || !trimmed.ends_with('}') {
+        return None;
+    }
+    serde_json::from_str(trimmed).ok()
+}
+
+/// Takes the moment out of a logger's object.
+pub(super) fn take_moment(object: &mut Map<String, Value>) -> Option<u64> {
+    TIME_NAMES.iter().find_map(|name| {
+        let time_ns = logger_ns(object.get(*name)?)?;
+        object.remove(*name);
+        Some(time_ns)
+    })
+}
+
+/// Takes the message out of a logger's object.
+pub(super) fn take_message(object: &mut Map<String, Value>) -> Option<String> {
+    let name = MESSAGE_NAMES.iter().find(|name| object.get(**name).is_some_and(Value::is_string))?;
+    match object.remove(*name) {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
     }
 }
 
 /// The severity number, from the record's number, its text, or an attribute called level.
-fn severity_of(record: &OtlpRecord, own: &Attributes) -> Option<u8> {
+fn severity_of(record: &OtlpRecord, own: &Attributes, resource: &Attributes) -> Option<u8> {
     if let Ok(number @ 1..=24) = u8::try_from(record.severity_number) {
         return Some(number);
     }
-    severity_named(&record.severity_text)
-        .or_else(|| severity_named(&own.named(&["level", "severity", "log.level", "levelname"])?))
+    const NAMES: &[&str] = &["level", "severity", "log.level", "levelname", "detected_level"];
+    let named = |of: &Attributes| severity_named(&of.named(NAMES)?);
+    severity_named(&record.severity_text).or_else(|| named(own)).or_else(|| named(resource))
 }
 
 /// The number of a level as people write it.

@@ -4,7 +4,7 @@ use backlot_windows::{Document, Value as Indexed, clip};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use serde_json::{Map, Number, Value};
 
@@ -160,6 +160,40 @@ fn index(document: &mut Document, name: &str, value: &Value) {
     }
 }
 
+/// The entries of a JSON object as OTLP has them.
+#[must_use]
+pub fn pairs(values: Map<String, Value>) -> Vec<KeyValue> {
+    pairs_to(values, DEPTH_MAX)
+}
+
+fn pairs_to(values: Map<String, Value>, depth: usize) -> Vec<KeyValue> {
+    let pair = |(key, value): (String, Value)| KeyValue {
+        key,
+        value: Some(AnyValue { value: any_of(value, depth) }),
+        ..KeyValue::default()
+    };
+    values.into_iter().filter(|(_, value)| !value.is_null()).map(pair).collect()
+}
+
+/// A value of JSON as OTLP has it; what lies deeper than `depth` as text.
+fn any_of(value: Value, depth: usize) -> Option<Any> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(value) => Any::BoolValue(value),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Any::IntValue(number),
+            None => Any::DoubleValue(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => Any::StringValue(text),
+        Value::Array(_) | Value::Object(_) if depth == 0 => Any::StringValue(value.to_string()),
+        Value::Array(values) => {
+            let values = values.into_iter().map(|value| AnyValue { value: any_of(value, depth - 1) }).collect();
+            Any::ArrayValue(ArrayValue { values })
+        }
+        Value::Object(entries) => Any::KvlistValue(KeyValueList { values: pairs_to(entries, depth - 1) }),
+    })
+}
+
 /// Who and what a record is of, as its sender or the resource's says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -176,8 +210,8 @@ impl Origin {
     pub fn of(own: &Attributes, resource: &Attributes) -> Self {
         let find = |names: &[&str]| own.named(names).or_else(|| resource.named(names));
         Self {
-            service: find(&["service.name"]),
-            host: find(&["host.name", "host.id", "agent"]),
+            service: find(&["service.name", "service", "service_name", "app"]),
+            host: find(&["host.name", "host.id", "host", "hostname", "host_name", "agent"]),
             job: find(&["job", "job.id", "job_id", "backlot.job"]),
             attempt: find(&["attempt", "attempt.id", "attempt_id", "job.attempt", "backlot.attempt"]),
             queue: find(&["queue", "messaging.destination.name", "backlot.queue"]),
@@ -194,7 +228,6 @@ pub fn id(bytes: &[u8], length: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry_proto::tonic::common::v1::{ArrayValue, KeyValueList};
 
     fn pair(key: &str, value: Any) -> KeyValue {
         KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }

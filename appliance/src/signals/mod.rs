@@ -10,5 +10,5 @@ mod store;
 /// Most log records or spans of one request. An empty one is two bytes on the wire and kilobytes on its way to the index.
 pub const ITEMS_MAX: usize = 50_000;
 
-pub use moments::{Moment, duration_ms, rfc3339_ns};
+pub use moments::{Moment, duration_ms, logger_ns, rfc3339_ns};
 pub use store::Store;

@@ -1,6 +1,7 @@
 //! Moments with nanoseconds: how requests say them and answers write them.
 
 use backlot_wire::Timestamp;
+use serde_json::Value;
 
 use crate::clock::Now;
 
@@ -44,6 +45,42 @@ pub fn duration_ms(text: &str) -> Option<u64> {
     text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(each_ms)
 }
 
+/// A moment as loggers write it: RFC 3339, or a number of seconds, milliseconds, microseconds or nanoseconds, told apart by its size.
+#[must_use]
+pub fn logger_ns(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(text) => {
+            let format = &time::format_description::well_known::Rfc3339;
+            match time::OffsetDateTime::parse(text, format) {
+                Ok(moment) => u64::try_from(moment.unix_timestamp_nanos()).ok(),
+                Err(_) => text.parse::<f64>().ok().and_then(number_ns),
+            }
+        }
+        Value::Number(number) => match number.as_u64() {
+            Some(whole) if whole > 100_000_000_000_000_000 => Some(whole), // exact as nanoseconds
+            _ => number.as_f64().and_then(number_ns),
+        },
+        _ => None,
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "is positive, and small enough for its unit"
+)]
+fn number_ns(number: f64) -> Option<u64> {
+    // Each unit covers the years 1973 to 5138.
+    let ns = match number {
+        number if number < 1e8 => return None,
+        number if number < 1e11 => number * 1e9,
+        number if number < 1e14 => number * 1e6,
+        number if number < 1e17 => number * 1e3,
+        number => number,
+    };
+    (ns < i64::MAX as f64).then_some(ns as u64)
+}
+
 /// RFC 3339 in UTC with all nine digits of the second.
 #[must_use]
 pub fn rfc3339_ns(time_ns: i64) -> String {
@@ -54,6 +91,8 @@ pub fn rfc3339_ns(time_ns: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -75,5 +114,26 @@ mod tests {
         assert_eq!(rfc3339_ns(1_763_812_800_123_456_789), "2025-11-22T12:00:00.123456789Z");
         assert_eq!(rfc3339_ns(i64::MAX), "2262-04-11T23:47:16.854775807Z");
         assert_eq!(rfc3339_ns(-1), "1970-01-01T00:00:00.000000000Z");
+    }
+
+    #[test]
+    fn moments_of_all_units_are_told_apart() {
+        let second = 1_763_812_800_000_000_000;
+        for value in [
+            json!("2025-11-22T12:00:00Z"),
+            json!("2025-11-22T13:00:00+01:00"),
+            json!(1_763_812_800),
+            json!(1_763_812_800.0),
+            json!("1763812800"),
+            json!(1_763_812_800_000_u64),
+            json!(1_763_812_800_000_000_u64),
+            json!(1_763_812_800_000_000_000_u64),
+        ] {
+            assert_eq!(logger_ns(&value), Some(second), "{value}");
+        }
+        assert_eq!(logger_ns(&json!(1_763_812_800_000_000_123_u64)), Some(second + 123));
+        for value in [json!("yesterday"), json!(12), json!(-1), json!(null), json!({}), json!(1e300)] {
+            assert_eq!(logger_ns(&value), None, "{value}");
+        }
     }
 }

@@ -55,7 +55,7 @@ pub struct Values {
     pub top: Vec<(String, u64)>,
     /// Documents with values that are not among the top.
     pub others: u64,
-    /// Set where the values of only so many documents, the newest, were counted.
+    /// Set where values were counted in the sources of the newest documents: of so many of them.
     pub sampled: Option<u64>,
 }
 
@@ -90,11 +90,18 @@ pub(crate) struct Tally {
 
 enum Part {
     Histogram(Stretches),
-    Values { name: String, limit: usize, counted: Counted, others: u64, sampled: u64 },
+    Values { name: String, limit: usize, counted: Counted, others: u64, sample: Sample },
     Numbers { name: String, sketch: Box<DDSketch> },
 }
 
 type Counted = HashMap<String, u64>;
+
+/// How many sources were read for the values of a text, and how many of them had one.
+#[derive(Default)]
+struct Sample {
+    read: usize,
+    counted: u64,
+}
 
 struct Stretches {
     begin_ns: i64,
@@ -169,9 +176,13 @@ impl Tally {
         let part = |want: &Want| {
             Ok(match want {
                 Want::Histogram { step_ns, by } => Part::Histogram(Stretches::new(range, *step_ns, by.as_ref())?),
-                Want::Values { name, limit } => {
-                    Part::Values { name: name.clone(), limit: *limit, counted: Counted::new(), others: 0, sampled: 0 }
-                }
+                Want::Values { name, limit } => Part::Values {
+                    name: name.clone(),
+                    limit: *limit,
+                    counted: Counted::new(),
+                    others: 0,
+                    sample: Sample::default(),
+                },
                 Want::Numbers { name } => {
                     Part::Numbers { name: name.clone(), sketch: Box::new(DDSketch::new(Config::defaults())) }
                 }
@@ -197,7 +208,7 @@ impl Tally {
                         }
                     }
                 }
-                Part::Values { name, counted, others, sampled, .. } => {
+                Part::Values { name, counted, others, sample, .. } => {
                     let mut texts = false;
                     keywords(document, name).into_iter().for_each(|value| add(counted, others, value, 1));
                     for value in document.values(name) {
@@ -206,7 +217,7 @@ impl Tally {
                             add(counted, others, value, 1);
                         }
                     }
-                    *sampled += u64::from(texts);
+                    sample.counted += u64::from(texts);
                 }
                 Part::Numbers { name, sketch } => {
                     for value in document.values(name) {
@@ -234,12 +245,12 @@ impl Tally {
             for part in &mut self.parts {
                 match part {
                     Part::Histogram(stretches) => histogram(stretches, asked, reader, &set, cancel)?,
-                    Part::Values { name, counted, others, sampled, .. } => {
+                    Part::Values { name, counted, others, sample, .. } => {
                         each_keyword(asked, reader, name, &set, cancel, &mut |value, count| {
                             add(counted, others, value, count);
                         })?;
                         if has_texts(asked, reader, name)? {
-                            sample(asked, ordinal, name, &set, read, counted, others, sampled, cancel)?;
+                            sample_texts(asked, ordinal, name, &set, read, counted, others, sample, cancel)?;
                         }
                     }
                     Part::Numbers { name, sketch } => numbers(reader, name, &set, sketch)?,
@@ -284,12 +295,12 @@ impl Tally {
                 });
                 Told::Histogram(Histogram { begin_ns, step_ns, counts, by })
             }
-            Part::Values { counted, limit, others, sampled, .. } => {
+            Part::Values { counted, limit, others, sample, .. } => {
                 let mut top: Vec<_> = counted.into_iter().collect();
                 top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
                 let rest = top.split_off(limit.min(top.len()));
                 let others = others + rest.iter().map(|(_, count)| count).sum::<u64>();
-                Told::Values(Values { top, others, sampled: (sampled > 0).then_some(sampled) })
+                Told::Values(Values { top, others, sampled: (sample.counted > 0).then_some(sample.counted) })
             }
             Part::Numbers { sketch, .. } => Told::Numbers(told_numbers(&sketch)),
         };
@@ -364,14 +375,16 @@ fn each_keyword(
 }
 
 type Postings = tantivy::postings::SegmentPostings;
+/// What is done with a value, the number of documents that have it, and a way to these.
+type Take<'a> = dyn FnMut(&str, u32, &dyn Fn() -> Result<Postings, Fault>) -> Result<(), Fault> + 'a;
 
-/// Hands each value of a keyword, the number of documents that have it, and a way to these to `take`.
+/// Hands each value of a keyword to `take`.
 fn each_term(
     asked: &Asked<'_>,
     reader: &SegmentReader,
     name: &str,
     cancel: &Cancel,
-    take: &mut dyn FnMut(&str, u32, &dyn Fn() -> Result<Postings, Fault>) -> Result<(), Fault>,
+    take: &mut Take<'_>,
 ) -> Result<(), Fault> {
     let inverted = reader.inverted_index(asked.fields.term)?;
     let begin = keyword_term(name, "");
@@ -481,7 +494,7 @@ fn has_texts(asked: &Asked<'_>, reader: &SegmentReader, name: &str) -> Result<bo
 }
 
 #[allow(clippy::too_many_arguments, reason = "one step of a walk, split off for its length")]
-fn sample(
+fn sample_texts(
     asked: &Asked<'_>,
     ordinal: u32,
     name: &str,
@@ -489,21 +502,24 @@ fn sample(
     read: Read,
     counted: &mut Counted,
     others: &mut u64,
-    sampled: &mut u64,
+    sample: &mut Sample,
     cancel: &Cancel,
 ) -> Result<(), Fault> {
     for document in set.iter() {
-        if *sampled >= SAMPLE_MAX as u64 {
+        if sample.read >= SAMPLE_MAX {
             break;
         }
         let source = walk::source(asked.searcher, asked.fields, DocAddress::new(ordinal, document))?;
+        let mut has_any = false;
         for value in read(&source).values(name) {
             if let Value::Text(value) | Value::Id(value) = value {
                 add(counted, others, value, 1);
+                has_any = true;
             }
         }
-        *sampled += 1;
-        if sampled.is_multiple_of(CANCEL_EVERY as u64) && cancel.is_cancelled() {
+        sample.counted += u64::from(has_any);
+        sample.read += 1;
+        if sample.read.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
             return Err(Fault::Cancelled);
         }
     }

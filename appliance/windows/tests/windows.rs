@@ -315,14 +315,12 @@ proptest! {
     }
 }
 
+/// How many match; stretch, value and count; value and count; numbers, sorted.
+type Scanned = (u64, Vec<(i64, String, u64)>, Vec<(String, u64)>, Vec<f64>);
+
 impl Fed {
     /// What a scan of everything counts: in each stretch, those of level, the values of a name, the numbers of another.
-    fn count(
-        &self,
-        question: &Question,
-        step_ns: i64,
-        name: &str,
-    ) -> (u64, Vec<(i64, String, u64)>, Vec<(String, u64)>, Vec<f64>) {
+    fn count(&self, question: &Question, step_ns: i64, name: &str) -> Scanned {
         use std::collections::BTreeMap;
         let (from_ns, to_ns) = self.range(question);
         let (mut matched, mut stretches, mut values, mut numbers) = (0, BTreeMap::new(), BTreeMap::new(), Vec::new());

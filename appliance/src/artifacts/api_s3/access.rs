@@ -20,6 +20,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::XML_BYTES_MAX;
 use super::access_log::Requester;
 use super::convert::error;
+use super::signed_headers::check_presigned;
 use super::tagging;
 use crate::artifacts::Artifacts;
 use crate::artifacts::access::{Action, Ask, Caller, Facts, Holder, Named, On, Permissions, parameter};
@@ -195,6 +196,7 @@ impl S3Access for Access {
         let authorization = context.headers().get("authorization").and_then(|value| value.to_str().ok());
         let query = context.uri().query().unwrap_or_default().to_owned();
         check_signature(authorization, &query, self.clock.now().wall_ms / 1000)?;
+        check_presigned(context.headers(), &query)?;
         let key_id = context.credentials().map(|credentials| credentials.access_key.clone());
         let asking = self.admit(&operation, key_id.as_deref(), context.extensions_mut())?;
         let (bucket, key) = match context.s3_path() {

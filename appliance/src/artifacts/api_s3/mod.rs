@@ -24,6 +24,7 @@ mod ranges;
 mod region;
 mod settings;
 mod signed;
+mod signed_headers;
 mod stored;
 mod tagging;
 mod versions;
@@ -44,6 +45,7 @@ pub(in crate::artifacts) use access::check_signature;
 pub(in crate::artifacts) use convert::{body_error, custom};
 pub(in crate::artifacts) use hosts::{Hosts, Named as HostNamed};
 pub(in crate::artifacts) use region::refusal as region_refusal;
+pub(in crate::artifacts) use signed_headers::{OF_SIGNATURES, check_signed};
 
 /// Tells what a lifecycle rule has done, as S3 tells it.
 pub const TELL_RULE: super::TellRule = notification::tell_rule;

@@ -265,14 +265,7 @@ fn check_signed(operation: Operation, authorization: Option<&str>, query: &str, 
             false => Err(s3_error!(AccessDenied, "a signature of version 2 does not cover what the query asks for")),
         };
     };
-    let signed: Vec<String> = signed.split(';').map(|name| name.trim().to_ascii_lowercase()).collect();
-    match headers::unsigned(headers, &signed) {
-        None => Ok(()),
-        Some(name) => {
-            let text = format!("There were headers present in the request which were not signed: {name}");
-            Err(S3Error::with_message(S3ErrorCode::AccessDenied, text))
-        }
-    }
+    api_s3::check_signed(headers, &signed)
 }
 
 /// The request as it goes on.

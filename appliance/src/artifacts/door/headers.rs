@@ -5,6 +5,8 @@
 
 use http::{HeaderMap, HeaderName, header};
 
+use crate::artifacts::api_s3::OF_SIGNATURES;
+
 /// Beside `x-amz-…`.
 const GOING: [HeaderName; 20] = [
     header::ACCEPT,
@@ -29,19 +31,6 @@ const GOING: [HeaderName; 20] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// Parts of the signature that was made for us, and of how the body came.
-const OURS: [&str; 9] = [
-    "x-amz-algorithm",
-    "x-amz-content-sha256",
-    "x-amz-credential",
-    "x-amz-date",
-    "x-amz-decoded-content-length",
-    "x-amz-security-token",
-    "x-amz-signature",
-    "x-amz-trailer",
-    "x-amz-user-agent",
-];
-
 const STAYING: [HeaderName; 11] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -60,7 +49,7 @@ const STAYING: [HeaderName; 11] = [
 pub(super) fn going(from: &HeaderMap) -> HeaderMap {
     let mut to = HeaderMap::with_capacity(from.len());
     for (name, value) in from {
-        let amazons = name.as_str().starts_with("x-amz-") && !OURS.contains(&name.as_str());
+        let amazons = name.as_str().starts_with("x-amz-") && !OF_SIGNATURES.contains(&name.as_str());
         if amazons || GOING.contains(name) {
             to.append(name.clone(), value.clone());
         }
@@ -96,13 +85,6 @@ pub(super) fn has_customers_key(headers: &HeaderMap) -> bool {
             || name.starts_with("x-amz-copy-source-server-side-encryption-customer-")
     };
     headers.keys().any(is_key)
-}
-
-/// `x-amz-…` headers that a signature of version 4 should cover and does not: somebody on the way may have added them.
-pub(super) fn unsigned<'a>(headers: &'a HeaderMap, signed: &[String]) -> Option<&'a str> {
-    let names = headers.keys().map(HeaderName::as_str);
-    let mut amazons = names.filter(|name| name.starts_with("x-amz-") && !OURS.contains(name));
-    amazons.find(|name| !signed.iter().any(|signed| signed == name))
 }
 
 #[cfg(test)]
@@ -147,12 +129,5 @@ mod tests {
             ("x-amz-meta-customer-id", "7"),
             ("x-amz-server-side-encryption", "AES256")
         ])));
-    }
-
-    #[test]
-    fn a_header_that_was_added_on_the_way_is_found() {
-        let signed = ["host".to_owned(), "x-amz-acl".to_owned()];
-        assert_eq!(unsigned(&map(&[("x-amz-acl", "private"), ("x-amz-date", "d"), ("range", "r")]), &signed), None);
-        assert_eq!(unsigned(&map(&[("x-amz-copy-source", "/b/k")]), &signed), Some("x-amz-copy-source"));
     }
 }
