@@ -12,6 +12,8 @@ use crate::client::Failure;
 pub(crate) struct Appliance {
     child: Child,
     pub(crate) aws: String,
+    pub(crate) http: String,
+    pub(crate) otlp: String,
     /// From the start of the process to the line that says that all doors answer.
     pub(crate) ready: Duration,
 }
@@ -37,7 +39,13 @@ impl Appliance {
         let ready = began.elapsed();
         let said: Value =
             serde_json::from_str(&line).map_err(|_| format!("it did not start: see {}", log.display()))?;
-        Ok(Self { child, aws: said["aws"].as_str().unwrap_or_default().to_owned(), ready })
+        let address = |door: &str| said[door].as_str().unwrap_or_default().to_owned();
+        Ok(Self { child, aws: address("aws"), http: address("http"), otlp: address("otlp_http"), ready })
+    }
+
+    /// Of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory in MiB.

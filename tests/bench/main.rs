@@ -7,6 +7,7 @@ mod backlog;
 mod client;
 mod http;
 mod journal;
+mod logs;
 mod peers;
 mod queue;
 mod queue_fifo;
@@ -30,6 +31,7 @@ subjects:
   artifacts large and small puts and gets beside JuiceFS, rclone, nginx and dd; memory while uploads run
             with --bytes: the size of the large objects, 64 MiB unless given
   objects   a bucket of --objects objects, 1,000,000 unless given: starting again, pages of a listing, memory
+  logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions
   start     size of the binary, time to ready, resident memory of an idle appliance";
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Some("waiting") => http::waiting(&settings).map_err(plain),
         Some("artifacts") => artifacts::run(&settings).map_err(plain),
         Some("objects") => artifacts::many(&settings).map_err(plain),
+        Some("logs") => logs::run(&settings).map_err(plain),
         Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
         Some("queue") if settings.fifo => queue_fifo::run(&settings),
@@ -95,7 +98,7 @@ pub(crate) struct Settings {
     pub(crate) seconds: u64,
     /// Order and deduplication instead of a standard queue's freedom.
     pub(crate) fifo: bool,
-    /// Size of large objects.
+    /// Size of large objects, or of all log lines.
     pub(crate) bytes: Option<usize>,
     /// How many objects a bucket is filled with.
     pub(crate) objects: usize,

@@ -97,6 +97,10 @@ impl Service {
         if request.method() == Method::OPTIONS {
             return self.preflight(request).await;
         }
+        if api_s3::is_form(request.method(), request.headers()) {
+            let text = "forms are not taken where the store is another S3; use a presigned PUT";
+            return api_s3::written(Err(s3_error!(NotImplemented, "{text}")));
+        }
         if let Some(refusal) = api_s3::region_refusal(request.headers()) {
             return refusal;
         }
@@ -195,12 +199,6 @@ impl S3Route for Route {
         let operation = Operation::of(&request.method, on, &names, &request.headers);
         if let Some(cell) = request.extensions.get::<OperationCell>() {
             cell.set(operation.name);
-        }
-        if api_s3::is_form(&request.method, &request.headers) {
-            return Err(s3_error!(
-                NotImplemented,
-                "forms are not taken where the store is another S3; use a presigned PUT"
-            ));
         }
         let authorization = request.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         api_s3::check_signature(authorization, &raw, self.upstream.0.clock.now().wall_ms / 1000)?;

@@ -1,0 +1,124 @@
+//! Log search: lines of a made-up studio in over OTLP, their room on the disk, how soon questions are answered.
+//!
+//! Rates are of the raw lines as NDJSON, per second of CPU that the appliance used. A question is asked over HTTP, as the dashboard asks it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use backlot::edge::otlp::ExportLogsServiceRequest;
+use backlot_tests::corpus::{Corpus, to_otlp};
+use backlot_tests::http;
+use prost::Message as _;
+
+use crate::Settings;
+use crate::appliance::{Appliance, resident_mib};
+use crate::client::Failure;
+
+const LINES_A_REQUEST: usize = 1000;
+/// How often each question is asked.
+const TIMES: usize = 40;
+const BYTES: usize = 256 << 20;
+
+#[allow(clippy::disallowed_methods, reason = "a measurement")]
+pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
+    let raw_bytes = settings.bytes.unwrap_or(BYTES);
+    let dir = tempfile::tempdir_in(&settings.dir)?;
+    let data = dir.path().join("data");
+    let appliance = Appliance::start(&data, &dir.path().join("log"))?;
+    let now_ns = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    // The lines end about now: 400 bytes each, 500 a second.
+    let begin_ns = u64::try_from(now_ns)? - raw_bytes as u64 / 400 * 2_000_000;
+    let mut corpus = Corpus::new(7, begin_ns);
+
+    let (mut sent_bytes, mut lines_sent, mut took, mut peak_mib) = (0, 0_u64, Duration::ZERO, 0_f64);
+    let before = cpu_s(&appliance)?;
+    while sent_bytes < raw_bytes {
+        let lines: Vec<_> = corpus.by_ref().take(LINES_A_REQUEST).collect();
+        sent_bytes += lines.iter().map(|line| line.to_json().len() + 1).sum::<usize>();
+        lines_sent += lines.len() as u64;
+        let request: ExportLogsServiceRequest = serde_json::from_value(to_otlp(&lines))?;
+        let body = request.encode_to_vec();
+        let began = Instant::now();
+        let headers = [("content-type", "application/x-protobuf")];
+        loop {
+            let (status, text) = http(&appliance.otlp, "POST", "/v1/logs", &headers, &body);
+            match status {
+                200 => break,
+                503 => std::thread::sleep(Duration::from_millis(50)), // it asks for a pause
+                status => return Err(format!("{status}: {text}").into()),
+            }
+        }
+        took += began.elapsed();
+        peak_mib = peak_mib.max(appliance.resident_mib()?);
+    }
+    // Everything that was acknowledged can be found when this has its answer.
+    let matched = ask(&appliance, "/v1/logs/values?name=level&query=-service%3Abacklot")?.0["matched"].as_u64();
+    if matched != Some(lines_sent) {
+        return Err(format!("{lines_sent} lines were sent and {matched:?} are found").into());
+    }
+    let used_s = cpu_s(&appliance)? - before;
+    let mb = sent_bytes as f64 / 1e6;
+    println!("{:>12.0} MB of lines, {lines_sent} of them", mb);
+    println!("{:>12.1} MB/s for each core used, OTLP to searchable and durable", mb / used_s);
+    println!("{:>12.1} MB/s while answers were waited for, one sender", mb / took.as_secs_f64());
+    println!("{:>12.0} MiB resident at most", peak_mib);
+    println!(
+        "{:>12.3} of the raw lines on the disk while hot",
+        folder_bytes(&data.join("logs"))? as f64 / sent_bytes as f64
+    );
+
+    let day = "from=24h";
+    for (what, path) in [
+        ("newest 100 of a level", format!("/v1/logs?limit=100&query=level%3Aerror&{day}")),
+        ("newest 100 of a host and a level", format!("/v1/logs?limit=100&query=host%3Agpu-07%20level%3Aerror&{day}")),
+        ("newest 100 with a phrase", format!("/v1/logs?limit=100&query=%22out%20of%20memory%22&{day}")),
+        ("newest 100 of a regular expression", format!("/v1/logs?limit=100&query=%2Fstep%201.%20of%2F&{day}")),
+        ("a word that is in ten lines or so", format!("/v1/logs?limit=100&query=span%3Aab*%20level%3Aerror&{day}")),
+        ("histogram of all by level", format!("/v1/logs/histogram?by=level&{day}")),
+        ("top values of a host's jobs", format!("/v1/logs/values?name=job&query=host%3Agpu-07&{day}")),
+        ("percentiles of a number", format!("/v1/logs/numbers?name=duration_ms&{day}")),
+        ("patterns", format!("/v1/logs/patterns?{day}")),
+    ] {
+        let mut times = Vec::with_capacity(TIMES);
+        for _ in 0..TIMES {
+            times.push(ask(&appliance, &path)?.1);
+        }
+        times.sort_unstable();
+        let ms = |at: usize| times[at].as_secs_f64() * 1e3;
+        println!("{:>12.2} ms p50, {:.2} ms the slowest of {TIMES}: {what}", ms(TIMES / 2), ms(TIMES - 1));
+    }
+    println!("{:>12.0} MiB resident afterwards", appliance.resident_mib()?);
+    println!("{:>12.0} MiB resident is this bench", resident_mib("self")?);
+    Ok(())
+}
+
+#[allow(clippy::disallowed_methods, reason = "a measurement")]
+fn ask(appliance: &Appliance, path: &str) -> Result<(serde_json::Value, Duration), Failure> {
+    let began = Instant::now();
+    let headers = [("authorization", "Basic dGVzdDp0ZXN0")];
+    let (status, text) = http(&appliance.http, "GET", path, &headers, b"");
+    let took = began.elapsed();
+    if status != 200 {
+        return Err(format!("{path}: {status} {text}").into());
+    }
+    Ok((serde_json::from_str(&text)?, took))
+}
+
+/// Seconds of CPU that the appliance has used.
+fn cpu_s(appliance: &Appliance) -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", appliance.id()))?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // User and system time are the 12th and 13th after the name, in hundredths of a second on Linux.
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(ticks / 100.0)
+}
+
+fn folder_bytes(dir: &Path) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { folder_bytes(&entry.path())? } else { about.len() };
+    }
+    Ok(bytes)
+}
