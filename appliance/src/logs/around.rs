@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use backlot_windows::{Order, Position, Query, Search};
+use backlot_windows::{Order, Position, Query, Search, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -10,12 +10,9 @@ use super::api::{Api, Given, PAGE_BYTES_MAX, Parameters, given, number_of, recor
 use super::schema::{STREAM, read};
 use crate::edge::{ApiError, Viewer};
 use crate::signals::Moment;
-use backlot_windows::Value;
 
 const DEFAULT: usize = 20;
 const MAX: usize = 500;
-/// Records of one moment among which the one that is meant is looked for.
-const SAME_MOMENT_MAX: usize = 10_000;
 
 #[derive(Serialize)]
 pub(super) struct Around {
@@ -34,10 +31,10 @@ pub(super) async fn records(_: Viewer, State(api): State<Api>, asked: Given) -> 
         from_ns: at.time_ns,
         to_ns: at.time_ns,
         order: Order::Oldest,
-        limit: SAME_MOMENT_MAX,
+        limit: 1,
         // So that the one that is meant comes first, however many share its moment.
         after: at.seq.checked_sub(1).map(|seq| Position { seq, ..at }),
-        bytes_max: 1,
+        bytes_max: PAGE_BYTES_MAX,
     };
     let found = api.logs.search(moment).await?;
     let Some(hit) = found.hits.first().filter(|hit| hit.position == at) else {

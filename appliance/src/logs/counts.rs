@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use backlot_windows::{Counts, Order, Query, STRETCHES_MAX, Search, Told, Want};
+use backlot_windows::{Counts, Order, Query, STRETCHES_MAX, Search, Told, Value, Want};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -11,7 +11,6 @@ use super::schema::{KEYWORDS, PATTERN, read};
 use super::{field, pattern};
 use crate::edge::{ApiError, Viewer};
 use crate::signals::{duration_ms, rfc3339_ns};
-use backlot_windows::Value;
 
 const STRETCHES_DEFAULT: usize = 60;
 const VALUES_DEFAULT: usize = 10;

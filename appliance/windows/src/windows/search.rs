@@ -8,7 +8,7 @@ use tantivy::{DocAddress, Searcher};
 
 use super::{Batch, Windows};
 use crate::WindowsError;
-use crate::chain::{self, Folder, lock};
+use crate::chain::{self, Entry, Folder, lock};
 use crate::index::{Fields, IndexFault, Summary};
 use crate::query::Query;
 use crate::top::{Order, Position, Top};
@@ -70,6 +70,15 @@ pub(super) enum SearchFault {
     Window(Arc<Folder>, IndexFault),
 }
 
+/// What a question is put to.
+pub(super) struct Seen {
+    pub(super) ring: Vec<Arc<Batch>>,
+    /// Those that are closed are opened when it is their turn.
+    pub(super) windows: Vec<(Entry, Option<(Searcher, Fields)>)>,
+    /// Windows that could hold more and do not read.
+    pub(super) set_aside: Vec<String>,
+}
+
 impl Windows {
     /// Searches what is in the ring and in the windows. Blocks.
     ///
@@ -88,21 +97,9 @@ impl Windows {
 
     fn try_search(&self, search: &Search, cancel: &Cancel) -> Result<Found, SearchFault> {
         let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
-        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
         let limit = search.limit.max(1);
         let number = self.next_search();
-
-        let (ring, mut windows, set_aside) = {
-            let state = lock(&self.shared.state);
-            let mut windows = Vec::new();
-            for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
-                // Searchers of windows that are written are taken here, together with the ring that goes with them.
-                let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
-                windows.push((entry.clone(), searcher));
-            }
-            let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
-            (state.ring.clone(), windows, asides.map(|aside| aside.name.clone()).collect())
-        };
+        let Seen { ring, mut windows, set_aside } = self.seen(range)?;
 
         let mut top = Top::new(search.order, limit + 1, search.after);
         for batch in &ring {
@@ -163,6 +160,21 @@ impl Windows {
         found.more = found.hits.len() < total;
         self.shut_unused();
         Ok(found)
+    }
+
+    /// What may hold documents within `range`, all as of one moment.
+    pub(super) fn seen(&self, range: Range) -> Result<Seen, SearchFault> {
+        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
+        let state = lock(&self.shared.state);
+        let mut windows = Vec::new();
+        for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
+            // Searchers of windows that are written are taken here, together with the ring that goes with them.
+            let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
+            windows.push((entry.clone(), searcher));
+        }
+        let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
+        let set_aside = asides.map(|aside| aside.name.clone()).collect();
+        Ok(Seen { ring: state.ring.clone(), windows, set_aside })
     }
 
     pub(super) fn next_search(&self) -> u64 {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::search::{SearchFault, guard, open_searcher};
+use super::search::{SearchFault, Seen, guard, open_searcher};
 use super::{Cancel, Windows};
 use crate::WindowsError;
 use crate::chain::{self, lock};
-use crate::index::Summary;
 use crate::query::Query;
 use crate::tally::{Tally, Told, Want};
 use crate::walk::{Asked, Range};
@@ -59,18 +58,7 @@ impl Windows {
     }
 
     fn try_tally(&self, query: &Query, range: Range, mut tally: Tally, cancel: &Cancel) -> Result<Counts, SearchFault> {
-        let meets = |summary: &Summary| summary.min_ns <= range.to_ns && summary.max_ns >= range.from_ns;
-        let (ring, mut windows, set_aside) = {
-            let state = lock(&self.shared.state);
-            let mut windows = Vec::new();
-            for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
-                // Taken together with the ring that goes with them, as for a search.
-                let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
-                windows.push((entry.clone(), searcher));
-            }
-            let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
-            (state.ring.clone(), windows, asides.map(|aside| aside.name.clone()).collect())
-        };
+        let Seen { ring, mut windows, set_aside } = self.seen(range)?;
         let within = |time_ns: i64| time_ns >= range.from_ns && time_ns <= range.to_ns;
         for document in ring.iter().rev().flat_map(|batch| batch.documents.iter().rev()) {
             if within(document.time_ns) && query.matches(document) {
