@@ -124,7 +124,7 @@ pub(super) async fn histogram(_: Viewer, State(api): State<Api>, asked: Given) -
     let mut step_ns = 1;
     let counts = tally(&api, &given, |range| {
         step_ns = step_of(&given, range)?;
-        Ok(Want::Histogram { step_ns, by: by.clone() })
+        Ok(Want::Histogram { step_ns, origin_ns: 0, by: by.clone() })
     });
     let empty = |step_ns: i64| Histogram {
         matched: 0,

@@ -30,8 +30,9 @@ const CANCEL_EVERY: usize = 256;
 /// What is to be told of the documents that answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// How many in each stretch of `step_ns`, and for each value of the keyword `by`.
-    Histogram { step_ns: i64, by: Option<String> },
+    /// How many in each stretch of `step_ns`, and for each value of the keyword `by`. One of the stretches begins at `origin_ns`, if it is
+    /// within what is asked for, or would.
+    Histogram { step_ns: i64, origin_ns: i64, by: Option<String> },
     /// How many of each value, the most frequent `limit` of them.
     Values { name: String, limit: usize },
     /// Of the numbers of a name: how many, the least, the greatest, their mean and percentiles.
@@ -41,7 +42,7 @@ pub enum Want {
 /// How many documents in each stretch of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// Where the first stretch begins, a multiple of the step.
+    /// Where the first stretch begins, a multiple of the step away from the origin.
     pub begin_ns: i64,
     pub step_ns: i64,
     pub counts: Vec<u64>,
@@ -111,9 +112,10 @@ struct Stretches {
 }
 
 impl Stretches {
-    fn new(range: Range, step_ns: i64, by: Option<&String>) -> Result<Self, String> {
+    fn new(range: Range, step_ns: i64, origin_ns: i64, by: Option<&String>) -> Result<Self, String> {
         let step_ns = step_ns.max(1);
-        let begin_ns = range.from_ns.div_euclid(step_ns).saturating_mul(step_ns);
+        let (from, origin, step) = (i128::from(range.from_ns), i128::from(origin_ns), i128::from(step_ns));
+        let begin_ns = i64::try_from(origin + (from - origin).div_euclid(step) * step).unwrap_or(i64::MIN);
         let stretches = (i128::from(range.to_ns) - i128::from(begin_ns)).max(0) / i128::from(step_ns) + 1;
         let stretches = usize::try_from(stretches).ok().filter(|stretches| *stretches <= STRETCHES_MAX);
         let Some(stretches) = stretches else {
@@ -175,7 +177,9 @@ impl Tally {
     pub(crate) fn new(range: Range, wants: &[Want]) -> Result<Self, String> {
         let part = |want: &Want| {
             Ok(match want {
-                Want::Histogram { step_ns, by } => Part::Histogram(Stretches::new(range, *step_ns, by.as_ref())?),
+                Want::Histogram { step_ns, origin_ns, by } => {
+                    Part::Histogram(Stretches::new(range, *step_ns, *origin_ns, by.as_ref())?)
+                }
                 Want::Values { name, limit } => Part::Values {
                     name: name.clone(),
                     limit: *limit,

@@ -315,6 +315,9 @@ proptest! {
     }
 }
 
+/// Where a stretch of the histograms begins.
+const ORIGIN_NS: i64 = 3;
+
 /// How many match; stretch, value and count; value and count; numbers, sorted.
 type Scanned = (u64, Vec<(i64, String, u64)>, Vec<(String, u64)>, Vec<f64>);
 
@@ -329,7 +332,7 @@ impl Fed {
                 continue;
             }
             matched += 1;
-            let at = document.time_ns.div_euclid(step_ns) * step_ns;
+            let at = (document.time_ns - ORIGIN_NS).div_euclid(step_ns) * step_ns + ORIGIN_NS;
             *stretches.entry((at, "all".to_owned())).or_insert(0) += 1;
             let mut keywords = std::collections::BTreeSet::new();
             for value in document.values("level") {
@@ -379,7 +382,7 @@ proptest! {
             };
             let step_ns = ((to_ns - from_ns) / 50).max(7);
             let wants = [
-                Want::Histogram { step_ns, by: Some("level".into()) },
+                Want::Histogram { step_ns, origin_ns: ORIGIN_NS, by: Some("level".into()) },
                 Want::Values { name: (*name).into(), limit: 100 },
                 Want::Numbers { name: (*name).into() },
             ];
