@@ -12,6 +12,7 @@ mod model;
 mod pattern;
 mod query;
 mod schema;
+mod streams;
 mod tail;
 
 use std::path::Path;
@@ -34,6 +35,8 @@ pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
 use query::field;
 pub use query::{QueryError, parse};
 pub use schema::fuzz_export;
+use streams::Resources;
+pub use streams::Stream;
 
 /// Readers of the live tail at once.
 const TAILS_MAX: usize = 64;
@@ -43,6 +46,7 @@ const TAILS_MAX: usize = 64;
 pub struct Logs {
     store: Store,
     tails: Arc<Semaphore>,
+    resources: Resources,
 }
 
 impl Logs {
@@ -62,7 +66,8 @@ impl Logs {
             ..Options::new(data_dir.join("logs"), schema::read)
         };
         let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, clock)?;
-        Ok((Self { store, tails: Arc::new(Semaphore::new(TAILS_MAX)) }, opened))
+        let tails = Arc::new(Semaphore::new(TAILS_MAX));
+        Ok((Self { store, tails, resources: Resources::default() }, opened))
     }
 
     /// Starts indexing. `stage` is that of the stores.

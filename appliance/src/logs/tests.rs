@@ -127,3 +127,28 @@ async fn odd_records_are_kept_within_bounds() {
     assert_eq!(found(&logs, "retries:*").await.len(), 2);
     stages.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_told_by_their_resource_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let Running { logs, stages, .. } = run(dir.path());
+    let now_ns = SystemClock::new().now().wall_ms * 1_000_000;
+    let other = Resource { attributes: vec![pair("host.name", "gpu-8"), pair("team", "light")], ..Resource::default() };
+    let mut sent = request((0..3).map(|i| record(now_ns + i, "frame")).collect());
+    sent.resource_logs.push(ResourceLogs {
+        resource: Some(other),
+        scope_logs: vec![ScopeLogs { log_records: vec![record(now_ns, "frame lost")], ..ScopeLogs::default() }],
+        ..ResourceLogs::default()
+    });
+    logs.export(sent).await.unwrap();
+    let all = (i64::MIN, i64::MAX);
+    let streams = logs.streams(&Query::All, all, 10).await.unwrap();
+    let told: Vec<_> =
+        streams.iter().map(|stream| (stream.resource["host.name"].as_str().unwrap(), stream.count)).collect();
+    assert_eq!(told, [("gpu-7", 3), ("gpu-8", 1)]);
+    assert_eq!(*streams[1].resource, *serde_json::json!({"host.name": "gpu-8", "team": "light"}).as_object().unwrap());
+    assert_eq!(logs.streams(&parse("lost").unwrap(), all, 10).await.unwrap(), [streams[1].clone()]);
+    assert_eq!(logs.streams(&Query::All, all, 1).await.unwrap(), [streams[0].clone()]);
+    assert_eq!(found(&logs, &format!("stream:{}", streams[0].key)).await.len(), 3);
+    stages.stop().await;
+}
