@@ -4,12 +4,14 @@
 //! nobody declared is an error that names file, line and key. `backlot config reference` prints what the doc comments
 //! below say, and a test keeps `docs/configuration.md` equal to it.
 
+mod redaction;
 mod upstream;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::redaction::RedactionRule;
 pub use self::upstream::Engine;
 use crate::other_s3::OtherS3;
 
@@ -264,6 +266,15 @@ config! {
         /// Most bytes of span windows on disk; past it, the oldest windows go first.
         disk_bytes_max: u64 = 34_359_738_368;
     }
+    /// What is taken out of logs and traces before they are written.
+    [redaction] Redaction {
+        /// Names whose values are taken out: attributes of records, spans and resources, entries of JSON within texts. Compared without case, `-` and `_`, by what follows the last dot as well.
+        keys: Vec<String> = redaction::default_keys();
+        /// What stands in place of what was taken out.
+        mark: String = "[redacted]".into();
+        /// `[[redaction.rule]]` with `name` and `pattern`: a regular expression whose matches are taken out of all texts, or its group `secret` alone, as in `https?://[^/:]*:(?<secret>[^@/]+)@`.
+        rule: Vec<RedactionRule> = Vec::new();
+    }
     /// The appliance's own signals.
     [telemetry] Telemetry {
         /// What is logged: `info`, or by module as in `warn,backlot::queue=debug`. `BACKLOT_LOG` wins.
@@ -419,6 +430,8 @@ impl Config {
         }
         self.cold.check()?;
         self.check_engine()?;
+        let redaction = crate::signals::redact::check(&self.redaction);
+        redaction.map_err(|problem| ConfigError::Value { key: "redaction", problem })?;
         if self.encryption.rewraps_s_max == 0 {
             return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });
         }

@@ -55,6 +55,7 @@ use crate::logs::Logs;
 use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
+use crate::signals::redact::Redactor;
 use crate::tasks::{Stage, Stages};
 use crate::telemetry::{OwnDoor, Telemetry};
 use crate::telemetry_journal::TelemetryJournal;
@@ -101,6 +102,8 @@ pub enum StartError {
     Artifacts(#[from] std::io::Error),
     #[error("cold.{0}: {1}")]
     Cold(&'static str, String),
+    #[error("redaction: {0}")]
+    Redaction(String),
     #[error("upstream.{0}: {1}")]
     Upstream(&'static str, String),
     #[error("seal the secrets of webhooks with the new master key: {0}")]
@@ -383,8 +386,10 @@ impl Signals {
         options.disk_bytes_max = config.journal.telemetry_disk_bytes_max;
         options.reserve_bytes = 0; // nothing in it shrinks: it is let go by segments
         let (journal, opened) = TelemetryJournal::open(data, options)?;
-        let (logs, log_windows) = Logs::build(data, &config.logs, journal.clone(), Arc::clone(clock))?;
-        let (traces, span_windows) = Traces::build(data, &config.traces, journal.clone(), Arc::clone(clock))?;
+        let redactor = Redactor::new(&config.redaction).map_err(StartError::Redaction)?;
+        let (logs, log_windows) =
+            Logs::build(data, &config.logs, journal.clone(), redactor.clone(), Arc::clone(clock))?;
+        let (traces, span_windows) = Traces::build(data, &config.traces, journal.clone(), redactor, Arc::clone(clock))?;
         let metrics = Metrics::build(journal.clone(), Arc::clone(clock), data, &config.metrics)?;
         let stores = stages.stage("stores");
         journal.start(&stores);

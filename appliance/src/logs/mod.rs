@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::edge::ApiError;
 use crate::signals::Store;
+use crate::signals::redact::Redactor;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
@@ -58,6 +59,7 @@ impl Logs {
         data_dir: &Path,
         config: &config::Logs,
         journal: TelemetryJournal,
+        redactor: Redactor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
         let options = Options {
@@ -65,7 +67,7 @@ impl Logs {
             disk_bytes_max: config.disk_bytes_max,
             ..Options::new(data_dir.join("logs"), schema::read)
         };
-        let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, clock)?;
+        let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, redactor, clock)?;
         let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Ok((Self { store, tails, resources: Resources::default() }, opened))
     }

@@ -64,7 +64,8 @@ fn run(dir: &Path) -> Running {
     options.reserve_bytes = 1 << 16;
     let (journal, _) = TelemetryJournal::open(dir, options).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let (logs, _) = Logs::build(dir, &config::Logs::default(), journal.clone(), clock).unwrap();
+    let redactor = Redactor::new(&config::Redaction::default()).unwrap();
+    let (logs, _) = Logs::build(dir, &config::Logs::default(), journal.clone(), redactor, clock).unwrap();
     let stages = Stages::new(&[("stores", Duration::from_secs(20))]);
     logs.start(&stages.stage("stores"));
     Running { logs, stages, journal }

@@ -1,9 +1,11 @@
 //! What logs and traces share: the store with its journal, its windows and the follower between them, attributes of OTLP as
-//! plain values, the names that are recognised among them, and how a request says which moments it means.
+//! plain values, the names that are recognised among them, what is
+//! taken out before anything is written, and how a request says which moments it means.
 
 pub mod attributes;
 mod follower;
 mod moments;
+pub mod redact;
 mod searches;
 mod store;
 

@@ -6,11 +6,15 @@ use backlot_windows::{Batch, Counts, Found, Opened, Options, Query, Search, Want
 use tokio::sync::broadcast;
 
 use super::follower::{Convert, Follower, encode};
+use super::redact::{Redact, Redactor};
 use super::searches::Searches;
 use crate::clock::{Clock, Now};
 use crate::edge::ApiError;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{AppendError, Kind, TelemetryJournal};
+
+/// A larger request is searched for what must not be kept on a thread that may block.
+const INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +24,7 @@ pub struct Store {
     windows: Windows,
     follower: Follower,
     searches: Searches,
+    redactor: Redactor,
     clock: Arc<dyn Clock>,
 }
 
@@ -33,12 +38,13 @@ impl Store {
         kind: Kind,
         convert: Convert,
         journal: TelemetryJournal,
+        redactor: Redactor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
         let (windows, opened) = Windows::open(options)?;
         let follower = Follower::new(journal.clone(), kind, windows.clone(), Arc::clone(&clock), convert);
         let searches = Searches::new(windows.clone());
-        Ok((Self { kind, journal, windows, follower, searches, clock }, opened))
+        Ok((Self { kind, journal, windows, follower, searches, redactor, clock }, opened))
     }
 
     /// Starts indexing. `stage` is that of the stores.
@@ -46,13 +52,25 @@ impl Store {
         self.follower.start(stage);
     }
 
-    /// Makes a request durable.
+    /// Makes a request durable, without what must not be kept.
     ///
     /// # Errors
     /// [`AppendError`]; nothing was kept.
-    pub async fn keep(&self, request: impl prost::Message) -> Result<(), AppendError> {
-        let payload = encode(self.now().wall_ms, &request);
-        drop(request);
+    pub async fn keep(&self, request: impl prost::Message + Redact + 'static) -> Result<(), AppendError> {
+        let (redactor, signal, arrived_ms) = (self.redactor.clone(), self.kind.as_str(), self.now().wall_ms);
+        let is_slow = redactor.has_patterns() && request.encoded_len() > INLINE_BYTES_MAX;
+        let mut request = request;
+        let mut work = move || {
+            redactor.apply(&mut request, signal);
+            encode(arrived_ms, &request)
+        };
+        let payload = if is_slow {
+            // Fails only where the work panicked, and then nothing may be kept.
+            let done = tokio::task::spawn_blocking(work).await;
+            done.map_err(|_| AppendError::Busy { reason: "redaction failed", retry_after_s: 10 })?
+        } else {
+            work()
+        };
         self.journal.append(self.kind, &payload).await.map(drop)
     }
 

@@ -16,6 +16,7 @@ use backlot_windows::{Opened, Options, WindowsError};
 use crate::clock::Clock;
 use crate::config;
 use crate::signals;
+use crate::signals::redact::Redactor;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
@@ -37,6 +38,7 @@ impl Traces {
         data_dir: &Path,
         config: &config::Traces,
         journal: TelemetryJournal,
+        redactor: Redactor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
         let options = Options {
@@ -44,7 +46,7 @@ impl Traces {
             disk_bytes_max: config.disk_bytes_max,
             ..Options::new(data_dir.join("traces"), model::read)
         };
-        let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, clock)?;
+        let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, redactor, clock)?;
         Ok((Self { store }, opened))
     }
 

@@ -86,6 +86,7 @@ catalogue! {
 
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";
     TELEMETRY_REFUSED = Kind::Counter, "backlot_telemetry_refused_total", "{item}", ["signal", "reason"], "Log records, spans and samples refused.";
+    REDACTED = Kind::Counter, "backlot_redacted_total", "{value}", ["signal", "rule"], "Values taken out of log records and spans before they were written, by the key or rule that asked for it.";
     SERIES = Kind::Gauge, "backlot_metrics_series", "{series}", [], "Series in the memory head.";
 
     JOURNAL_SYNC_DURATION = Kind::Histogram(LATENCY_S), "backlot_journal_sync_duration_seconds", "s", ["journal"], "Time of one fdatasync.";
