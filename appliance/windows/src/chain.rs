@@ -1,7 +1,7 @@
 //! Windows on disk: their folders, the one that is open for writing, those that are set aside.
 //!
-//! Two chains stand in one folder, told apart by the first letter of a window's name: `w` for what arrived near its own
-//! moment, `s` for strays.
+//! All chains stand in one folder, told apart by how a window's name begins: `w` for what arrived near its own
+//! moment, `s` for strays, either with a dot and the name of its class, if it is not the default one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::class::Chain;
 use crate::index::{IndexFault, Meta, Summary, Window, Writer, read_meta};
 use crate::{Options, WindowsError};
 
@@ -18,23 +19,6 @@ const ASIDE: &str = "aside";
 const REASON_FILE: &str = "reason.json";
 /// A folder that is on its way out.
 const GONE_SUFFIX: &str = ".gone";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chain {
-    Regular,
-    Stray,
-}
-
-impl Chain {
-    pub(crate) const ALL: [Self; 2] = [Self::Regular, Self::Stray];
-
-    fn letter(self) -> char {
-        match self {
-            Self::Regular => 'w',
-            Self::Stray => 's',
-        }
-    }
-}
 
 /// One window's folder, opened when somebody searches it.
 pub(crate) struct Folder {
@@ -108,13 +92,28 @@ pub(crate) struct Aside {
 pub(crate) struct Found {
     pub(crate) entries: Vec<Entry>,
     pub(crate) asides: Vec<Aside>,
+    /// Those of `asides` that were set aside just now.
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+/// A window that was set aside, and where the first of its documents stood.
+pub(crate) struct Damaged {
+    pub(crate) chain: Chain,
+    pub(crate) first_seq: u64,
+}
+
+impl Damaged {
+    pub(crate) fn of(folder: &Folder) -> Option<Self> {
+        let (_, seq) = folder.name.rsplit_once('-')?;
+        Some(Self { chain: folder.chain.clone(), first_seq: u64::from_str_radix(seq, 16).ok()? })
+    }
 }
 
 /// Reads all windows of the folder, removes what was half made or half removed, and sets aside what does not read.
 pub(crate) fn list(options: &Options) -> Result<Found, WindowsError> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).map_err(io("make", dir))?;
-    let mut found = Found { entries: Vec::new(), asides: list_asides(dir)? };
+    let mut found = Found { entries: Vec::new(), asides: list_asides(dir)?, damaged: Vec::new() };
     for entry in std::fs::read_dir(dir).map_err(io("list", dir))? {
         let entry = entry.map_err(io("list", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -122,19 +121,31 @@ pub(crate) fn list(options: &Options) -> Result<Found, WindowsError> {
             std::fs::remove_dir_all(entry.path()).map_err(io("remove", &entry.path()))?;
             continue;
         }
-        let Some(chain) = Chain::ALL.into_iter().find(|chain| name.starts_with(&format!("{}-", chain.letter()))) else {
-            continue;
-        };
+        let Some(chain) = Chain::of_window(&name) else { continue };
         let folder = Arc::new(Folder::new(dir, name, chain));
         match read_meta(&folder.path) {
             Ok(Some(Meta { summary, rests })) => found.entries.push(Entry { folder, summary, rests }),
             Ok(None) if is_bare(&folder.path) => remove(&folder.path)?,
-            Ok(None) => found.asides.push(set_aside(dir, &folder, None, "has no meta.json".to_owned())?),
-            Err(reason) => found.asides.push(set_aside(dir, &folder, None, reason)?),
+            Ok(None) => found.set_aside(dir, &folder, None, "has no meta.json".to_owned())?,
+            Err(reason) => found.set_aside(dir, &folder, None, reason)?,
         }
     }
     found.entries.sort_by(|a, b| a.folder.name.cmp(&b.folder.name));
     Ok(found)
+}
+
+impl Found {
+    pub(crate) fn set_aside(
+        &mut self,
+        dir: &Path,
+        folder: &Folder,
+        summary: Option<Summary>,
+        reason: String,
+    ) -> Result<(), WindowsError> {
+        self.asides.push(set_aside(dir, folder, summary, reason)?);
+        self.damaged.extend(Damaged::of(folder));
+        Ok(())
+    }
 }
 
 /// Whether nothing was ever committed here: making it had only begun.
@@ -189,6 +200,18 @@ pub(crate) fn remove(path: &Path) -> Result<(), WindowsError> {
     std::fs::remove_dir_all(&gone).map_err(io("remove", path))
 }
 
+/// What a commit says beside its documents; see [`Summary`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitAt {
+    pub(crate) journal: u32,
+    pub(crate) applied: u64,
+    pub(crate) whole: u64,
+    pub(crate) classes: u64,
+    /// `None`: as before.
+    pub(crate) retention_ms: Option<u64>,
+    pub(crate) closed: bool,
+}
+
 /// The window that takes documents.
 pub(crate) struct Open {
     pub(crate) folder: Arc<Folder>,
@@ -200,9 +223,9 @@ pub(crate) struct Open {
 
 impl Open {
     /// Makes a new window whose first document arrived at `arrived_ms` and stands at `seq`.
-    pub(crate) fn create(options: &Options, chain: Chain, arrived_ms: u64, seq: u64) -> Result<Self, WindowsError> {
-        let name = format!("{}-{arrived_ms:014}-{seq:016x}", chain.letter());
-        let folder = Folder::new(&options.dir, name, chain);
+    pub(crate) fn create(options: &Options, chain: &Chain, arrived_ms: u64, seq: u64) -> Result<Self, WindowsError> {
+        let name = format!("{}-{arrived_ms:014}-{seq:016x}", chain.prefix());
+        let folder = Folder::new(&options.dir, name, chain.clone());
         std::fs::create_dir_all(&folder.path).map_err(io("make", &folder.path))?;
         let window = Window::create(&folder.path, false).map_err(|error| folder.error("make", error))?;
         sync(&options.dir)?;
@@ -226,10 +249,18 @@ impl Open {
         Ok(())
     }
 
-    /// Makes everything durable, with `applied` as the position to go on from.
-    pub(crate) fn commit(&mut self, applied: u64, close: bool) -> Result<(), WindowsError> {
-        self.summary.applied = applied;
-        self.summary.closed = close;
+    /// Makes everything durable.
+    pub(crate) fn commit(&mut self, at: CommitAt) -> Result<(), WindowsError> {
+        let CommitAt { journal, applied, whole, classes, retention_ms, closed } = at;
+        self.summary = Summary {
+            journal,
+            applied,
+            whole: Some(whole),
+            classes,
+            retention_ms: retention_ms.or(self.summary.retention_ms),
+            closed,
+            ..self.summary.clone()
+        };
         self.writer.commit(&self.summary).map_err(|error| self.folder.error("commit", error))?;
         self.dirty = false;
         Ok(())

@@ -64,6 +64,18 @@ pub(crate) struct Summary {
     pub(crate) last_arrival_ms: u64,
     /// Nothing more comes in.
     pub(crate) closed: bool,
+    /// Which journal `applied` is a position of: one that was made anew has the next number.
+    #[serde(default)]
+    pub(crate) journal: u32,
+    /// Everything of the journal before this position is in, of all chains. Windows of before there were classes do not say.
+    #[serde(default)]
+    pub(crate) whole: Option<u64>,
+    /// Which classes there were: see `Options::classes_mark`.
+    #[serde(default)]
+    pub(crate) classes: u64,
+    /// How long its class keeps its windows.
+    #[serde(default)]
+    pub(crate) retention_ms: Option<u64>,
 }
 
 impl Summary {
@@ -78,6 +90,10 @@ impl Summary {
             first_arrival_ms: 0,
             last_arrival_ms: 0,
             closed: false,
+            journal: 0,
+            whole: None,
+            classes: 0,
+            retention_ms: None,
         }
     }
 
@@ -299,6 +315,15 @@ impl Window {
 
 fn zstd(level: i32) -> Compressor {
     Compressor::Zstd(ZstdCompressor { compression_level: Some(level) })
+}
+
+/// Adds the positions from `begin` on of all documents.
+pub(crate) fn seqs_from(searcher: &Searcher, begin: u64, seqs: &mut Vec<u64>) -> tantivy::Result<()> {
+    for reader in searcher.segment_readers() {
+        let column = reader.fast_fields().u64(SEQ)?.first_or_default_col(0);
+        seqs.extend((0..reader.max_doc()).map(|document| column.get_val(document)).filter(|seq| *seq >= begin));
+    }
+    Ok(())
 }
 
 /// The files of the window in `dir` whose bytes are not what was written. Reads all of them.

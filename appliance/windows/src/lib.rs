@@ -10,6 +10,7 @@
 //!
 //! - A window is cut by arrival, so that retention can drop it whole, and knows the smallest and the largest moment in it,
 //!   so that a search need not open it. Documents whose moment is far from their arrival go to windows of their own.
+//! - What is to be kept for different times stands in different windows: see [`Class`]. Searches, counts and the tail see all as one.
 //! - Within a window documents are sorted by moment, newest first: a search stops when it has enough.
 //! - A window that does not read is set aside, by name, and the rest stays searchable.
 //!
@@ -20,6 +21,7 @@
 //! channel. Calls block; types of tantivy stop in `index.rs`, `walk.rs` and the two handles.
 
 mod chain;
+mod class;
 mod current;
 mod document;
 mod excluded;
@@ -35,6 +37,7 @@ mod windows;
 
 use std::path::PathBuf;
 
+pub use class::{Class, DEFAULT_CLASS};
 pub use current::{Current, Opening};
 pub use document::{Document, Value, clip, word_key, words};
 pub use index::fuzz_meta;
@@ -44,7 +47,7 @@ pub use query::Query;
 pub use tally::{Histogram, Numbers, STRETCHES_MAX, Told, Values, Want};
 pub use top::{Order, Position};
 pub use walk::Read;
-pub use windows::{Batch, Cancel, Counts, Found, Hit, Opened, Search, Stats, Windows};
+pub use windows::{Batch, Cancel, Counts, Dropped, Found, Hit, Kept, Opened, Reason, Search, Stats, Windows};
 
 /// How windows are cut and bounded.
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub struct Options {
     pub retention_ms: u64,
     /// The oldest windows go when all together are more than this on disk.
     pub disk_bytes_max: u64,
+    /// What has windows and limits of its own; the above are for everything else.
+    pub classes: Vec<Class>,
     /// Memory of an index writer before it writes a segment; tantivy wants 15 MB at least.
     pub writer_bytes: usize,
     /// Most closed windows that are kept open for searches.
@@ -85,6 +90,7 @@ impl Options {
             commit_bytes: 8 << 20,
             retention_ms: 14 * 86_400_000,
             disk_bytes_max: 64 << 30,
+            classes: Vec::new(),
             writer_bytes: 15_000_000,
             readers_max: 16,
         }

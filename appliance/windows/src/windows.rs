@@ -1,17 +1,22 @@
 //! The handle: one writer, many searches, a ring of what is not committed.
 
+mod kept;
 mod search;
 mod tally;
 mod upkeep;
+mod writing;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast;
 
+pub use self::kept::{Dropped, Kept, Reason};
 pub use self::search::{Cancel, Found, Hit, Search};
 pub use self::tally::Counts;
-use crate::chain::{self, Aside, Chain, Entry, Open, lock};
+use self::writing::Writing;
+use crate::chain::{self, Aside, CommitAt, Entry, Found as Listed, Open, lock};
+use crate::class::Chain;
 use crate::document::Document;
 use crate::index::Summary;
 use crate::{Options, WindowsError};
@@ -20,6 +25,10 @@ use crate::{Options, WindowsError};
 const TAIL_BATCHES: usize = 256;
 /// When nothing of its own arrives for this many bytes of journal, a commit says that they were looked at.
 const IDLE_COMMIT_BYTES: u64 = 64 << 20;
+/// A writer that nothing comes to for so long is let go; its window stays open for what comes later.
+const IDLE_MS: u64 = 10 * 60_000;
+/// Most writers at once, unless what arrives together needs more.
+const WRITERS_MAX: usize = 16;
 
 /// Documents that arrived together.
 #[derive(Debug)]
@@ -45,6 +54,8 @@ pub struct Stats {
     pub bytes: u64,
     /// Not committed yet.
     pub waiting: usize,
+    /// Windows that a writer stands by for.
+    pub writers: usize,
     pub set_aside: Vec<String>,
 }
 
@@ -64,28 +75,6 @@ struct Shared {
     searches: AtomicU64,
 }
 
-#[derive(Default)]
-struct Writing {
-    regular: Slot,
-    stray: Slot,
-    /// Position after the last batch that was added.
-    end: u64,
-    /// Position that was last written into a commit.
-    committed: u64,
-    waiting_bytes: u64,
-    /// When the oldest of what waits was added.
-    waiting_since_ms: Option<u64>,
-    /// Documents sent to the tail so far.
-    sent: u64,
-}
-
-#[derive(Default)]
-struct Slot {
-    open: Option<Open>,
-    /// Everything of this chain before this position is committed.
-    applied: u64,
-}
-
 struct State {
     entries: Vec<Entry>,
     asides: Vec<Aside>,
@@ -98,13 +87,12 @@ impl Windows {
     /// # Errors
     /// [`WindowsError::Io`] when the folder cannot be read or written. A window that does not read is no error: it is set aside.
     pub fn open(options: Options) -> Result<(Self, Opened), WindowsError> {
-        let found = chain::list(&options)?;
+        let (found, writing) = restored(&options)?;
         let opened = Opened {
             windows: found.entries.len(),
             documents: found.entries.iter().map(|entry| entry.summary.documents).sum(),
             set_aside: found.asides.iter().map(|aside| aside.name.clone()).collect(),
         };
-        let writing = Writing::at(&found.entries);
         let state = State { entries: found.entries, asides: found.asides, ring: Vec::new() };
         let shared = Shared {
             options,
@@ -119,7 +107,7 @@ impl Windows {
     /// The journal position to go on from: everything before it is committed.
     #[must_use]
     pub fn applied(&self) -> u64 {
-        lock(&self.shared.writing).regular.applied
+        lock(&self.shared.writing).committed
     }
 
     /// Adds documents that arrived together and stand in the journal before `end`. Those that are there already are left out. To be called in
@@ -130,18 +118,21 @@ impl Windows {
     pub fn add(&self, documents: Vec<Document>, arrived_ms: u64, end: u64, now_ms: u64) -> Result<(), WindowsError> {
         let mut writing = lock(&self.shared.writing);
         let writing = &mut *writing;
+        let slot_of = |document: &Document| self.slot_of(document, arrived_ms);
+        let slots: Vec<usize> = documents.iter().map(slot_of).collect();
+        self.make_ready(writing, &slots, arrived_ms)?;
         let mut fresh = Vec::with_capacity(documents.len());
-        for document in documents {
-            let chain = self.chain_of(&document, arrived_ms);
-            let full = writing.slot(chain).open.as_ref().is_some_and(|open| self.is_full(&open.summary, arrived_ms));
-            if full && fresh.is_empty() {
-                // At a boundary of batches, so that the commit's position holds for all of it.
-                self.commit_locked(writing, Some(chain))?;
-            }
-            if document.seq < writing.slot(chain).applied {
+        for (document, slot) in documents.into_iter().zip(slots) {
+            if writing.has(slot, document.seq) {
                 continue;
             }
-            self.open_slot(writing.slot(chain), chain, arrived_ms, document.seq)?.add(&document, arrived_ms)?;
+            let of = &mut writing.slots[slot];
+            of.added_ms = arrived_ms;
+            let open = match &mut of.open {
+                Some(open) => open,
+                none => none.insert(self.open_window(&of.chain, arrived_ms, document.seq)?),
+            };
+            open.add(&document, arrived_ms)?;
             writing.waiting_bytes += document.source.len() as u64;
             fresh.push(document);
         }
@@ -162,7 +153,8 @@ impl Windows {
     pub fn commit_is_due(&self, now_ms: u64) -> bool {
         let (writing, options) = (lock(&self.shared.writing), &self.shared.options);
         let old = writing.waiting_since_ms.is_some_and(|since| now_ms >= since.saturating_add(options.commit_every_ms));
-        let idle = writing.regular.open.is_some() && writing.end - writing.committed > IDLE_COMMIT_BYTES;
+        let is_open = writing.slots.iter().any(|slot| slot.open.is_some());
+        let idle = is_open && writing.end - writing.committed > IDLE_COMMIT_BYTES;
         old || writing.waiting_bytes >= options.commit_bytes || idle
     }
 
@@ -178,7 +170,7 @@ impl Windows {
     /// As [`Windows::add`].
     pub fn commit(&self) -> Result<u64, WindowsError> {
         let mut writing = lock(&self.shared.writing);
-        self.commit_locked(&mut writing, None)?;
+        self.commit_locked(&mut writing, &[])?;
         Ok(writing.end)
     }
 
@@ -189,24 +181,21 @@ impl Windows {
     pub fn recover(&self) -> Result<(), WindowsError> {
         let mut writing = lock(&self.shared.writing);
         let sent = writing.sent;
-        writing.regular.open = None;
-        writing.stray.open = None;
+        writing.slots.iter_mut().for_each(|slot| slot.open = None);
         let mut state = lock(&self.shared.state);
         state.ring.clear();
         for entry in &state.entries {
             entry.folder.shut();
         }
-        let found = chain::list(&self.shared.options)?;
+        let (found, restored) = restored(&self.shared.options)?;
         (state.entries, state.asides) = (found.entries, found.asides);
-        *writing = Writing { sent, ..Writing::at(&state.entries) };
+        *writing = Writing { sent, ..restored };
         Ok(())
     }
 
     /// Begins again with a journal that is not the one that was followed so far: its positions start anew.
     pub fn rewind(&self) {
-        let mut writing = lock(&self.shared.writing);
-        (writing.regular.applied, writing.stray.applied) = (0, 0);
-        (writing.end, writing.committed) = (0, 0);
+        lock(&self.shared.writing).rewind();
     }
 
     /// The newest documents as they arrive. A reader that is too slow loses whole batches, see [`Batch::first`].
@@ -217,6 +206,7 @@ impl Windows {
 
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let writers = lock(&self.shared.writing).slots.iter().filter(|slot| slot.open.is_some()).count();
         let state = lock(&self.shared.state);
         let waiting = state.ring.iter().map(|batch| batch.documents.len()).sum();
         Stats {
@@ -224,41 +214,55 @@ impl Windows {
             documents: state.entries.iter().map(|entry| entry.summary.documents).sum::<u64>() + waiting as u64,
             bytes: state.entries.iter().map(|entry| entry.summary.bytes).sum(),
             waiting,
+            writers,
             set_aside: state.asides.iter().map(|aside| aside.name.clone()).collect(),
         }
     }
 
-    fn chain_of(&self, document: &Document, arrived_ms: u64) -> Chain {
-        let arrived_ns = i64::try_from(u128::from(arrived_ms) * 1_000_000).unwrap_or(i64::MAX);
-        let off_ns = arrived_ns.abs_diff(document.time_ns);
-        if off_ns / 1_000_000 > self.shared.options.stray_ms { Chain::Stray } else { Chain::Regular }
-    }
-
-    fn is_full(&self, summary: &Summary, now_ms: u64) -> bool {
+    /// The slot of the chain that a document belongs to.
+    fn slot_of(&self, document: &Document, arrived_ms: u64) -> usize {
         let options = &self.shared.options;
-        summary.documents > 0
-            && (summary.bytes >= options.window_bytes_max
-                || now_ms >= summary.first_arrival_ms.saturating_add(options.span_ms))
+        let arrived_ns = i64::try_from(u128::from(arrived_ms) * 1_000_000).unwrap_or(i64::MAX);
+        let is_stray = arrived_ns.abs_diff(document.time_ns) / 1_000_000 > options.stray_ms;
+        options.class_of(document) * 2 + usize::from(is_stray)
     }
 
-    /// The open window of a chain: the one at hand, the one that was left open, or a new one.
-    fn open_slot<'a>(
-        &self,
-        slot: &'a mut Slot,
-        chain: Chain,
-        arrived_ms: u64,
-        seq: u64,
-    ) -> Result<&'a mut Open, WindowsError> {
-        if slot.open.is_none() {
-            slot.open = Some(self.open_window(chain, arrived_ms, seq)?);
-        }
-        match &mut slot.open {
-            Some(open) => Ok(open),
-            None => unreachable!("was filled just above"),
-        }
+    fn is_full(&self, chain: &Chain, summary: &Summary, now_ms: u64) -> bool {
+        let options = &self.shared.options;
+        let is_over = summary.bytes >= options.window_bytes(chain)
+            || now_ms >= summary.first_arrival_ms.saturating_add(options.span_ms);
+        summary.documents > 0 && (is_over || options.limits(chain).is_none())
     }
 
-    fn open_window(&self, chain: Chain, arrived_ms: u64, seq: u64) -> Result<Open, WindowsError> {
+    /// Closes what is full and makes room for the writers of `slots`: at a boundary of batches, so that the commits' position holds.
+    fn make_ready(&self, writing: &mut Writing, slots: &[usize], now_ms: u64) -> Result<(), WindowsError> {
+        let is_full = |slot: &writing::Slot| {
+            slot.open.as_ref().is_some_and(|open| self.is_full(&slot.chain, &open.summary, now_ms))
+        };
+        let full: Vec<_> = (0..writing.slots.len()).filter(|at| is_full(&writing.slots[*at])).collect();
+        if !full.is_empty() {
+            self.commit_locked(writing, &full)?;
+        }
+        let is_open = |writing: &Writing, at: usize| writing.slots[at].open.is_some();
+        let all = writing.slots.len();
+        let needed = (0..all).filter(|at| slots.contains(at) || is_open(writing, *at)).count();
+        for _ in WRITERS_MAX..needed {
+            let others = (0..all).filter(|at| is_open(writing, *at) && !slots.contains(at));
+            let Some(slot) = others.min_by_key(|at| writing.slots[*at].added_ms) else { break };
+            self.rest(writing, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a writer. Its window is gone on with when something comes.
+    fn rest(&self, writing: &mut Writing, slot: usize) -> Result<(), WindowsError> {
+        if writing.slots[slot].open.as_ref().is_some_and(|open| open.dirty) {
+            self.commit_locked(writing, &[])?;
+        }
+        writing.slots[slot].open.take().map_or(Ok(()), Open::finish)
+    }
+
+    fn open_window(&self, chain: &Chain, arrived_ms: u64, seq: u64) -> Result<Open, WindowsError> {
         let options = &self.shared.options;
         if let Some(entry) = self.left_open(chain) {
             match Open::resume(options, &entry) {
@@ -280,28 +284,40 @@ impl Windows {
         Ok(open)
     }
 
-    fn left_open(&self, chain: Chain) -> Option<Entry> {
+    fn left_open(&self, chain: &Chain) -> Option<Entry> {
         let state = lock(&self.shared.state);
-        state.entries.iter().rfind(|entry| entry.folder.chain == chain && !entry.summary.closed).cloned()
+        state.entries.iter().rfind(|entry| entry.folder.chain == *chain && !entry.summary.closed).cloned()
     }
 
-    /// Commits both chains at one position, strays first: what the regular chain's position says then holds for both.
-    fn commit_locked(&self, writing: &mut Writing, close: Option<Chain>) -> Result<(), WindowsError> {
-        let end = writing.end;
-        for chain in [Chain::Stray, Chain::Regular] {
-            let closing = close == Some(chain);
-            let slot = writing.slot(chain);
-            if let Some(open) = &mut slot.open
-                && (open.dirty || closing || (chain == Chain::Regular && end > slot.applied))
-            {
-                open.commit(end, closing)?;
-                slot.applied = end;
+    /// Commits all chains at one position, and closes the windows of those in `close`.
+    fn commit_locked(&self, writing: &mut Writing, close: &[usize]) -> Result<(), WindowsError> {
+        let options = &self.shared.options;
+        let (end, classes) = (writing.end, options.classes_mark());
+        let is_due = |at: usize| {
+            let open = writing.slots[at].open.as_ref();
+            open.is_some_and(|open| open.dirty || close.contains(&at))
+        };
+        // The default class last, as before there were others.
+        let mut due: Vec<_> = (0..writing.slots.len()).rev().filter(|at| is_due(*at)).collect();
+        if due.is_empty() && end > writing.committed {
+            due.extend((0..writing.slots.len()).find(|at| writing.slots[*at].open.is_some()));
+        }
+        let mut committed = writing.committed;
+        for (number, at) in due.iter().enumerate() {
+            if number + 1 == due.len() {
+                committed = end; // with this one, everything is in
             }
+            let slot = &mut writing.slots[*at];
+            let Some(open) = &mut slot.open else { continue };
+            let retention_ms = options.limits(&slot.chain).map(|(retention_ms, _)| retention_ms);
+            let (journal, closed) = (writing.journal, close.contains(at));
+            open.commit(CommitAt { journal, applied: end, whole: committed, classes, retention_ms, closed })?;
+            slot.applied = end;
         }
         {
             // Searches see the new commits and the emptied ring at the same moment.
             let mut state = lock(&self.shared.state);
-            for open in [&writing.regular.open, &writing.stray.open].into_iter().flatten() {
+            for open in writing.slots.iter().filter_map(|slot| slot.open.as_ref()) {
                 open.refresh()?;
                 if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, &open.folder)) {
                     entry.summary = open.summary.clone();
@@ -312,37 +328,28 @@ impl Windows {
         writing.committed = end;
         writing.waiting_bytes = 0;
         writing.waiting_since_ms = None;
-        if let Some(chain) = close
-            && let Some(open) = writing.slot(chain).open.take()
-        {
-            open.finish()?;
+        for at in close {
+            if let Some(open) = writing.slots[*at].open.take() {
+                open.finish()?;
+            }
         }
         Ok(())
     }
 }
 
-impl Writing {
-    /// Where the commits of the windows found stand.
-    fn at(entries: &[Entry]) -> Self {
-        let applied = |chain| {
-            // The newest says it, once it has a commit. Older ones may know a journal that is no more: see `rewind`.
-            let mut of_chain = entries.iter().rev().filter(|entry| entry.folder.chain == chain);
-            of_chain.find(|entry| entry.summary.applied > 0).map_or(0, |entry| entry.summary.applied)
-        };
-        let (regular, stray) = (applied(Chain::Regular), applied(Chain::Stray));
-        Self {
-            regular: Slot { open: None, applied: regular },
-            stray: Slot { open: None, applied: stray },
-            end: regular,
-            committed: regular,
-            ..Self::default()
-        }
-    }
-
-    fn slot(&mut self, chain: Chain) -> &mut Slot {
-        match chain {
-            Chain::Regular => &mut self.regular,
-            Chain::Stray => &mut self.stray,
+/// What is in the folder, and where its commits stand.
+fn restored(options: &Options) -> Result<(Listed, Writing), WindowsError> {
+    let mut found = chain::list(options)?;
+    loop {
+        match Writing::at(options, &found.entries, &found.damaged) {
+            Ok(writing) => return Ok((found, writing)),
+            // Each round sets one window aside, so the rounds end.
+            Err((folder, fault)) if fault.is_damage => {
+                let at = found.entries.iter().position(|entry| Arc::ptr_eq(&entry.folder, &folder));
+                let summary = at.map(|at| found.entries.remove(at).summary);
+                found.set_aside(&options.dir, &folder, summary, fault.problem)?;
+            }
+            Err((folder, fault)) => return Err(folder.error("open", fault)),
         }
     }
 }

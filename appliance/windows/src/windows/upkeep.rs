@@ -2,52 +2,44 @@
 
 use std::sync::Arc;
 
-use super::Windows;
+use super::kept::Dropped;
+use super::writing::Slot;
+use super::{IDLE_MS, Windows};
 use crate::WindowsError;
-use crate::chain::{self, Chain, Folder, lock};
+use crate::chain::{self, Folder, lock};
 use crate::index::{self, IndexFault};
 
 impl Windows {
-    /// Closes windows whose span is over, lets old ones go, merges one that is closed. To be called every minute or so.
+    /// Closes windows whose span is over, lets old ones go, merges one that is closed, and lets go of writers that nothing comes to. To be called
+    /// every minute or so. Tells which windows went.
     ///
     /// # Errors
-    /// When a step fails; the next call tries again.
-    pub fn housekeep(&self, now_ms: u64) -> Result<(), WindowsError> {
-        for chain in Chain::ALL {
+    /// When a window cannot be closed; the next call tries again.
+    pub fn housekeep(&self, now_ms: u64) -> Result<Vec<Dropped>, WindowsError> {
+        let slots = lock(&self.shared.writing).slots.len();
+        for slot in 0..slots {
             let mut writing = lock(&self.shared.writing);
-            if writing.slot(chain).open.is_none()
-                && self.left_open(chain).is_some_and(|entry| self.is_full(&entry.summary, now_ms))
+            if writing.slots.len() <= slot {
+                break; // opened anew in between
+            }
+            let chain = writing.slots[slot].chain.clone();
+            if writing.slots[slot].open.is_none()
+                && self.left_open(&chain).is_some_and(|entry| self.is_full(&chain, &entry.summary, now_ms))
             {
-                writing.slot(chain).open = Some(self.open_window(chain, now_ms, 0)?); // left open by an earlier run
+                writing.slots[slot].open = Some(self.open_window(&chain, now_ms, 0)?); // left open by an earlier run
             }
-            if writing.slot(chain).open.as_ref().is_some_and(|open| self.is_full(&open.summary, now_ms)) {
-                self.commit_locked(&mut writing, Some(chain))?;
+            let Slot { open: Some(open), added_ms, .. } = &writing.slots[slot] else { continue };
+            if self.is_full(&chain, &open.summary, now_ms) {
+                self.commit_locked(&mut writing, &[slot])?;
+            } else if !open.dirty && added_ms.saturating_add(IDLE_MS) < now_ms {
+                self.rest(&mut writing, slot)?;
             }
         }
-        self.retain(now_ms)?;
-        self.merge_one()
-    }
-
-    fn retain(&self, now_ms: u64) -> Result<(), WindowsError> {
-        let options = &self.shared.options;
-        let mut closed: Vec<_> = {
-            let state = lock(&self.shared.state);
-            state.entries.iter().filter(|entry| entry.summary.closed).cloned().collect()
-        };
-        closed.sort_by_key(|entry| entry.summary.last_arrival_ms);
-        let mut disk_bytes: u64 = closed.iter().map(|entry| entry.folder.disk_bytes()).sum();
-        for entry in closed {
-            let old = entry.summary.last_arrival_ms.saturating_add(options.retention_ms) < now_ms;
-            if !old && disk_bytes <= options.disk_bytes_max {
-                continue;
-            }
-            disk_bytes = disk_bytes.saturating_sub(entry.folder.disk_bytes());
-            lock(&self.shared.state).entries.retain(|other| !Arc::ptr_eq(&other.folder, &entry.folder));
-            chain::remove(&entry.folder.path)?;
-            let (window, documents) = (&entry.folder.name, entry.summary.documents);
-            tracing::info!(window, documents, old, "dropped a window: retention or disk budget");
+        let dropped = self.retain(now_ms);
+        if let Err(error) = self.merge_one() {
+            tracing::warn!(%error, "a window was not merged; the next round tries again");
         }
-        Ok(())
+        Ok(dropped)
     }
 
     fn merge_one(&self) -> Result<(), WindowsError> {

@@ -1,0 +1,133 @@
+//! What is kept and what goes: whole windows, by the limits of their class, or because somebody else asks for room.
+
+use super::Windows;
+use crate::chain::{self, Entry, Folder, lock};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Why a window went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The time of its class was over.
+    Age,
+    /// Its class had more than its bytes.
+    ClassBytes,
+    /// All together had more than theirs.
+    Total,
+}
+
+impl Reason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::ClassBytes => "class_bytes",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// A window that went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    pub window: String,
+    pub class: String,
+    pub documents: u64,
+    /// On disk.
+    pub bytes: u64,
+    pub reason: Reason,
+}
+
+/// A window that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub window: String,
+    pub class: String,
+    pub documents: u64,
+    /// On disk.
+    pub bytes: u64,
+    /// Nothing more comes in. Others do not go.
+    pub closed: bool,
+    pub last_arrival_ms: u64,
+    /// It goes when its last arrival is longer ago than this.
+    pub retention_ms: u64,
+}
+
+impl Windows {
+    /// The windows that are there, by the order of their last arrivals.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Kept> {
+        let entries = lock(&self.shared.state).entries.clone();
+        let kept = |entry: Entry| Kept {
+            window: entry.folder.name.clone(),
+            class: entry.folder.chain.class_name().to_owned(),
+            documents: entry.summary.documents,
+            bytes: entry.folder.disk_bytes(),
+            closed: entry.summary.closed,
+            last_arrival_ms: entry.summary.last_arrival_ms,
+            retention_ms: self.retention_ms(&entry),
+        };
+        let mut kept: Vec<_> = entries.into_iter().map(kept).collect();
+        kept.sort_by_key(|kept| kept.last_arrival_ms);
+        kept
+    }
+
+    /// Lets a closed window go to make room; `None` when there is none of this name.
+    #[must_use]
+    pub fn drop_window(&self, name: &str) -> Option<Dropped> {
+        let state = lock(&self.shared.state);
+        let entry = state.entries.iter().find(|entry| entry.folder.name == name && entry.summary.closed).cloned();
+        drop(state);
+        self.let_go(&entry?, Reason::Total)
+    }
+
+    /// Lets go what is past the limits of its class.
+    pub(super) fn retain(&self, now_ms: u64) -> Vec<Dropped> {
+        let mut entries = lock(&self.shared.state).entries.clone();
+        entries.sort_by_key(|entry| entry.summary.last_arrival_ms);
+        let mut bytes_of = HashMap::<Arc<str>, u64>::new();
+        for entry in &entries {
+            *bytes_of.entry(Arc::clone(&entry.folder.chain.class)).or_default() += entry.folder.disk_bytes();
+        }
+        let mut dropped = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.summary.closed) {
+            let chain = &entry.folder.chain;
+            let bytes_max = self.shared.options.limits(chain).map_or(u64::MAX, |(_, bytes)| bytes);
+            let is_old = entry.summary.last_arrival_ms.saturating_add(self.retention_ms(entry)) < now_ms;
+            let Some(bytes) = bytes_of.get_mut(&chain.class) else { continue };
+            if !is_old && *bytes <= bytes_max {
+                continue;
+            }
+            *bytes = bytes.saturating_sub(entry.folder.disk_bytes());
+            dropped.extend(self.let_go(entry, if is_old { Reason::Age } else { Reason::ClassBytes }));
+        }
+        dropped
+    }
+
+    /// How long a window is kept: as its class says, or said when there was one.
+    fn retention_ms(&self, entry: &Entry) -> u64 {
+        let options = &self.shared.options;
+        match options.limits(&entry.folder.chain) {
+            Some((retention_ms, _)) => retention_ms,
+            None => entry.summary.retention_ms.unwrap_or(options.retention_ms),
+        }
+    }
+
+    fn let_go(&self, entry: &Entry, reason: Reason) -> Option<Dropped> {
+        let folder: &Arc<Folder> = &entry.folder;
+        let bytes = folder.disk_bytes();
+        {
+            let mut state = lock(&self.shared.state);
+            let before = state.entries.len();
+            state.entries.retain(|other| !Arc::ptr_eq(&other.folder, folder));
+            if state.entries.len() == before {
+                return None; // set aside since, or gone
+            }
+        }
+        if let Err(error) = chain::remove(&folder.path) {
+            tracing::error!(window = folder.name, %error, "a window that is to go does not; the next start tries again");
+        }
+        let (window, class) = (folder.name.clone(), folder.chain.class_name().to_owned());
+        Some(Dropped { window, class, documents: entry.summary.documents, bytes, reason })
+    }
+}
