@@ -4,6 +4,7 @@
 //! nobody declared is an error that names file, line and key. `backlot config reference` prints what the doc comments
 //! below say, and a test keeps `docs/configuration.md` equal to it.
 
+mod logs;
 mod redaction;
 mod upstream;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::logs::LogClass;
 pub use self::redaction::RedactionRule;
 pub use self::upstream::Engine;
 use crate::other_s3::OtherS3;
@@ -254,10 +256,12 @@ config! {
     }
     /// Log search.
     [logs] Logs {
-        /// Days after which log records go, whole windows at a time.
+        /// Days after which log records go, whole windows at a time, unless they have a class of their own.
         retention_days: u64 = 14;
-        /// Most bytes of log windows on disk; past it, the oldest windows go first.
+        /// Most bytes of log windows on disk, those of classes left out; past it, the oldest windows go first.
         disk_bytes_max: u64 = 68_719_476_736;
+        /// `[[logs.class]]` with `name`, `match`, `days` and `bytes`: what is kept for a time of its own, or within bytes of its own. A record belongs to the first class whose query it answers to.
+        class: Vec<LogClass> = Vec::new();
     }
     /// Traces.
     [traces] Traces {
@@ -265,6 +269,11 @@ config! {
         retention_days: u64 = 7;
         /// Most bytes of span windows on disk; past it, the oldest windows go first.
         disk_bytes_max: u64 = 34_359_738_368;
+    }
+    /// Logs and traces together.
+    [signals] SignalsConfig {
+        /// Most bytes of log and span windows together on disk; past it, that window goes first that has had the largest part of its time. 0 sets no limit.
+        disk_bytes_max: u64 = 103_079_215_104;
     }
     /// What is taken out of logs and traces before they are written.
     [redaction] Redaction {
@@ -430,6 +439,8 @@ impl Config {
         }
         self.cold.check()?;
         self.check_engine()?;
+        let classes = crate::logs::classes(&self.logs);
+        classes.map_err(|problem| ConfigError::Value { key: "logs.class", problem })?;
         let redaction = crate::signals::redact::check(&self.redaction);
         redaction.map_err(|problem| ConfigError::Value { key: "redaction", problem })?;
         if self.encryption.rewraps_s_max == 0 {

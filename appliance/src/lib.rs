@@ -55,6 +55,7 @@ use crate::logs::Logs;
 use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
+use crate::signals::budget::Budget;
 use crate::signals::redact::Redactor;
 use crate::tasks::{Stage, Stages};
 use crate::telemetry::{OwnDoor, Telemetry};
@@ -155,7 +156,7 @@ impl Appliance {
             ("stores", Duration::from_secs(10)),
         ]);
 
-        let Signals { journal, logs, traces, metrics } = Signals::build(&config, &clock, &stages)?;
+        let Signals { journal, logs, traces, metrics, budget } = Signals::build(&config, &clock, &stages)?;
         let (control, replay) = Control::open(&data, &config.journal)?;
         let master = MasterKeys::open(&data, &config.encryption)?; // behind the journal's lock: it writes
         let identity = Identity::build(control.clone(), Arc::clone(&clock), master.clone(), internal, dev);
@@ -212,6 +213,7 @@ impl Appliance {
             .merge(artifacts::media::routes(media))
             .merge(logs.routes(doors.stopping()))
             .merge(traces.routes())
+            .merge(budget.routes())
             .merge(metrics::routes(metrics.clone()))
             .merge(alerting::routes(alerting));
         let sinks = Sinks { logs: Arc::new(logs), traces: Arc::new(traces), metrics: Arc::new(metrics) };
@@ -376,6 +378,7 @@ struct Signals {
     logs: Logs,
     traces: Traces,
     metrics: Metrics,
+    budget: Budget,
 }
 
 impl Signals {
@@ -395,6 +398,9 @@ impl Signals {
         journal.start(&stores);
         logs.start(&stores);
         traces.start(&stores);
+        let room = [logs.store(), traces.store()].map(Clone::clone).to_vec();
+        let budget = Budget::new(room, config.signals.disk_bytes_max);
+        budget.start(&stores);
         metrics.start(&stores);
         tracing::info!(
             log_records = log_windows.documents,
@@ -402,7 +408,7 @@ impl Signals {
             torn_bytes = opened.torn_bytes,
             "opened logs, traces and metrics"
         );
-        Ok(Self { journal, logs, traces, metrics })
+        Ok(Self { journal, logs, traces, metrics, budget })
     }
 }
 

@@ -3,12 +3,14 @@
 //! The doctor changes nothing but what a start would change as well: a torn tail of a journal, which was never
 //! acknowledged, is cut when the journal is opened.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use backlot_journal::{Journal, Lsn, Options};
+use backlot_windows::{Examined, Options as WindowOptions, examine};
 use clap::Args;
 use serde::Serialize;
 
@@ -19,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Engine};
 use crate::control::Control;
 use crate::master::MasterKeys;
-use crate::{control, folder, telemetry_journal};
+use crate::{control, folder, logs, telemetry_journal, traces};
 
 /// Less free room than this is worth a warning, in bytes.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -75,6 +77,8 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
         Finding::new("control journal", journal(&control::journal_dir(data)).map(|(found, ..)| found)),
         Finding::new("telemetry journal", journal(&data.join(telemetry_journal::FOLDER)).map(|(found, ..)| found)),
         Finding::new("catalogue", catalogue(data)),
+        Finding::new("log windows", logs::options(data, &config.logs).and_then(|options| windows(&options))),
+        Finding::new("span windows", windows(&traces::options(data, &config.traces))),
         Finding::new("cold tier", super::block_on(async { Ok(artifacts::probe_cold(&config.cold).await) })?),
     ];
     tell(&findings, arguments.json)
@@ -144,6 +148,33 @@ fn journal(dir: &Path) -> Result<(String, Lsn, Lsn), String> {
         String::new()
     };
     Ok((format!("{records} records in {} segments, all whole{torn}", opened.segments), opened.oldest, opened.end))
+}
+
+/// Reads what each window says of itself.
+fn windows(options: &WindowOptions) -> Result<String, String> {
+    let Examined { kept, unreadable, set_aside } = examine(options).map_err(|error| error.to_string())?;
+    let named = |of: &[(String, String)]| {
+        let named: Vec<_> = of.iter().take(5).map(|(name, reason)| format!("{name} ({reason})")).collect();
+        named.join(", ")
+    };
+    if !unreadable.is_empty() {
+        return Err(format!("{} do not read and will be set aside: {}", unreadable.len(), named(&unreadable)));
+    }
+    if !set_aside.is_empty() {
+        let aside = options.dir.join("aside");
+        let count = set_aside.len();
+        return Err(format!("{count} were set aside, and lie in {}: {}", aside.display(), named(&set_aside)));
+    }
+    let mut of_class = BTreeMap::<&str, (usize, u64, u64)>::new();
+    for window in &kept {
+        let of = of_class.entry(&window.class).or_default();
+        *of = (of.0 + 1, of.1 + window.documents, of.2 + window.bytes);
+    }
+    let told = of_class.iter().map(|(class, (windows, documents, bytes))| {
+        format!("{class}: {windows} windows, {documents} records, {:.1} MiB", *bytes as f64 / f64::from(1 << 20))
+    });
+    let told: Vec<_> = told.collect();
+    Ok(if told.is_empty() { "none yet".into() } else { told.join("; ") })
 }
 
 fn catalogue(data: &Path) -> Result<String, String> {

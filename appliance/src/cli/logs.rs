@@ -26,6 +26,11 @@ pub(super) enum LogsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show the windows of logs and traces, those first that go first when there is no room.
+    Kept {
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +56,7 @@ pub(super) async fn run(command: LogsCommand, client: &Client) -> Result<ExitCod
     match command {
         LogsCommand::Search(arguments) => search(&arguments, client).await,
         LogsCommand::Tail { query, json } => tail(&query, json, client).await,
+        LogsCommand::Kept { json } => kept(json, client).await,
     }
 }
 
@@ -85,6 +91,35 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
     }
     for record in &found {
         print(record, arguments.json)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn kept(json: bool, client: &Client) -> Result<ExitCode, CliError> {
+    let told: Value = client.get("/v1/retention").await?;
+    if json {
+        write_line(&told.to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mib = |bytes: &Value| bytes.as_f64().unwrap_or_default() / f64::from(1 << 20);
+    let of = told["disk_bytes_max"].as_f64().map(|_| format!(" of {:.0}", mib(&told["disk_bytes_max"])));
+    write_line(&format!(
+        "{:.1}{} MiB; closed windows go from the top when there is no room",
+        mib(&told["disk_bytes"]),
+        of.unwrap_or_default()
+    ))?;
+    for window in told["windows"].as_array().into_iter().flatten() {
+        let text = |name: &str| window[name].as_str().unwrap_or_default();
+        let day = |name: &'static str| text(name).get(..16).unwrap_or_default().replace('T', " ");
+        let goes = if window["closed"] == true { day("goes") } else { "open".to_owned() };
+        write_line(&format!(
+            "{:6} {:16} {:>10.1} MiB {:>12} records, last {}, goes {goes}",
+            text("signal"),
+            text("class"),
+            mib(&window["disk_bytes"]),
+            window["records"],
+            day("last_arrival")
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -127,7 +162,10 @@ fn show(event: &str, data: &str, json: bool) -> Result<(), CliError> {
 }
 
 fn print(record: &Value, json: bool) -> Result<(), CliError> {
-    let text = if json { record.to_string() } else { people(record, std::io::stdout().is_terminal()) };
+    write_line(&if json { record.to_string() } else { people(record, std::io::stdout().is_terminal()) })
+}
+
+fn write_line(text: &str) -> Result<(), CliError> {
     // A closed pipe ends the program quietly, as `head` expects.
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {

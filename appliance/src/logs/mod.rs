@@ -5,6 +5,7 @@
 mod api;
 mod api_otlp;
 mod around;
+mod classes;
 mod counts;
 mod export;
 mod inlets;
@@ -31,6 +32,7 @@ use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
 pub use api::fuzz_values;
+pub use classes::classes;
 pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
 use query::field;
@@ -62,11 +64,7 @@ impl Logs {
         redactor: Redactor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
-        let options = Options {
-            retention_ms: config.retention_days.saturating_mul(86_400_000),
-            disk_bytes_max: config.disk_bytes_max,
-            ..Options::new(data_dir.join("logs"), schema::read)
-        };
+        let options = options(data_dir, config).map_err(WindowsError::Wanted)?;
         let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, redactor, clock)?;
         let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Ok((Self { store, tails, resources: Resources::default() }, opened))
@@ -82,6 +80,12 @@ impl Logs {
         api::routes(self.clone(), stopping).merge(inlets::routes(self.clone()))
     }
 
+    /// What is kept, and what goes when there is no room.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// As [`Store::search`].
     ///
     /// # Errors
@@ -89,6 +93,19 @@ impl Logs {
     pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
         self.store.search(search).await
     }
+}
+
+/// How log windows are cut and bounded.
+///
+/// # Errors
+/// As [`classes`].
+pub fn options(data_dir: &Path, config: &config::Logs) -> Result<Options, String> {
+    Ok(Options {
+        retention_ms: config.retention_days.saturating_mul(86_400_000),
+        disk_bytes_max: config.disk_bytes_max,
+        classes: classes(config).map_err(|problem| format!("logs.class: {problem}"))?,
+        ..Options::new(data_dir.join("logs"), schema::read)
+    })
 }
 
 #[cfg(test)]

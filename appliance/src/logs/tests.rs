@@ -58,6 +58,10 @@ struct Running {
 }
 
 fn run(dir: &Path) -> Running {
+    run_with(dir, &config::Logs::default())
+}
+
+fn run_with(dir: &Path, config: &config::Logs) -> Running {
     let mut options = backlot_journal::Options::new(dir);
     options.segment_bytes = 64 << 20;
     options.record_bytes_max = 16 << 20;
@@ -65,7 +69,7 @@ fn run(dir: &Path) -> Running {
     let (journal, _) = TelemetryJournal::open(dir, options).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let redactor = Redactor::new(&config::Redaction::default()).unwrap();
-    let (logs, _) = Logs::build(dir, &config::Logs::default(), journal.clone(), redactor, clock).unwrap();
+    let (logs, _) = Logs::build(dir, config, journal.clone(), redactor, clock).unwrap();
     let stages = Stages::new(&[("stores", Duration::from_secs(20))]);
     logs.start(&stages.stage("stores"));
     Running { logs, stages, journal }

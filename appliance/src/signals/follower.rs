@@ -11,6 +11,7 @@ use backlot_journal::Lsn;
 use backlot_windows::{Document, Windows, WindowsError};
 use tokio::sync::watch;
 
+use super::budget::tell;
 use crate::clock::Clock;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
@@ -192,8 +193,10 @@ impl Follower {
 
     async fn housekeep(&self) {
         let (windows, wall_ms) = (self.windows.clone(), self.clock.now().wall_ms);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || windows.housekeep(wall_ms)).await {
-            tracing::warn!(%error, "housekeeping of windows; the next round tries again");
+        match tokio::task::spawn_blocking(move || windows.housekeep(wall_ms)).await {
+            Ok(Ok(dropped)) => tell(self.kind.as_str(), &dropped),
+            Ok(Err(error)) => tracing::warn!(%error, "housekeeping of windows; the next round tries again"),
+            Err(error) => tracing::error!(%error, "housekeeping of windows"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! taken out before anything is written, and how a request says which moments it means.
 
 pub mod attributes;
+pub mod budget;
 mod follower;
 mod moments;
 pub mod redact;

@@ -105,6 +105,14 @@ impl Store {
         self.windows.subscribe()
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
     #[must_use]
     pub fn now(&self) -> Now {
         self.clock.now()

@@ -41,11 +41,7 @@ impl Traces {
         redactor: Redactor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
-        let options = Options {
-            retention_ms: config.retention_days.saturating_mul(86_400_000),
-            disk_bytes_max: config.disk_bytes_max,
-            ..Options::new(data_dir.join("traces"), model::read)
-        };
+        let options = options(data_dir, config);
         let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, redactor, clock)?;
         Ok((Self { store }, opened))
     }
@@ -55,8 +51,24 @@ impl Traces {
         self.store.start(stage);
     }
 
+    /// What is kept, and what goes when there is no room.
+    #[must_use]
+    pub fn store(&self) -> &signals::Store {
+        &self.store
+    }
+
     /// Routes of the http door.
     pub fn routes(&self) -> axum::Router {
         api::routes(self.clone())
+    }
+}
+
+/// How span windows are cut and bounded.
+#[must_use]
+pub fn options(data_dir: &Path, config: &config::Traces) -> Options {
+    Options {
+        retention_ms: config.retention_days.saturating_mul(86_400_000),
+        disk_bytes_max: config.disk_bytes_max,
+        ..Options::new(data_dir.join("traces"), model::read)
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    fn new(dir: &Path, name: String, chain: Chain) -> Self {
+    pub(crate) fn new(dir: &Path, name: String, chain: Chain) -> Self {
         Self { path: dir.join(&name), name, chain, opened: Mutex::new(None), used: AtomicU64::new(0) }
     }
 
@@ -157,7 +157,7 @@ fn is_bare(path: &Path) -> bool {
     })
 }
 
-fn list_asides(dir: &Path) -> Result<Vec<Aside>, WindowsError> {
+pub(crate) fn list_asides(dir: &Path) -> Result<Vec<Aside>, WindowsError> {
     let path = dir.join(ASIDE);
     let entries = match std::fs::read_dir(&path) {
         Ok(entries) => entries,

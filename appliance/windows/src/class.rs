@@ -7,9 +7,9 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use crate::Options;
 use crate::document::Document;
 use crate::query::Query;
-use crate::Options;
 
 /// What the class of everything else is called where people read it. Its chain has no name.
 pub const DEFAULT_CLASS: &str = "default";

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use backlot_windows::{Cancel, Class, Document, Options, Order, Pattern, Position, Query, Reason, Search, Told, Value, Want, Windows};
+use backlot_windows::{
+    Cancel, Class, Document, Options, Order, Pattern, Position, Query, Reason, Search, Told, Value, Want, Windows,
+};
 use proptest::prelude::*;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -19,12 +21,8 @@ fn options(dir: &Path) -> Options {
 
 /// Classes as an operator may have them at one time or another.
 fn classes(number: usize) -> Vec<Class> {
-    let class = |name: &str, query| Class {
-        name: name.into(),
-        query,
-        retention_ms: 1000 * HOUR_MS,
-        disk_bytes_max: u64::MAX,
-    };
+    let class =
+        |name: &str, query| Class { name: name.into(), query, retention_ms: 1000 * HOUR_MS, disk_bytes_max: u64::MAX };
     let out = || Query::KeywordPrefix { name: "level".into(), prefix: "o".into() };
     let gpu = || Query::Exists { name: "gpu".into() };
     match number {
@@ -679,7 +677,10 @@ fn a_class_keeps_its_windows_for_its_own_time_and_bytes_and_after_it_is_gone_too
     assert_eq!(seqs(&windows, &errors()), [9]);
     assert_eq!(seqs(&windows, &all(Query::All)).len(), 9);
     let kept = windows.kept();
-    assert_eq!(kept.iter().filter(|kept| kept.class == "errors").map(|kept| kept.retention_ms).collect::<Vec<_>>(), [5 * HOUR_MS]);
+    assert_eq!(
+        kept.iter().filter(|kept| kept.class == "errors").map(|kept| kept.retention_ms).collect::<Vec<_>>(),
+        [5 * HOUR_MS]
+    );
     drop(windows);
 
     // Without the class its records stay where they are for the time it had; new ones are like any other.
@@ -695,7 +696,10 @@ fn a_class_keeps_its_windows_for_its_own_time_and_bytes_and_after_it_is_gone_too
     let (windows, _) = Windows::open(with(vec![class("all", "info", 20, 1)])).unwrap();
     feed(&windows, 14..18);
     let dropped = windows.housekeep(at(18)).unwrap();
-    assert!(dropped.iter().all(|gone| (gone.class.as_str(), gone.reason) == ("all", Reason::ClassBytes)), "{dropped:?}");
+    assert!(
+        dropped.iter().all(|gone| (gone.class.as_str(), gone.reason) == ("all", Reason::ClassBytes)),
+        "{dropped:?}"
+    );
     assert_eq!(dropped.len(), 3);
     assert_eq!(windows.drop_window("w-no"), None);
     let oldest = windows.kept().into_iter().find(|kept| kept.closed).unwrap();

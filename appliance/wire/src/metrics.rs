@@ -87,6 +87,9 @@ catalogue! {
     TELEMETRY_ACCEPTED = Kind::Counter, "backlot_telemetry_accepted_total", "{item}", ["signal"], "Log records, spans and samples made durable.";
     TELEMETRY_REFUSED = Kind::Counter, "backlot_telemetry_refused_total", "{item}", ["signal", "reason"], "Log records, spans and samples refused.";
     REDACTED = Kind::Counter, "backlot_redacted_total", "{value}", ["signal", "rule"], "Values taken out of log records and spans before they were written, by the key or rule that asked for it.";
+    WINDOWS_BYTES = Kind::Gauge, "backlot_windows_size_bytes", "By", ["signal", "class"], "Bytes of log and span windows on disk, by retention class.";
+    WINDOWS_DROPPED = Kind::Counter, "backlot_windows_dropped_total", "{window}", ["signal", "class", "reason"], "Windows that went: age, class_bytes (its class had more than its bytes), total (all together had).";
+    WINDOWS_DROPPED_RECORDS = Kind::Counter, "backlot_windows_dropped_records_total", "{record}", ["signal", "class", "reason"], "Log records and spans in windows that went.";
     SERIES = Kind::Gauge, "backlot_metrics_series", "{series}", [], "Series in the memory head.";
 
     JOURNAL_SYNC_DURATION = Kind::Histogram(LATENCY_S), "backlot_journal_sync_duration_seconds", "s", ["journal"], "Time of one fdatasync.";

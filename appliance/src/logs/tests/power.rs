@@ -1,5 +1,5 @@
-//! Power cuts: a child sends log records, tells which were acknowledged, and its disk loses power at any moment, in the
-//! middle of a window's commit too. Afterwards each of them is found, once.
+//! Power cuts: a child sends log records of two classes and of none, tells which were acknowledged, and its disk loses power at any moment, in
+//! the middle of a window's commit and between those of two classes too. Afterwards each of them is found, once, whatever the classes are then.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,6 +12,22 @@ use crate::crash_testing::Work;
 const CHILD: &str = "BACKLOT_LOGS_POWER_CHILD";
 const ROUNDS: u64 = 7;
 const CALLERS: u64 = 3;
+
+/// Two classes in one round, and in the next what was told apart belongs together.
+fn classes(round: u64) -> config::Logs {
+    let class = |name: &str, query: &str| config::LogClass {
+        name: name.into(),
+        query: query.into(),
+        days: Some(3),
+        bytes: None,
+    };
+    let class = if round % 2 == 0 {
+        vec![class("first", "kind:0"), class("second", "kind:1")]
+    } else {
+        vec![class("second", "kind:(0 OR 2)")]
+    };
+    config::Logs { class, ..config::Logs::default() }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_was_acknowledged_is_found_and_survives_a_power_cut() {
@@ -33,7 +49,7 @@ async fn whatever_was_acknowledged_is_found_and_survives_a_power_cut() {
         acknowledged.extend(heard.filter_map(|line| line.strip_prefix("log ").map(str::to_owned)));
         disk.power_on();
 
-        let Running { logs, stages, journal } = run(&data);
+        let Running { logs, stages, journal } = run_with(&data, &classes(round + 1));
         let mut search = everything(parse("*").unwrap());
         let mut seen = Vec::new();
         loop {
@@ -66,7 +82,7 @@ async fn child() {
     let (data, first) = told.rsplit_once(' ').unwrap();
     let first: u64 = first.parse().unwrap();
     std::fs::create_dir_all(data).unwrap();
-    let Running { logs, stages, .. } = run(data.as_ref());
+    let Running { logs, stages, .. } = run_with(data.as_ref(), &classes(first >> 20));
     let _stages = stages;
     let now_ns = SystemClock::new().now().wall_ms * 1_000_000;
     let mut tasks = tokio::task::JoinSet::new();
@@ -77,7 +93,9 @@ async fn child() {
                 // Some are of long ago, and go to windows of their own.
                 let time_ns = if number % 4 == 0 { number + 1 } else { now_ns + number };
                 let body = format!("{caller} {number}");
-                logs.export(request(vec![record(time_ns, &body)])).await.unwrap();
+                let mut sent = record(time_ns, &body);
+                sent.attributes = vec![pair("kind", &(number % 3).to_string())];
+                logs.export(request(vec![sent])).await.unwrap();
                 std::io::stdout().write_all(format!("log {body}\n").as_bytes()).unwrap();
             }
         });

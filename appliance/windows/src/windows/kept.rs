@@ -1,9 +1,12 @@
 //! What is kept and what goes: whole windows, by the limits of their class, or because somebody else asks for room.
 
-use super::Windows;
-use crate::chain::{self, Entry, Folder, lock};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use super::Windows;
+use crate::Options;
+use crate::chain::{self, Entry, Folder, lock};
+use crate::index::Summary;
 
 /// Why a window went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,20 +56,34 @@ pub struct Kept {
     pub retention_ms: u64,
 }
 
+impl Kept {
+    pub(crate) fn of(folder: &Folder, summary: &Summary, options: &Options) -> Self {
+        Self {
+            window: folder.name.clone(),
+            class: folder.chain.class_name().to_owned(),
+            documents: summary.documents,
+            bytes: folder.disk_bytes(),
+            closed: summary.closed,
+            last_arrival_ms: summary.last_arrival_ms,
+            retention_ms: retention_ms(folder, summary, options),
+        }
+    }
+}
+
+/// How long a window is kept: as its class says, or said when there was one.
+fn retention_ms(folder: &Folder, summary: &Summary, options: &Options) -> u64 {
+    match options.limits(&folder.chain) {
+        Some((retention_ms, _)) => retention_ms,
+        None => summary.retention_ms.unwrap_or(options.retention_ms),
+    }
+}
+
 impl Windows {
     /// The windows that are there, by the order of their last arrivals.
     #[must_use]
     pub fn kept(&self) -> Vec<Kept> {
         let entries = lock(&self.shared.state).entries.clone();
-        let kept = |entry: Entry| Kept {
-            window: entry.folder.name.clone(),
-            class: entry.folder.chain.class_name().to_owned(),
-            documents: entry.summary.documents,
-            bytes: entry.folder.disk_bytes(),
-            closed: entry.summary.closed,
-            last_arrival_ms: entry.summary.last_arrival_ms,
-            retention_ms: self.retention_ms(&entry),
-        };
+        let kept = |entry: Entry| Kept::of(&entry.folder, &entry.summary, &self.shared.options);
         let mut kept: Vec<_> = entries.into_iter().map(kept).collect();
         kept.sort_by_key(|kept| kept.last_arrival_ms);
         kept
@@ -93,7 +110,11 @@ impl Windows {
         for entry in entries.iter().filter(|entry| entry.summary.closed) {
             let chain = &entry.folder.chain;
             let bytes_max = self.shared.options.limits(chain).map_or(u64::MAX, |(_, bytes)| bytes);
-            let is_old = entry.summary.last_arrival_ms.saturating_add(self.retention_ms(entry)) < now_ms;
+            let is_old = entry.summary.last_arrival_ms.saturating_add(retention_ms(
+                &entry.folder,
+                &entry.summary,
+                &self.shared.options,
+            )) < now_ms;
             let Some(bytes) = bytes_of.get_mut(&chain.class) else { continue };
             if !is_old && *bytes <= bytes_max {
                 continue;
@@ -102,15 +123,6 @@ impl Windows {
             dropped.extend(self.let_go(entry, if is_old { Reason::Age } else { Reason::ClassBytes }));
         }
         dropped
-    }
-
-    /// How long a window is kept: as its class says, or said when there was one.
-    fn retention_ms(&self, entry: &Entry) -> u64 {
-        let options = &self.shared.options;
-        match options.limits(&entry.folder.chain) {
-            Some((retention_ms, _)) => retention_ms,
-            None => entry.summary.retention_ms.unwrap_or(options.retention_ms),
-        }
     }
 
     fn let_go(&self, entry: &Entry, reason: Reason) -> Option<Dropped> {

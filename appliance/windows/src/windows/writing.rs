@@ -50,7 +50,11 @@ impl Writing {
     ///
     /// # Errors
     /// The window that does not read.
-    pub(super) fn at(options: &Options, entries: &[Entry], damaged: &[Damaged]) -> Result<Self, (Arc<Folder>, IndexFault)> {
+    pub(super) fn at(
+        options: &Options,
+        entries: &[Entry],
+        damaged: &[Damaged],
+    ) -> Result<Self, (Arc<Folder>, IndexFault)> {
         let mut chains = options.chains();
         for entry in entries.iter().filter(|entry| !entry.summary.closed) {
             if !chains.contains(&entry.folder.chain) {
