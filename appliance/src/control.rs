@@ -36,7 +36,7 @@ use crate::clock::Now;
 use crate::config::JournalConfig;
 
 /// One more than the largest byte of a kind.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 /// How often, and how long in all (5 s), what makes room is tried again on a full disk.
 const FULL_TRIES: u32 = 100;
@@ -54,10 +54,21 @@ pub enum Kind {
     Alert = 6,
     /// What an operator has set: one key, one value.
     Setting = 7,
+    /// Groups and streams of CloudWatch Logs.
+    LogGroup = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [Self::Queue, Self::Job, Self::Object, Self::Key, Self::Agent, Self::Alert, Self::Setting];
+    const ALL: [Self; 8] = [
+        Self::Queue,
+        Self::Job,
+        Self::Object,
+        Self::Key,
+        Self::Agent,
+        Self::Alert,
+        Self::Setting,
+        Self::LogGroup,
+    ];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -65,7 +76,7 @@ impl Kind {
 
     /// The byte before each of its records.
     fn tag(self) -> &'static [u8] {
-        static TAGS: [u8; KINDS] = [0, 1, 2, 3, 4, 5, 6, 7];
+        static TAGS: [u8; KINDS] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
         std::slice::from_ref(&TAGS[self as usize])
     }
 }

@@ -52,6 +52,7 @@ use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Door, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, JobIds, Jobs};
 use crate::logs::Logs;
+use crate::logs::cloudwatch::{CloudWatch, Groups};
 use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
@@ -169,7 +170,9 @@ impl Appliance {
         let jobs = Jobs::build(Arc::clone(&book), queues.clone());
         let reader = Arc::new(RuleQueries(metrics.clone()));
         let alerting = Alerting::build(control.clone(), Arc::clone(&clock), &config.alerting, reader)?;
+        let log_groups = Groups::build(control.clone(), Arc::clone(&clock));
         let followers: Vec<Arc<dyn Follower>> = vec![
+            Arc::new(log_groups.clone()),
             Arc::new(identity.clone()),
             store.follower(),
             book,
@@ -202,7 +205,8 @@ impl Appliance {
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
         let (s3, public) = store.dialects(&config, identity);
         let sqs: Arc<dyn Dialect> = Arc::new(queue::Sqs::new(queues.clone()));
-        let dialects = HashMap::from([("sqs", sqs)]);
+        let cloud_watch: Arc<dyn Dialect> = Arc::new(CloudWatch::build(logs.clone(), log_groups));
+        let dialects = HashMap::from([("sqs", sqs), ("logs", cloud_watch)]);
         let aws = AwsDoor { gate: gate.clone(), s3, dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();
         let troubles = troubles(&control, &store);

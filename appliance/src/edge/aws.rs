@@ -1,5 +1,6 @@
 //! What an AWS dialect is handed, and what it gives back.
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Response, StatusCode};
@@ -44,7 +45,7 @@ pub struct Call {
 /// A service that answers AWS calls.
 pub trait Dialect: Send + Sync + 'static {
     /// Answers one call, errors included: the answer is in the caller's protocol.
-    fn call(&self, call: Call) -> BoxFuture<'static, Response<Bytes>>;
+    fn call(&self, call: Call) -> BoxFuture<'static, Response<Body>>;
 }
 
 /// An error as every AWS protocol of the caller writes it.

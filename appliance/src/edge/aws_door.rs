@@ -5,6 +5,7 @@
 //! the service that is called is always the one that was signed for.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::sync::Arc;
 
 use axum::Router;
@@ -161,7 +162,7 @@ async fn answer(State(door): State<Arc<AwsDoor>>, request: Request) -> Response 
         Shape::S3 => door.s3.call(request).await,
         // What was read of the request is let go of before the call, which may be a long poll of twenty seconds.
         Shape::Rpc(service, protocol) => match rpc(&door, service, protocol, request, &info).await {
-            Ok(Verified::Call(dialect, call)) => dialect.call(*call).await.map(Body::from),
+            Ok(Verified::Call(dialect, call)) => dialect.call(*call).await,
             Ok(Verified::TooFast(response)) => *response,
             Err(error) => error.respond(protocol, &info.request_id).map(Body::from),
         },
@@ -201,7 +202,7 @@ async fn rpc(
     let body = if protocol == Protocol::Query && parts.method == Method::GET {
         Bytes::copy_from_slice(parts.uri.query().unwrap_or_default().as_bytes())
     } else {
-        body
+        unpacked(body, limit, text("content-encoding"))?
     };
     let operation = match protocol {
         Protocol::Json10 | Protocol::Json11 => {
@@ -255,25 +256,49 @@ const OPERATIONS: &[&str] = &[
     "CancelMessageMoveTask",
     "ChangeMessageVisibility",
     "ChangeMessageVisibilityBatch",
+    "CreateLogGroup",
+    "CreateLogStream",
     "CreateQueue",
+    "DeleteLogGroup",
+    "DeleteLogStream",
     "DeleteMessage",
     "DeleteMessageBatch",
     "DeleteQueue",
+    "DeleteRetentionPolicy",
+    "DescribeLogGroups",
+    "DescribeLogStreams",
+    "DescribeQueries",
+    "FilterLogEvents",
+    "GetLogEvents",
+    "GetLogGroupFields",
+    "GetLogRecord",
+    "GetQueryResults",
     "GetQueueAttributes",
     "GetQueueUrl",
     "ListDeadLetterSourceQueues",
     "ListMessageMoveTasks",
     "ListQueueTags",
     "ListQueues",
+    "ListTagsForResource",
+    "ListTagsLogGroup",
     "PurgeQueue",
+    "PutLogEvents",
+    "PutRetentionPolicy",
     "ReceiveMessage",
     "RemovePermission",
     "SendMessage",
     "SendMessageBatch",
     "SetQueueAttributes",
+    "StartLiveTail",
     "StartMessageMoveTask",
+    "StartQuery",
+    "StopQuery",
+    "TagLogGroup",
     "TagQueue",
+    "TagResource",
+    "UntagLogGroup",
     "UntagQueue",
+    "UntagResource",
 ];
 
 async fn collect(body: Body, limit: usize, headers: &HeaderMap) -> Result<Bytes, AwsError> {
@@ -292,6 +317,23 @@ async fn collect(body: Body, limit: usize, headers: &HeaderMap) -> Result<Bytes,
             tracing::debug!(%error, "a body did not arrive");
             Err(AwsError::client("RequestTimeout", "the body did not arrive whole"))
         }
+    }
+}
+
+/// A body as it was before its sender packed it, which the CloudWatch agent does. What was signed for is the packed one.
+fn unpacked(body: Bytes, limit: usize, encoding: Option<&str>) -> Result<Bytes, AwsError> {
+    if encoding.is_none_or(|encoding| !encoding.eq_ignore_ascii_case("gzip")) {
+        return Ok(body);
+    }
+    let mut whole = Vec::new();
+    let mut reader = flate2::read::MultiGzDecoder::new(body.as_ref()).take(limit as u64 + 1);
+    match reader.read_to_end(&mut whole) {
+        Ok(bytes) if bytes > limit => {
+            let message = format!("the body is over {limit} bytes when it is unpacked");
+            Err(AwsError::client("RequestEntityTooLarge", message).with_status(StatusCode::PAYLOAD_TOO_LARGE))
+        }
+        Ok(_) => Ok(whole.into()),
+        Err(error) => Err(AwsError::client("SerializationException", format!("the body is not gzip: {error}"))),
     }
 }
 

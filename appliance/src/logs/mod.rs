@@ -6,6 +6,7 @@ mod api;
 mod api_otlp;
 mod around;
 mod classes;
+pub mod cloudwatch;
 mod counts;
 mod export;
 mod inlets;

@@ -183,7 +183,7 @@ fn body_of(record: &OtlpRecord, own: &mut Attributes) -> (String, Option<u64>) {
 }
 
 /// The object that a logger has written.
-fn logged(text: &str) -> Option<Map<String, Value>> {
+pub(super) fn logged(text: &str) -> Option<Map<String, Value>> {
     let trimmed = text.trim();
     if trimmed.len() > JSON_BYTES_MAX || !trimmed.starts_with('{') || !trimmed.ends_with('}') {
         return None;

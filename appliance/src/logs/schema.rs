@@ -15,6 +15,7 @@ use prost::Message as _;
 use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 
+use super::cloudwatch::{INGESTED, ORIGINAL};
 use super::model::{LogRecord, Placed, id_of, records};
 use super::pattern;
 use crate::edge::otlp::ExportLogsServiceRequest;
@@ -102,9 +103,15 @@ fn describe(record: LogRecord, document: &mut Document) {
         document.add(SEVERITY, Value::Number(f64::from(severity)));
     }
     document.add(BODY, Value::Text(body));
-    index_all(&record.attributes, document, RESERVED);
+    let mut attributes = record.attributes;
+    // The line as it was sent says nothing that the rest does not; but that it is there can be asked.
+    if let Some(original) = attributes.get_mut(ORIGINAL) {
+        *original = serde_json::Value::Bool(true);
+    }
+    attributes.remove(INGESTED);
+    index_all(&attributes, document, RESERVED);
     let mut resource = record.resource;
-    resource.retain(|name, _| !record.attributes.contains_key(name));
+    resource.retain(|name, _| !attributes.contains_key(name));
     index_all(&resource, document, RESERVED);
 }
 

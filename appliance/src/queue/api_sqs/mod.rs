@@ -13,6 +13,7 @@ mod request;
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -165,13 +166,14 @@ impl Sqs {
 }
 
 impl Dialect for Sqs {
-    fn call(&self, mut call: Call) -> BoxFuture<'static, Response<Bytes>> {
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Response<Body>> {
         let sqs = self.clone();
         async move {
-            match sqs.answer(&mut call).await {
+            let response = match sqs.answer(&mut call).await {
                 Ok(answer) => answer.respond(&call.operation, call.protocol, &call.request_id),
                 Err(error) => error.respond(call.protocol, &call.request_id),
-            }
+            };
+            response.map(Body::from)
         }
         .boxed()
     }

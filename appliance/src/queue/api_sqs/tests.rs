@@ -40,12 +40,17 @@ fn call_as(role: Role, operation: &str, protocol: Protocol, body: String) -> Cal
 async fn json_call(sqs: &Sqs, operation: &str, body: Value) -> (u16, Option<String>, Value) {
     let response = sqs.call(call_as(Role::Admin, operation, Protocol::Json10, body.to_string())).await;
     let code = response.headers().get("x-amzn-query-error").map(|code| code.to_str().unwrap().to_owned());
-    (response.status().as_u16(), code, serde_json::from_slice(response.body()).unwrap())
+    (response.status().as_u16(), code, serde_json::from_str(&text_of(response).await).unwrap())
 }
 
 async fn form_call(sqs: &Sqs, operation: &str, form: &str) -> (u16, String) {
     let response = sqs.call(call_as(Role::Admin, operation, Protocol::Query, form.to_owned())).await;
-    (response.status().as_u16(), String::from_utf8(response.body().to_vec()).unwrap())
+    (response.status().as_u16(), text_of(response).await)
+}
+
+async fn text_of(response: Response<Body>) -> String {
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
 }
 
 const ARN: &str = "arn:aws:sqs:eu-west-1:000000000000:shots";
@@ -95,7 +100,7 @@ async fn a_message_goes_through_in_xml_with_every_character() {
     let mut call = call_as(Role::Admin, "ReceiveMessage", Protocol::Query, "AttributeName.1=All".to_owned());
     call.path = "/000000000000/shots".to_owned();
     let got = sqs.call(call).await;
-    let got = std::str::from_utf8(got.body()).unwrap();
+    let got = text_of(got).await;
     assert!(got.contains("<Body>&lt;a&gt;&#13;\n&amp;☃</Body>"), "{got}");
     assert!(got.contains("<Attribute><Name>ApproximateReceiveCount</Name><Value>1</Value></Attribute>"), "{got}");
     let (_, attributes) = form_call(&sqs, "GetQueueAttributes", &format!("QueueUrl={URL}&AttributeName.1=All")).await;

@@ -1,0 +1,448 @@
+"""CloudWatch Logs as boto3 and the AWS CLI speak it. Each subject exits with 0 and says so, or shows what was wrong."""
+
+import base64
+import gzip
+import json
+import os
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+
+PATIENCE_S = 60
+DAY_MS = 24 * 3600 * 1000
+
+
+def client(**config):
+    config = {"retries": {"max_attempts": 0, "mode": "standard"}, "connect_timeout": 5, **config}
+    return boto3.client("logs", config=Config(**config))
+
+
+def equal(found, expected, what=""):
+    assert found == expected, f"{what}: found {found!r}, expected {expected!r}"
+
+
+def refused(code, words, call, **arguments):
+    try:
+        answer = call(**arguments)
+    except ClientError as error:
+        equal(error.response["Error"]["Code"], code, str(error))
+        assert words in error.response["Error"]["Message"], error
+        return error
+    raise AssertionError(f"{arguments} was taken: {answer}")
+
+
+def until(what, look):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE_S} s for {what}")
+
+
+def now_ms():
+    return int(time.time() * 1000)
+
+
+def put(logs, group, stream, messages, begin_ms=None):
+    begin_ms = begin_ms or now_ms()
+    events = [{"timestamp": begin_ms + at, "message": message} for at, message in enumerate(messages)]
+    return logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+
+
+def messages(answer):
+    return [event["message"] for event in answer["events"]]
+
+
+def all_filtered(logs, **arguments):
+    pages = logs.get_paginator("filter_log_events").paginate(**arguments)
+    return [event for page in pages for event in page["events"]]
+
+
+def groups():
+    logs = client()
+    names = [f"/studio/{name}" for name in ("render", "edit", "sound")]
+    for name in names:
+        logs.create_log_group(logGroupName=name, tags={"owner": "anna"})
+    refused("ResourceAlreadyExistsException", "already exists", logs.create_log_group, logGroupName=names[0])
+    refused("InvalidParameterException", "logGroupName", logs.create_log_group, logGroupName="a b")
+    refused("InvalidParameterException", "reserved", logs.create_log_group, logGroupName="/backlot/x")
+    refused("InvalidParameterException", "keys of their own", logs.create_log_group, logGroupName="k", kmsKeyId="arn:x")
+    own = {"logGroupNamePrefix": "/studio/"}
+    listed = logs.describe_log_groups(**own)["logGroups"]
+    equal([group["logGroupName"] for group in listed], sorted(names))
+    arn = "arn:aws:logs:us-east-1:000000000000:log-group:/studio/edit"
+    equal((listed[0]["arn"], listed[0]["logGroupArn"]), (arn + ":*", arn))
+    assert abs(listed[0]["creationTime"] - now_ms()) < 60_000 and "retentionInDays" not in listed[0]
+    pages = logs.get_paginator("describe_log_groups").paginate(**own, PaginationConfig={"PageSize": 1})
+    equal([group["logGroupName"] for page in pages for group in page["logGroups"]], sorted(names))
+    found = logs.describe_log_groups(logGroupNamePattern="DIT")["logGroups"]
+    equal([group["logGroupName"] for group in found], ["/studio/edit"])
+
+    logs.put_retention_policy(logGroupName="/studio/edit", retentionInDays=30)
+    equal(logs.describe_log_groups(logGroupNamePrefix="/studio/edit")["logGroups"][0]["retentionInDays"], 30)
+    refused(
+        "InvalidParameterException", "retentionInDays", logs.put_retention_policy,
+        logGroupName="/studio/edit", retentionInDays=31,
+    )
+    logs.delete_retention_policy(logGroupName="/studio/edit")
+    assert "retentionInDays" not in logs.describe_log_groups(logGroupNamePrefix="/studio/edit")["logGroups"][0]
+    refused(
+        "ResourceNotFoundException", "log group does not exist", logs.put_retention_policy,
+        logGroupName="none", retentionInDays=1,
+    )
+
+    logs.tag_resource(resourceArn=arn, tags={"film": "7", "owner": "ben"})
+    equal(logs.list_tags_for_resource(resourceArn=arn)["tags"], {"film": "7", "owner": "ben"})
+    logs.untag_resource(resourceArn=arn, tagKeys=["owner", "none"])
+    logs.tag_log_group(logGroupName="/studio/edit", tags={"a": "b"})
+    logs.untag_log_group(logGroupName="/studio/edit", tags=["film"])
+    equal(logs.list_tags_log_group(logGroupName="/studio/edit")["tags"], {"a": "b"})
+    refused("InvalidParameterException", "reserved", logs.tag_resource, resourceArn=arn, tags={"aws:x": "y"})
+    refused(
+        "TooManyTagsException", "50", logs.tag_resource, resourceArn=arn, tags={f"k{at}": "v" for at in range(50)}
+    )
+
+    for stream in ("b", "a", "c"):
+        logs.create_log_stream(logGroupName="/studio/edit", logStreamName=stream)
+    refused(
+        "ResourceAlreadyExistsException", "log stream already", logs.create_log_stream,
+        logGroupName="/studio/edit", logStreamName="a",
+    )
+    refused(
+        "ResourceNotFoundException", "log group", logs.create_log_stream, logGroupName="none", logStreamName="a"
+    )
+    begin_ms = now_ms()
+    for at, stream in enumerate(("c", "a")):
+        put(logs, "/studio/edit", stream, ["one", "two"], begin_ms + at * 10)
+    listed = logs.describe_log_streams(logGroupName="/studio/edit")["logStreams"]
+    equal([stream["logStreamName"] for stream in listed], ["a", "b", "c"])
+    a = listed[0]
+    equal((a["firstEventTimestamp"], a["lastEventTimestamp"]), (begin_ms + 10, begin_ms + 11))
+    assert a["lastIngestionTime"] >= begin_ms and a["arn"].endswith(":log-group:/studio/edit:log-stream:a")
+    assert "firstEventTimestamp" not in listed[1]
+    pages = logs.get_paginator("describe_log_streams").paginate(
+        logGroupIdentifier=arn, orderBy="LastEventTime", descending=True, PaginationConfig={"PageSize": 2}
+    )
+    equal([stream["logStreamName"] for page in pages for stream in page["logStreams"]], ["a", "c", "b"])
+    found = logs.describe_log_streams(logGroupName="/studio/edit", logStreamNamePrefix="b")["logStreams"]
+    equal([stream["logStreamName"] for stream in found], ["b"])
+    refused(
+        "InvalidParameterException", "LastEventTime", logs.describe_log_streams,
+        logGroupName="/studio/edit", logStreamNamePrefix="b", orderBy="LastEventTime",
+    )
+
+    # What is deleted is not read any more, by its old name neither.
+    logs.delete_log_stream(logGroupName="/studio/edit", logStreamName="a")
+    refused(
+        "ResourceNotFoundException", "log stream", logs.get_log_events,
+        logGroupName="/studio/edit", logStreamName="a",
+    )
+    logs.create_log_stream(logGroupName="/studio/edit", logStreamName="a")
+    equal(messages(logs.get_log_events(logGroupName="/studio/edit", logStreamName="a")), [])
+    equal(messages(logs.filter_log_events(logGroupName="/studio/edit")), ["one", "two"])
+    logs.delete_log_group(logGroupName="/studio/edit")
+    refused("ResourceNotFoundException", "log group", logs.filter_log_events, logGroupName="/studio/edit")
+    refused("ResourceNotFoundException", "log group", logs.delete_log_group, logGroupName="/studio/edit")
+    logs.create_log_group(logGroupName="/studio/edit")
+    equal(messages(logs.filter_log_events(logGroupName="/studio/edit")), [])
+    equal(logs.describe_log_streams(logGroupName="/studio/edit")["logStreams"], [])
+    equal(logs.list_tags_for_resource(resourceArn=arn).get("tags"), {})
+    refused("UnknownOperationException", "PutMetricFilter", logs.put_metric_filter,
+            logGroupName="/studio/edit", filterName="f", filterPattern="", metricTransformations=[
+                {"metricName": "m", "metricNamespace": "n", "metricValue": "1"}])
+
+
+def bounds():
+    logs = client(parameter_validation=False)
+    logs.create_log_group(logGroupName="g")
+    logs.create_log_stream(logGroupName="g", logStreamName="s")
+
+    def send(events):
+        return logs.put_log_events(logGroupName="g", logStreamName="s", logEvents=events)
+
+    now = now_ms()
+    refused("InvalidParameterException", "less than or equal to 10000", send,
+            events=[{"timestamp": now, "message": "x"}] * 10_001)
+    refused("InvalidParameterException", "chronological order", send,
+            events=[{"timestamp": now, "message": "x"}, {"timestamp": now - 1, "message": "y"}])
+    refused("InvalidParameterException", "24 hours", send,
+            events=[{"timestamp": now - DAY_MS - 1, "message": "x"}, {"timestamp": now, "message": "y"}])
+    refused("InvalidParameterException", "Upload too large: 1048577 bytes", send,
+            events=[{"timestamp": now, "message": "x" * (1_048_576 - 25)}])
+    refused("InvalidParameterException", "greater than or equal to 1", send, events=[])
+    refused("InvalidParameterException", "greater than or equal to 1", send, events=[{"timestamp": now, "message": ""}])
+    refused("InvalidParameterException", "null", send, events=[{"message": "x"}])
+    refused("ResourceNotFoundException", "log stream", logs.put_log_events, logGroupName="g", logStreamName="none",
+            logEvents=[{"timestamp": now, "message": "x"}])
+    refused("ResourceNotFoundException", "log group", logs.put_log_events, logGroupName="none", logStreamName="s",
+            logEvents=[{"timestamp": now, "message": "x"}])
+    refused("SerializationException", "cannot be read", send,
+            events=[{"timestamp": "x", "message": "y"}])
+
+    answer = send([{"timestamp": now - 15 * DAY_MS, "message": "old"}, {"timestamp": now - 15 * DAY_MS, "message": "old"}])
+    equal(answer["rejectedLogEventsInfo"], {"tooOldLogEventEndIndex": 2})
+    answer = send([{"timestamp": now, "message": "good"}, {"timestamp": now + 3 * 3600 * 1000, "message": "new"}])
+    equal(answer["rejectedLogEventsInfo"], {"tooNewLogEventStartIndex": 1})
+    assert answer["nextSequenceToken"]
+    logs.put_retention_policy(logGroupName="g", retentionInDays=1)
+    answer = send([{"timestamp": now - 2 * DAY_MS, "message": "expired"}])
+    equal(answer["rejectedLogEventsInfo"], {"expiredLogEventEndIndex": 1})
+    longest = "y" * (1_048_576 - 26)
+    answer = logs.put_log_events(
+        logGroupName="g", logStreamName="s", sequenceToken="whatever",
+        logEvents=[{"timestamp": now, "message": longest}],
+    )
+    assert "rejectedLogEventsInfo" not in answer
+    # Ten thousand at once, in their order.
+    send([{"timestamp": now, "message": f"line {at}"} for at in range(10_000)])
+    found = messages({"events": all_filtered(logs, logGroupName="g")})
+    equal(found[:2], ["good", longest], "the first ones")
+    equal(found[2:], [f"line {at}" for at in range(10_000)], "the many")
+
+    # Retention hides what was taken before it was set.
+    logs.create_log_group(logGroupName="kept")
+    logs.create_log_stream(logGroupName="kept", logStreamName="s")
+    put(logs, "kept", "s", ["three days old"], now - 3 * DAY_MS)
+    put(logs, "kept", "s", ["fresh"], now)
+    equal(messages(logs.filter_log_events(logGroupName="kept")), ["three days old", "fresh"])
+    logs.put_retention_policy(logGroupName="kept", retentionInDays=1)
+    equal(messages(logs.filter_log_events(logGroupName="kept")), ["fresh"])
+    equal(messages(logs.get_log_events(logGroupName="kept", logStreamName="s", startFromHead=True)), ["fresh"])
+
+    # The CloudWatch agent packs what it sends.
+    body = gzip.compress(json.dumps({
+        "logGroupName": "kept", "logStreamName": "s", "logEvents": [{"timestamp": now, "message": "packed"}],
+    }).encode())
+    headers = {
+        "Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Logs_20140328.PutLogEvents",
+        "Content-Encoding": "gzip",
+    }
+    request = AWSRequest("POST", os.environ["AWS_ENDPOINT_URL"] + "/", data=body, headers=headers)
+    SigV4Auth(Credentials("test", "test"), "logs", "us-east-1").add_auth(request)
+    urllib.request.urlopen(urllib.request.Request(request.url, body, dict(request.headers), method="POST")).read()
+    equal(messages(logs.filter_log_events(logGroupName="kept")), ["fresh", "packed"])
+
+
+def events():
+    logs = client()
+    logs.create_log_group(logGroupName="/studio/render")
+    for stream in ("gpu-1", "gpu-2", "gpu-10"):
+        logs.create_log_stream(logGroupName="/studio/render", logStreamName=stream)
+    begin = now_ms() - 60_000
+    one = [f"one {at}" for at in range(25)]
+    put(logs, "/studio/render", "gpu-1", one, begin)
+    put(logs, "/studio/render", "gpu-2", [f"two {at}" for at in range(25)], begin)
+    # A line stays as it was sent, though the store takes it apart.
+    odd = ['{ "level": "error", "msg": "out of memory",\t"b": 1.50, "a": {"c": [1, 2]} }', "  spaces  ", "ünï\n\ttwo lines",
+           '{"message": "x", "timestamp": 1}', "[1, 2]", '{"broken": ']
+    put(logs, "/studio/render", "gpu-10", odd, begin)
+    own = {"logGroupName": "/studio/render", "logStreamName": "gpu-10"}
+    equal(messages(logs.get_log_events(**own, startFromHead=True)), odd)
+    event = logs.get_log_events(**own)["events"][0]
+    equal(event["timestamp"], begin)
+    assert abs(event["ingestionTime"] - now_ms()) < 60_000, event
+
+    own = {"logGroupName": "/studio/render", "logStreamName": "gpu-1"}
+    # Forward to the end, where the token stays the same.
+    found, token = [], None
+    while True:
+        page = logs.get_log_events(**own, startFromHead=True, limit=10, **({"nextToken": token} if token else {}))
+        found += messages(page)
+        if page["nextForwardToken"] == token:
+            break
+        token = page["nextForwardToken"]
+    equal(found, one)
+    equal(messages(logs.get_log_events(**own, nextToken=token)), [])
+    put(logs, "/studio/render", "gpu-1", ["later"], begin + 1000)
+    equal(messages(logs.get_log_events(**own, nextToken=token, startFromHead=True)), ["later"])
+    # And from the end backward.
+    found, token = [], None
+    while True:
+        page = logs.get_log_events(**own, limit=10, **({"nextToken": token} if token else {}))
+        found = messages(page) + found
+        if page["nextBackwardToken"] == token:
+            break
+        token = page["nextBackwardToken"]
+    equal(found, one + ["later"])
+    found = logs.get_log_events(**own, startTime=begin + 3, endTime=begin + 5, startFromHead=True)
+    equal(messages(found), ["one 3", "one 4"], "the end is not included")
+    found = logs.filter_log_events(logGroupName="/studio/render", startTime=begin + 3, endTime=begin + 4,
+                                   logStreamNames=["gpu-1", "gpu-2"])
+    equal(sorted(messages(found)), ["one 3", "one 4", "two 3", "two 4"], "the end is included")
+    refused("InvalidParameterException", "nextToken", logs.get_log_events, **own, nextToken="f/1/s")
+    refused("ResourceNotFoundException", "log stream", logs.get_log_events,
+            logGroupName="/studio/render", logStreamName="none")
+    refused("ResourceNotFoundException", "log stream", logs.filter_log_events,
+            logGroupName="/studio/render", logStreamNames=["none"])
+    refused("InvalidParameterException", "exclusive", logs.filter_log_events,
+            logGroupName="/studio/render", logStreamNames=["gpu-1"], logStreamNamePrefix="gpu")
+
+    found = all_filtered(logs, logGroupName="/studio/render", PaginationConfig={"PageSize": 7}, interleaved=True)
+    equal(len(found), 25 + 25 + 6 + 1)
+    equal([event["timestamp"] for event in found], sorted(event["timestamp"] for event in found))
+    equal(len({event["eventId"] for event in found}), len(found), "ids")
+    equal({event["logStreamName"] for event in found}, {"gpu-1", "gpu-2", "gpu-10"})
+    prefixed = all_filtered(logs, logGroupName="/studio/render", logStreamNamePrefix="gpu-1")
+    equal({event["logStreamName"] for event in prefixed}, {"gpu-1", "gpu-10"})
+    newest = logs.filter_log_events(logGroupName="/studio/render", limit=1, startFromHead=False)
+    equal(messages(newest), ["later"])
+
+
+def patterns():
+    logs = client()
+    logs.create_log_group(logGroupName="app")
+    logs.create_log_stream(logGroupName="app", logStreamName="s")
+    lines = [
+        "[ERROR 400] BAD REQUEST",
+        "[WARN] slow disk",
+        json.dumps({"level": "error", "msg": "out of memory", "gpu": {"index": 3}, "tags": ["a", "b"]}),
+        json.dumps({"level": "info", "msg": "loaded", "took_s": 2.5}),
+        '127.0.0.1 - anna [10/Oct/2026:13:55:36] "GET /shot.png" 404 1534',
+        "plain text about memory",
+    ]
+    put(logs, "app", "s", lines)
+    for pattern, expected in [
+        ("", [0, 1, 2, 3, 4, 5]),
+        ("memory", [2, 5]),
+        ("memory -plain", [2]),
+        ('"level"', [2, 3]),
+        ("?ERROR ?WARN", [0, 1]),
+        ('"BAD REQUEST"', [0]),
+        ("%[WE][A-Z]+%", [0, 1, 4]),
+        ('{ $.level = "error" }', [2]),
+        ("{ $.gpu.index >= 3 }", [2]),
+        ("{ $.took_s > 2 || $.tags[1] = b }", [2, 3]),
+        ("{ $.took_s NOT EXISTS && $.level EXISTS }", [2]),
+        ("[ip, id, user, time, request, status = 4*, size > 1000]", [4]),
+        ("[..., size > 9000]", []),
+        ("nothing of the kind", []),
+    ]:
+        found = all_filtered(logs, logGroupName="app", filterPattern=pattern)
+        equal(messages({"events": found}), [lines[at] for at in expected], pattern)
+    for pattern in ["{ $.a", '"open', "%(%", "[a b]"]:
+        refused("InvalidParameterException", "Invalid filter pattern", logs.filter_log_events,
+                logGroupName="app", filterPattern=pattern)
+
+
+def tail():
+    """As `aws logs tail --follow` of the CLI's second version does: FilterLogEvents from the newest moment that was seen,
+    leaving out what was shown already."""
+    logs = client()
+    logs.create_log_group(logGroupName="app")
+    logs.create_log_stream(logGroupName="app", logStreamName="s")
+    put(logs, "app", "s", ["too early"], now_ms() - 3_600_000)
+    shown, newest, ids = [], now_ms() - 600_000, set()
+    sent = []
+
+    def follow():
+        nonlocal newest, ids
+        arguments = {"logGroupName": "app", "interleaved": True, "startTime": newest, "filterPattern": "-noise"}
+        while True:
+            page = logs.filter_log_events(**arguments)
+            for event in page["events"]:
+                if event["timestamp"] == newest and event["eventId"] in ids:
+                    continue
+                if event["timestamp"] > newest:
+                    newest, ids = event["timestamp"], set()
+                ids.add(event["eventId"])
+                shown.append(event["message"])
+            if "nextToken" not in page:
+                return
+            arguments["nextToken"] = page["nextToken"]
+
+    for number in range(20):
+        # Always the same moment: it is the ids that tell them apart.
+        begin = newest if number else now_ms()
+        put(logs, "app", "s", [f"line {number}", f"noise {number}"], begin)
+        sent.append(f"line {number}")
+        follow()
+        equal(shown, sent, "shown at once")
+    follow()
+    equal(shown, sent)
+
+
+def http_json(path):
+    key = base64.b64encode(b"test:test").decode()
+    request = urllib.request.Request(os.environ["BACKLOT_ENDPOINT"] + path, headers={"Authorization": f"Basic {key}"})
+    return json.load(urllib.request.urlopen(request))
+
+
+def others():
+    logs = client()
+    logs.create_log_group(logGroupName="/studio/render")
+    logs.create_log_stream(logGroupName="/studio/render", logStreamName="gpu-7")
+    put(logs, "/studio/render", "gpu-7", ['{"level": "error", "msg": "lost a frame", "frame": 12}'])
+    # By the native search: parsed, under OpenTelemetry's names, and found by the words of the group.
+    for query in ("level:error frame:12", 'aws.log.group.names:"/studio/render" lost', 'service:"/studio/render"'):
+        found = http_json("/v1/logs?" + urllib.parse.urlencode({"query": query}))["records"]
+        equal([record["body"] for record in found], ["lost a frame"], query)
+    equal(found[0]["resource"]["aws.log.stream.names"], ["gpu-7"])
+
+    key = base64.b64encode(b"test:test").decode()
+    lines = '{"level":"warn","msg":"slow disk","took_s":3}\nplain\n'
+    for host in ("gpu-1", "gpu-2"):
+        urllib.request.urlopen(urllib.request.Request(
+            os.environ["BACKLOT_ENDPOINT"] + f"/v1/logs?service.name=model+server&host.name={host}",
+            lines.encode(), {"Authorization": f"Basic {key}"},
+        )).read()
+    group = "/backlot/model_server"
+    named = [found["logGroupName"] for found in logs.describe_log_groups(logGroupNamePrefix="/backlot/m")["logGroups"]]
+    equal(named, [group])
+    streams = logs.describe_log_streams(logGroupName=group)["logStreams"]
+    equal([stream["logStreamName"] for stream in streams], ["gpu-1", "gpu-2"])
+    assert streams[0]["lastEventTimestamp"] >= streams[0]["firstEventTimestamp"] > 0
+    equal(sorted(messages(logs.filter_log_events(logGroupName=group))), ["plain", "plain", "slow disk", "slow disk"])
+    equal(messages(logs.filter_log_events(logGroupName=group, filterPattern='{ $.level = "warn" && $.took_s = 3 }')),
+          ["slow disk", "slow disk"])
+    equal(sorted(messages(logs.get_log_events(logGroupName=group, logStreamName="gpu-2"))), ["plain", "slow disk"])
+    refused("ResourceNotFoundException", "log group", logs.filter_log_events, logGroupName="/backlot/none")
+    refused("ResourceNotFoundException", "log group", logs.put_log_events, logGroupName=group, logStreamName="gpu-1",
+            logEvents=[{"timestamp": now_ms(), "message": "x"}])
+
+
+def lasting(step):
+    logs = client()
+    own = {"logGroupName": "/studio/render", "logStreamName": "gpu-7"}
+    if step == "make":
+        logs.create_log_group(logGroupName="/studio/render", tags={"film": "7"})
+        logs.put_retention_policy(logGroupName="/studio/render", retentionInDays=14)
+        logs.create_log_stream(**own)
+        put(logs, "/studio/render", "gpu-7", ["of a stream that was deleted"])
+        logs.delete_log_stream(**own)
+        logs.create_log_stream(**own)
+        logs.create_log_group(logGroupName="gone")
+        logs.delete_log_group(logGroupName="gone")
+        for at in range(20):
+            put(logs, "/studio/render", "gpu-7", [f"line {at}"])
+    named = logs.describe_log_groups(logGroupNamePrefix="/studio/")["logGroups"]
+    equal([(group["logGroupName"], group["retentionInDays"]) for group in named], [("/studio/render", 14)])
+    equal(logs.list_tags_log_group(logGroupName="/studio/render")["tags"], {"film": "7"})
+    equal(messages(logs.get_log_events(**own, startFromHead=True)), [f"line {at}" for at in range(20)])
+    stream = logs.describe_log_streams(logGroupName="/studio/render")["logStreams"][0]
+    assert stream["lastEventTimestamp"] >= stream["firstEventTimestamp"] > 0, stream
+    refused("ResourceNotFoundException", "log group", logs.filter_log_events, logGroupName="gone")
+
+
+SUBJECTS = {
+    "groups": groups,
+    "bounds": bounds,
+    "events": events,
+    "patterns": patterns,
+    "tail": tail,
+    "others": others,
+    "lasting": lasting,
+}
+
+if __name__ == "__main__":
+    SUBJECTS[sys.argv[1]](*sys.argv[2:])
+    print(f"{sys.argv[1]} is as it should be")
