@@ -146,7 +146,8 @@ async fn connection(
         Ok(Ok(false)) => {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_headers(128);
-            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            // A live tail may become a WebSocket.
+            let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
             tokio::pin!(serving);
             tokio::select! {
                 ended = serving.as_mut() => ended,

@@ -10,7 +10,9 @@ pub mod cloudwatch;
 mod counts;
 mod export;
 mod inlets;
+mod loki;
 mod model;
+mod pages;
 mod pattern;
 mod query;
 mod schema;
@@ -35,6 +37,7 @@ use crate::telemetry_journal::{Kind, TelemetryJournal};
 pub use api::fuzz_values;
 pub use classes::classes;
 pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
+pub use loki::fuzz_query as fuzz_logql;
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
 use query::field;
 pub use query::{QueryError, parse};
@@ -78,7 +81,9 @@ impl Logs {
 
     /// Routes of the http door. Tails end when `stopping` is cancelled.
     pub fn routes(&self, stopping: CancellationToken) -> axum::Router {
-        api::routes(self.clone(), stopping).merge(inlets::routes(self.clone()))
+        api::routes(self.clone(), stopping.clone())
+            .merge(inlets::routes(self.clone()))
+            .merge(loki::routes(self.clone(), stopping))
     }
 
     /// What is kept, and what goes when there is no room.
