@@ -59,16 +59,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
-        Self::Queue,
-        Self::Job,
-        Self::Object,
-        Self::Key,
-        Self::Agent,
-        Self::Alert,
-        Self::Setting,
-        Self::LogGroup,
-    ];
+    const ALL: [Self; 8] =
+        [Self::Queue, Self::Job, Self::Object, Self::Key, Self::Agent, Self::Alert, Self::Setting, Self::LogGroup];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)

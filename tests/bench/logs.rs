@@ -93,7 +93,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]
-fn ask(appliance: &Appliance, path: &str) -> Result<(serde_json::Value, Duration), Failure> {
+pub(crate) fn ask(appliance: &Appliance, path: &str) -> Result<(serde_json::Value, Duration), Failure> {
     let began = Instant::now();
     let headers = [("authorization", "Basic dGVzdDp0ZXN0")];
     let (status, text) = http(&appliance.http, "GET", path, &headers, b"");
@@ -105,7 +105,7 @@ fn ask(appliance: &Appliance, path: &str) -> Result<(serde_json::Value, Duration
 }
 
 /// Seconds of CPU that the appliance has used.
-fn cpu_s(appliance: &Appliance) -> Result<f64, Failure> {
+pub(crate) fn cpu_s(appliance: &Appliance) -> Result<f64, Failure> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", appliance.id()))?;
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     // User and system time are the 12th and 13th after the name, in hundredths of a second on Linux.
@@ -113,7 +113,7 @@ fn cpu_s(appliance: &Appliance) -> Result<f64, Failure> {
     Ok(ticks / 100.0)
 }
 
-fn folder_bytes(dir: &Path) -> Result<u64, Failure> {
+pub(crate) fn folder_bytes(dir: &Path) -> Result<u64, Failure> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

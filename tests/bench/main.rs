@@ -14,6 +14,7 @@ mod queue_fifo;
 mod s3;
 mod s3_peers;
 mod start;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--bytes N] [--objects N]
+const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--bytes N] [--objects N] [--spans N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
@@ -32,12 +33,20 @@ subjects:
             with --bytes: the size of the large objects, 64 MiB unless given
   objects   a bucket of --objects objects, 1,000,000 unless given: starting again, pages of a listing, memory
   logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions
+  traces    --spans of spans (1,000,000 unless given) in over OTLP: rate, room on the disk, a trace by its id, lists
   start     size of the binary, time to ready, resident memory of an idle appliance";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let subject = words.next();
-    let mut settings = Settings { dir: std::env::temp_dir(), seconds: 3, fifo: false, bytes: None, objects: 1_000_000 };
+    let mut settings = Settings {
+        dir: std::env::temp_dir(),
+        seconds: 3,
+        fifo: false,
+        bytes: None,
+        objects: 1_000_000,
+        spans: 1_000_000,
+    };
     while let Some(word) = words.next() {
         if word == "--fifo" {
             settings.fifo = true;
@@ -54,6 +63,9 @@ fn main() -> ExitCode {
             ("--objects", Some(number)) if number.parse::<usize>().is_ok_and(|objects| objects > 0) => {
                 settings.objects = number.parse().unwrap_or(settings.objects);
             }
+            ("--spans", Some(number)) if number.parse::<usize>().is_ok_and(|spans| spans > 0) => {
+                settings.spans = number.parse().unwrap_or(settings.spans);
+            }
             _ => return usage(),
         }
     }
@@ -63,6 +75,7 @@ fn main() -> ExitCode {
         Some("artifacts") => artifacts::run(&settings).map_err(plain),
         Some("objects") => artifacts::many(&settings).map_err(plain),
         Some("logs") => logs::run(&settings).map_err(plain),
+        Some("traces") => traces::run(&settings).map_err(plain),
         Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
         Some("queue") if settings.fifo => queue_fifo::run(&settings),
@@ -102,4 +115,6 @@ pub(crate) struct Settings {
     pub(crate) bytes: Option<usize>,
     /// How many objects a bucket is filled with.
     pub(crate) objects: usize,
+    /// How many spans are sent.
+    pub(crate) spans: usize,
 }

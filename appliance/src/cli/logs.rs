@@ -201,15 +201,18 @@ fn people(record: &Value, in_colour: bool) -> String {
 }
 
 /// A log line comes from anybody: it must not speak to the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-fn path(base: &str, given: &[(&str, Option<&str>)]) -> String {
-    let pairs = given.iter().filter_map(|(name, value)| {
-        value.map(|value| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
-    });
+pub(super) fn path(base: &str, given: &[(&str, Option<&str>)]) -> String {
+    let pairs = given.iter().filter_map(|(name, value)| value.map(|value| format!("{name}={}", escaped(value))));
     format!("{base}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// As a part of a path or a query.
+pub(super) fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 #[cfg(test)]

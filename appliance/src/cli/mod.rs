@@ -13,6 +13,7 @@ mod logs;
 mod queue;
 mod schedule;
 mod serve;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,6 +106,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: logs::LogsCommand,
+    },
+    /// Find traces, and show one as a tree.
+    Traces {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: traces::TracesCommand,
     },
     /// Queues: list, create, pause, resume, drain, purge, redrive.
     Queue {
@@ -260,6 +268,9 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
             return block_on(schedule::run(command, &Client::connect(&connection)?));
         }
         Command::Logs { connection, command } => return block_on(logs::run(command, &Client::connect(&connection)?)),
+        Command::Traces { connection, command } => {
+            return block_on(traces::run(command, &Client::connect(&connection)?));
+        }
         Command::Queue { connection, command } => {
             return block_on(queue::run(command, &Client::connect(&connection)?));
         }

@@ -16,6 +16,7 @@ use backlot_wire::{AgentRegistration, AttemptEvents, EventsAnswer, Job, JobSpec,
 
 use super::admission::{TraceParent, id_of_key};
 use super::list::{Filter, Page};
+use super::phases::Phases;
 use super::why::Why;
 use super::{Counts, Jobs, JobsError, SearchError, api_bulk, api_limits, api_webhooks};
 use crate::edge::{ApiError, Operator, Viewer, Worker};
@@ -42,6 +43,7 @@ pub fn routes(jobs: Jobs) -> Router {
         .route("/v1/jobs/counts", get(counts))
         .route("/v1/jobs/{id}", get(show))
         .route("/v1/jobs/{id}/why-waiting", get(why))
+        .route("/v1/jobs/{id}/phases", get(phases))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
         .route("/v1/jobs/{id}/events", get(news))
@@ -127,6 +129,22 @@ async fn show(State(jobs): State<Jobs>, _: Viewer, Path(id): Path<String>) -> Re
 
 async fn why(State(jobs): State<Jobs>, _: Viewer, Path(id): Path<String>) -> Result<Json<Why>, ApiError> {
     Ok(Json(jobs.why(&id)?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PhasesQuery {
+    attempt: Option<u32>,
+}
+
+async fn phases(
+    State(jobs): State<Jobs>,
+    _: Viewer,
+    Path(id): Path<String>,
+    query: Result<Query<PhasesQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Phases>, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    Ok(Json(jobs.phases(&id, query.attempt).await?))
 }
 
 async fn cancel(State(jobs): State<Jobs>, _: Operator, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {

@@ -4,13 +4,15 @@
 //! has the id that stands in the delivered `traceparent`, so that what workers do hangs under it; an attempt's has one
 //! that is computed from the attempt's id and is told to its worker. [`JobIds`] lets the tracer take these ids; a
 //! provider without it makes spans with other ids, and Jaeger shows the worker's spans without their parent.
+//!
+//! An attempt links to the one before it, and a job's wait for others to the jobs that it waited for: their traces are others.
 
 use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use backlot_wire::{Attempt, JobStatus, Outcome, Timestamp};
 use opentelemetry::trace::{
-    Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
+    Link, Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
 };
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -19,6 +21,9 @@ use sha2::{Digest, Sha256};
 use super::admission::TraceParent;
 use super::herald::outcome_name;
 use super::model::Tracked;
+
+/// Most jobs that a wait links to: what a tracer takes for one span.
+pub(super) const LINKS_MAX: usize = 128;
 
 thread_local! {
     static NEXT: Cell<Option<(TraceId, SpanId)>> = const { Cell::new(None) };
@@ -75,7 +80,46 @@ pub(super) fn job(tracked: &Tracked) {
         (None, parent) => parent.as_deref().and_then(|text| SpanId::from_hex(text).ok()),
     };
     let id = head.queued_again_at.is_none().then_some(own.span);
-    write(Ended { name: "job", trace: own.trace, flags: own.flags, id, parent, from, until, attributes, error });
+    write(Ended {
+        name: "job",
+        trace: own.trace,
+        flags: own.flags,
+        id,
+        parent,
+        from,
+        until,
+        attributes,
+        error,
+        links: Vec::new(),
+    });
+}
+
+/// A link to the span of a job.
+pub(super) fn link_to(other: &Tracked) -> Option<Link> {
+    let of = parsed(other)?;
+    Some(link(of.trace, of.span, of.flags, vec![KeyValue::new("job.id", other.head.id.clone())]))
+}
+
+/// The span of a job's wait for others, to which there are `links`; it is over at `until`.
+pub(super) fn waited(tracked: &Tracked, links: Vec<Link>, until: Timestamp) {
+    let Some(own) = parsed(tracked) else { return };
+    let head = &tracked.head;
+    write(Ended {
+        name: "waiting",
+        trace: own.trace,
+        flags: own.flags,
+        id: None,
+        parent: Some(own.span),
+        from: head.queued_again_at.unwrap_or(head.created_at),
+        until,
+        attributes: vec![
+            KeyValue::new("job.id", head.id.clone()),
+            KeyValue::new("job.type", tracked.spec.kind.clone()),
+            KeyValue::new("queue", head.queue.clone()),
+        ],
+        error: None,
+        links,
+    });
 }
 
 /// The spans of an attempt that has ended: the wait before it, and itself.
@@ -101,8 +145,14 @@ pub(super) fn attempt(tracked: &Tracked, attempt: &Attempt) {
             until: queued.ended_at.unwrap_or(queued.started_at),
             attributes: attributes.clone(),
             error: None,
+            links: Vec::new(),
         });
     }
+    let before = tracked.attempts.iter().rev().find(|before| before.number < attempt.number);
+    let before = before.map(|before| {
+        let attributes = vec![KeyValue::new("attempt.id", before.id.clone())];
+        link(own.trace, attempt_span_id(&before.id), own.flags, attributes)
+    });
     let failed = matches!(attempt.outcome, Some(Outcome::Failed | Outcome::Lost));
     write(Ended {
         name: "attempt",
@@ -114,7 +164,12 @@ pub(super) fn attempt(tracked: &Tracked, attempt: &Attempt) {
         until: attempt.ended_at.unwrap_or(attempt.started_at),
         attributes,
         error: failed.then(|| attempt.reason.clone().unwrap_or_default()),
+        links: before.into_iter().collect(),
     });
+}
+
+fn link(trace: TraceId, span: SpanId, flags: TraceFlags, attributes: Vec<KeyValue>) -> Link {
+    Link::new(SpanContext::new(trace, span, flags, true, TraceState::default()), attributes, 0)
 }
 
 struct Own {
@@ -143,6 +198,7 @@ struct Ended {
     until: Timestamp,
     attributes: Vec<KeyValue>,
     error: Option<String>,
+    links: Vec<Link>,
 }
 
 fn write(ended: Ended) {
@@ -158,6 +214,7 @@ fn write(ended: Ended) {
         .span_builder(ended.name)
         .with_kind(SpanKind::Internal)
         .with_start_time(system_time(ended.from))
+        .with_links(ended.links)
         .with_attributes(ended.attributes);
     NEXT.set(ended.id.map(|id| (ended.trace, id)));
     let mut span = tracer.build_with_context(builder, &context);
@@ -252,6 +309,8 @@ mod tests {
             assert_eq!(spans[child].parent_span_id.to_string(), own.span, "{}", spans[child].name);
         }
         assert_ne!(id(spans[5]), own.span, "the second round has a span of its own");
+        let links = |span: &SpanData| span.links.iter().map(|link| link.span_context.span_id()).collect::<Vec<_>>();
+        assert_eq!((links(spans[1]), links(spans[4])), (vec![], vec![spans[1].span_context.span_id()]));
         assert_eq!(spans[2].status, Status::error("no such model"));
     }
 

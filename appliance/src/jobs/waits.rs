@@ -6,6 +6,7 @@
 //! A job that is let go takes the outputs of those that it waited for as they are at that moment; it does not change when one of
 //! them is queued again later.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backlot_wire::spec::INPUTS_MAX;
@@ -13,7 +14,7 @@ use backlot_wire::{Input, JobSpec, JobStatus, On, Output};
 use tokio_util::sync::CancellationToken;
 
 use super::model::Tracked;
-use super::{Jobs, JobsError};
+use super::{Jobs, JobsError, spans};
 use crate::clock::Now;
 
 /// The pause between two looks at jobs that nobody has named.
@@ -166,16 +167,20 @@ impl Jobs {
                 let spec = JobSpec { inputs, ..JobSpec::clone(&tracked.spec) };
                 let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
                 if bytes <= SPEC_BYTES_MAX {
-                    return self
+                    let gone = self
                         .decide(&tracked.head.id, 2 * bytes, |now, job, _| {
                             let waits = job.head.status == JobStatus::Waiting;
                             let action = waits.then(|| {
                                 job.amend(spec);
                                 job.let_go(now)
                             });
-                            Ok(((), action))
+                            Ok((waits, action))
                         })
-                        .await;
+                        .await?;
+                    if gone {
+                        self.tell_wait(tracked, now)?;
+                    }
+                    return Ok(());
                 }
                 Verdict::End(JobStatus::Failed, "with its inputs it is larger than the 1 MiB of a message".to_owned())
             }
@@ -187,6 +192,17 @@ impl Jobs {
             Ok(((), waits.then(|| job.lost_hope(now, status, &message))))
         })
         .await
+    }
+
+    /// The wait of a job that was let go, in its trace.
+    fn tell_wait(&self, tracked: &Tracked, now: Now) -> Result<(), JobsError> {
+        let jobs: BTreeSet<_> = tracked.spec.waits_for().map(|(job, _)| job).collect();
+        let mut links = Vec::new();
+        for job in jobs.into_iter().take(spans::LINKS_MAX) {
+            links.extend(self.find(job)?.as_ref().and_then(spans::link_to));
+        }
+        spans::waited(tracked, links, now.timestamp());
+        Ok(())
     }
 }
 

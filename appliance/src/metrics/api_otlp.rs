@@ -4,18 +4,21 @@
 //! temporality are added up in the head. `service.namespace`/`service.name` become `job`, `service.instance.id` becomes `instance`,
 //! the resource's other attributes stand in `target_info`. A point flagged "no recorded value" is a staleness marker.
 //!
+//! Exemplars that name a trace are kept: those of histograms with the bucket that they fell into.
+//!
 //! Refused, by name, in the answer's partial success: exponential histograms, because there are no native histograms here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, DataPointFlags, HistogramDataPoint, Metric, NumberDataPoint, SummaryDataPoint, metric,
-    number_data_point,
+    AggregationTemporality, DataPointFlags, Exemplar as OtlpExemplar, HistogramDataPoint, Metric, NumberDataPoint,
+    SummaryDataPoint, metric, number_data_point,
 };
 
+use super::exemplars::{Exemplar, PER_SERIES_MAX};
 use super::model::{Labels, METRIC_NAME, Pair, stale_marker};
 use super::naming::{self, Shape};
 use super::record::{Batch, Metadata, Point, Step};
@@ -28,8 +31,6 @@ const LABEL_NAME_BYTES_MAX: usize = 512;
 const LABEL_VALUE_BYTES_MAX: usize = 4096;
 /// Longest description that is kept, in bytes.
 const HELP_BYTES_MAX: usize = 1024;
-/// Deepest nesting of an attribute that is written out.
-const VALUE_DEPTH_MAX: usize = 8;
 
 /// Why data points are not taken, with how many of them there were. Keyed by the counter's reason.
 pub(super) type Rejected = BTreeMap<&'static str, (u64, &'static str)>;
@@ -55,8 +56,13 @@ pub(super) fn translate(request: &ExportMetricsServiceRequest, promoted: &[Strin
         }
         out.target_info();
     }
-    let Translation { mut done, series, .. } = out;
+    let Translation { mut done, series, exemplars, .. } = out;
     done.batch.series = series.into_iter().collect();
+    for (series, mut few) in exemplars {
+        few.sort_by_key(|exemplar| exemplar.t_ms);
+        let newest = few.split_off(few.len().saturating_sub(PER_SERIES_MAX));
+        done.batch.exemplars.extend(newest.into_iter().map(|exemplar| (series.clone(), exemplar)));
+    }
     for (_, points) in &mut done.batch.series {
         points.sort_by_key(|point| point.t_ms);
     }
@@ -79,7 +85,7 @@ struct Resource {
 
 impl Resource {
     fn new(attributes: &[KeyValue], promoted: &[String]) -> Self {
-        let find = |key: &str| attributes.iter().find(|attribute| attribute.key == key).map(value_text);
+        let find = |key: &str| attributes.iter().find(|attribute| attribute.key == key).map(naming::value_text);
         let mut of = Self::default();
         if let Some(name) = find("service.name") {
             let job = match find("service.namespace") {
@@ -95,7 +101,7 @@ impl Resource {
             if matches!(attribute.key.as_str(), "service.name" | "service.namespace" | "service.instance.id") {
                 continue;
             }
-            let pair: Pair = (naming::label(&attribute.key).into(), value_text(attribute).into());
+            let pair: Pair = (naming::label(&attribute.key).into(), naming::value_text(attribute).into());
             if promoted.contains(&attribute.key) {
                 of.labels.push(pair.clone());
             }
@@ -113,6 +119,7 @@ struct Translation {
     newest_ms: i64,
     /// Points of one series may stand apart in a request.
     series: BTreeMap<Labels, Vec<Point>>,
+    exemplars: BTreeMap<Labels, Vec<Exemplar>>,
 }
 
 impl Translation {
@@ -187,7 +194,7 @@ impl Translation {
         let mut sorted: Vec<&KeyValue> = attributes.iter().collect();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
         for attribute in sorted {
-            let (key, value) = (naming::label(&attribute.key), value_text(attribute));
+            let (key, value) = (naming::label(&attribute.key), naming::value_text(attribute));
             // Two attributes that become one label are joined, so that nothing is lost and nothing depends on order.
             by_name
                 .entry(key)
@@ -210,11 +217,34 @@ impl Translation {
         Some(pairs)
     }
 
-    fn push(&mut self, mut labels: Vec<Pair>, more: Option<Pair>, name: &str, t_ms: i64, value: f64, step: Step) {
+    fn push(
+        &mut self,
+        mut labels: Vec<Pair>,
+        more: Option<Pair>,
+        name: &str,
+        t_ms: i64,
+        value: f64,
+        step: Step,
+    ) -> Labels {
         labels.extend(more);
         labels.push((METRIC_NAME.into(), name.into())); // the last of one name wins
-        self.series.entry(Labels::new(labels)).or_default().push(Point { t_ms, value, step });
+        let labels = Labels::new(labels);
+        self.series.entry(labels.clone()).or_default().push(Point { t_ms, value, step });
         self.newest_ms = self.newest_ms.max(t_ms);
+        labels
+    }
+
+    /// Keeps those of `exemplars` that are of this series and say in which trace they were taken.
+    fn exemplars(&mut self, series: &Labels, exemplars: &[OtlpExemplar], is_of_it: impl Fn(f64) -> bool) {
+        for given in exemplars {
+            let Some(made) = Exemplar::of(given).filter(|made| is_of_it(made.value)) else { continue };
+            let few = self.exemplars.entry(series.clone()).or_default();
+            few.push(made);
+            if few.len() > 8 * PER_SERIES_MAX {
+                few.sort_by_key(|exemplar| exemplar.t_ms);
+                few.drain(..few.len() - PER_SERIES_MAX);
+            }
+        }
     }
 
     fn numbers(&mut self, name: &str, points: &[NumberDataPoint], step: Step) {
@@ -230,7 +260,8 @@ impl Translation {
                 }
             };
             let step = if no_value(point.flags) { Step::Value } else { step };
-            self.push(labels, None, name, ms(point.time_unix_nano), value, step);
+            let series = self.push(labels, None, name, ms(point.time_unix_nano), value, step);
+            self.exemplars(&series, &point.exemplars, |_| true);
             self.done.points += 1;
         }
     }
@@ -247,13 +278,17 @@ impl Translation {
         let step = if stale { Step::Value } else { step };
         let value = |value: f64| if stale { stale_marker() } else { value };
         let bucket = format!("{name}_bucket");
-        let mut below = 0_u64;
+        let (mut below, mut above) = (0_u64, f64::NEG_INFINITY);
         for (bound, count) in bounds.iter().zip(counts) {
             below = below.saturating_add(*count);
             let le: Pair = ("le".into(), bound_text(*bound).into());
-            self.push(labels.clone(), Some(le), &bucket, t_ms, value(below as f64), step);
+            let series = self.push(labels.clone(), Some(le), &bucket, t_ms, value(below as f64), step);
+            self.exemplars(&series, &point.exemplars, |value| value > above && value <= *bound);
+            above = *bound;
         }
-        self.push(labels.clone(), Some(("le".into(), "+Inf".into())), &bucket, t_ms, value(point.count as f64), step);
+        let le: Pair = ("le".into(), "+Inf".into());
+        let series = self.push(labels.clone(), Some(le), &bucket, t_ms, value(point.count as f64), step);
+        self.exemplars(&series, &point.exemplars, |value| value > above || value.is_nan());
         self.push(labels.clone(), None, &format!("{name}_count"), t_ms, value(point.count as f64), step);
         if let Some(sum) = point.sum {
             self.push(labels, None, &format!("{name}_sum"), t_ms, value(sum), step);
@@ -292,7 +327,7 @@ fn no_value(flags: u32) -> bool {
     flags & DataPointFlags::NoRecordedValueMask as u32 != 0
 }
 
-fn ms(nanos: u64) -> i64 {
+pub(super) fn ms(nanos: u64) -> i64 {
     (nanos / 1_000_000) as i64 // below 2^63 / 10^6 by the division
 }
 
@@ -305,48 +340,12 @@ fn bound_text(bound: f64) -> String {
     if plain.len() > 21 { format!("{bound:e}") } else { plain }
 }
 
-fn value_text(attribute: &KeyValue) -> String {
-    attribute.value.as_ref().map_or_else(String::new, |value| any_text(value, VALUE_DEPTH_MAX))
-}
-
-fn any_text(value: &AnyValue, depth_left: usize) -> String {
-    let Some(value) = &value.value else { return String::new() };
-    match value {
-        any_value::Value::StringValue(text) => text.clone(),
-        any_value::Value::BoolValue(flag) => flag.to_string(),
-        any_value::Value::IntValue(number) => number.to_string(),
-        any_value::Value::DoubleValue(number) => number.to_string(),
-        other => json(other, depth_left).to_string(),
-    }
-}
-
-fn json(value: &any_value::Value, depth_left: usize) -> serde_json::Value {
-    use base64::Engine as _;
-    let inner = |value: &AnyValue| match (&value.value, depth_left) {
-        (None, _) | (_, 0) => serde_json::Value::Null,
-        (Some(value), _) => json(value, depth_left - 1),
-    };
-    match value {
-        any_value::Value::StringValue(text) => text.as_str().into(),
-        any_value::Value::BoolValue(flag) => (*flag).into(),
-        any_value::Value::IntValue(number) => (*number).into(),
-        any_value::Value::DoubleValue(number) => (*number).into(),
-        any_value::Value::BytesValue(bytes) => base64::engine::general_purpose::STANDARD.encode(bytes).into(),
-        any_value::Value::ArrayValue(array) => array.values.iter().map(inner).collect(),
-        any_value::Value::KvlistValue(list) => list
-            .values
-            .iter()
-            .map(|pair| (pair.key.clone(), pair.value.as_ref().map_or(serde_json::Value::Null, inner)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        _ => serde_json::Value::Null,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
     use opentelemetry_proto::tonic::metrics::v1::{
         ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum,
+        exemplar,
     };
     use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
 
@@ -438,6 +437,33 @@ mod tests {
             ]
         );
         assert_eq!(translated.rejected["malformed_histogram"].0, 1);
+    }
+
+    #[test]
+    fn an_exemplar_goes_with_the_bucket_it_fell_into_and_one_without_a_trace_is_left_out() {
+        let exemplar = |value: f64, trace: u8| OtlpExemplar {
+            time_unix_nano: 4_000_000,
+            value: Some(exemplar::Value::AsDouble(value)),
+            trace_id: vec![trace; 16],
+            span_id: vec![7; 8],
+            filtered_attributes: vec![text("user", "anna"), text("long", &"x".repeat(200))],
+        };
+        let exemplars = vec![exemplar(0.5, 1), exemplar(0.7, 2), exemplar(9.0, 3), exemplar(0.1, 0)];
+        let point = HistogramDataPoint {
+            time_unix_nano: 5_000_000,
+            count: 3,
+            bucket_counts: vec![1, 1, 1],
+            explicit_bounds: vec![0.5, 1.0],
+            exemplars,
+            ..HistogramDataPoint::default()
+        };
+        let histogram = metric::Data::Histogram(Histogram { data_points: vec![point], aggregation_temporality: 2 });
+        let batch = translate(&request(vec![("latency", "s", histogram)]), &[]).batch;
+        let found: Vec<_> = batch.exemplars.iter().map(|(series, made)| (series.get("le"), made.value)).collect();
+        assert_eq!(found, [("+Inf", 9.0), ("0.5", 0.5), ("1", 0.7)]);
+        let labels = &batch.exemplars[1].1.labels;
+        assert_eq!((labels.get("trace_id"), labels.get("span_id")), (&*"01".repeat(16), &*"07".repeat(8)));
+        assert_eq!((labels.get("user"), labels.get("long"), labels.len()), ("anna", "", 3));
     }
 
     #[test]

@@ -12,9 +12,10 @@ use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use promql_parser::parser::Expr;
 use promql_parser::parser::value::ValueType;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Metrics;
+use super::exemplars::Exemplar;
 use super::model::{Labels, Sample, Selector};
 use super::params::Params;
 use super::promql::{self, Answer, Notes, QueryError, Range, STEPS_MAX, SeriesAnswer};
@@ -227,9 +228,29 @@ fn value_text(value: f64) -> String {
     if value.is_infinite() { if value > 0.0 { "+Inf".into() } else { "-Inf".into() } } else { value.to_string() }
 }
 
-async fn exemplars(_: Viewer, params: Params) -> Result<Response, PromError> {
-    expression(&params)?;
-    Ok(success(json!([]))) // none are stored
+/// Exemplars of all series that an expression asks for, whatever it does with them.
+async fn exemplars(State(metrics): State<Metrics>, _: Viewer, params: Params) -> Result<Response, PromError> {
+    let selector = promql::selectors(&expression(&params)?)?;
+    let from_ms = params.time("start")?.unwrap_or(i64::MIN);
+    let to_ms = params.time("end")?.unwrap_or(i64::MAX);
+    if to_ms < from_ms {
+        return Err(PromError::parameter("end", "end timestamp must not be before start timestamp"));
+    }
+    let shared = metrics.shared.clone();
+    let work = tokio::task::spawn_blocking(move || shared.store.exemplars(&selector, from_ms, to_ms));
+    let found = work.await.map_err(|error| QueryError::Storage(error.to_string()))?;
+    Ok(success(found.iter().map(|(series, exemplars)| told_exemplars(series, exemplars)).collect()))
+}
+
+fn told_exemplars(series: &Labels, exemplars: &[Exemplar]) -> Value {
+    let labels = |labels: &Labels| -> Map<String, Value> {
+        labels.iter().map(|(name, value)| (name.to_string(), Value::from(value.as_ref()))).collect()
+    };
+    let told = |exemplar: &Exemplar| {
+        let timestamp = exemplar.t_ms as f64 / 1_000.0;
+        json!({"labels": labels(&exemplar.labels), "value": value_text(exemplar.value), "timestamp": timestamp})
+    };
+    json!({"seriesLabels": labels(series), "exemplars": exemplars.iter().map(told).collect::<Vec<_>>()})
 }
 
 /// The series that the `match[]` of a request ask for; every one when there are none.
@@ -328,8 +349,7 @@ async fn metadata(State(metrics): State<Metrics>, _: Viewer, params: Params) -> 
     let limit = params.limit("limit")?.min(LIST_MAX);
     let found = metrics.shared.store.metadata(params.get("metric"), limit);
     let entry = |metadata: &super::record::Metadata| json!([{"type": metadata.kind.as_ref(), "help": metadata.help.as_ref(), "unit": metadata.unit.as_ref()}]);
-    let data: serde_json::Map<String, Value> =
-        found.iter().map(|(name, metadata)| (name.to_string(), entry(metadata))).collect();
+    let data: Map<String, Value> = found.iter().map(|(name, metadata)| (name.to_string(), entry(metadata))).collect();
     Ok(success(data.into()))
 }
 

@@ -4,13 +4,14 @@
 //! compressed head and the rest in two-hour blocks, and answers queries over both. Every dimension is bounded: series,
 //! labels, late samples, samples and time of a query, queries at once, days and bytes on disk.
 //!
-//! Absent on purpose: scraping (agents and SDKs push), remote write, exemplars, native histograms.
+//! Absent on purpose: scraping (agents and SDKs push), remote write, native histograms.
 
 mod api_otlp;
 mod api_prometheus;
 mod block;
 mod chunk;
 mod codec;
+mod exemplars;
 mod files;
 mod head;
 pub mod model;
@@ -65,6 +66,7 @@ pub fn fuzz_stored(bytes: &[u8]) {
     let _ = Batch::decode(bytes);
     block::fuzz_index(bytes);
     snapshot::fuzz_body(bytes);
+    exemplars::fuzz_body(bytes);
 }
 
 /// The handle. Cheap to clone.
@@ -294,7 +296,7 @@ fn append(message: &mut String, more: &str) {
 /// Splits a batch so that no record grows past what a journal takes.
 fn parts(batch: Batch) -> Vec<Batch> {
     let mut parts = Vec::new();
-    let mut part = Batch { metadata: batch.metadata, series: Vec::new() };
+    let mut part = Batch { metadata: batch.metadata, ..Batch::default() };
     let mut points = 0;
     for (labels, of_series) in batch.series {
         for few in of_series.chunks(RECORD_POINTS_MAX) {
@@ -309,5 +311,8 @@ fn parts(batch: Batch) -> Vec<Batch> {
     if !part.series.is_empty() {
         parts.push(part);
     }
+    // After their series, which the head then has.
+    let few = batch.exemplars.chunks(RECORD_POINTS_MAX);
+    parts.extend(few.map(|few| Batch { exemplars: few.to_vec(), ..Batch::default() }));
     parts
 }

@@ -3,6 +3,10 @@
 //! The rules are those of the OpenTelemetry specification's "Prometheus compatibility" with suffixes on, as Prometheus's own OTLP
 //! receiver has them by default. A name that carries its unit already does not get it twice.
 
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+
+/// Deepest nesting of an attribute that is written out.
+const VALUE_DEPTH_MAX: usize = 8;
 /// UCUM to words.
 const UNITS: &[(&str, &str)] = &[
     ("d", "days"),
@@ -106,6 +110,45 @@ pub(super) fn label(name: &str) -> String {
         format!("key{clean}")
     } else {
         clean
+    }
+}
+
+/// An attribute's value as a label has it.
+pub(super) fn value_text(attribute: &KeyValue) -> String {
+    attribute.value.as_ref().map_or_else(String::new, |value| any_text(value, VALUE_DEPTH_MAX))
+}
+
+fn any_text(value: &AnyValue, depth_left: usize) -> String {
+    let Some(value) = &value.value else { return String::new() };
+    match value {
+        any_value::Value::StringValue(text) => text.clone(),
+        any_value::Value::BoolValue(flag) => flag.to_string(),
+        any_value::Value::IntValue(number) => number.to_string(),
+        any_value::Value::DoubleValue(number) => number.to_string(),
+        other => json(other, depth_left).to_string(),
+    }
+}
+
+fn json(value: &any_value::Value, depth_left: usize) -> serde_json::Value {
+    use base64::Engine as _;
+    let inner = |value: &AnyValue| match (&value.value, depth_left) {
+        (None, _) | (_, 0) => serde_json::Value::Null,
+        (Some(value), _) => json(value, depth_left - 1),
+    };
+    match value {
+        any_value::Value::StringValue(text) => text.as_str().into(),
+        any_value::Value::BoolValue(flag) => (*flag).into(),
+        any_value::Value::IntValue(number) => (*number).into(),
+        any_value::Value::DoubleValue(number) => (*number).into(),
+        any_value::Value::BytesValue(bytes) => base64::engine::general_purpose::STANDARD.encode(bytes).into(),
+        any_value::Value::ArrayValue(array) => array.values.iter().map(inner).collect(),
+        any_value::Value::KvlistValue(list) => list
+            .values
+            .iter()
+            .map(|pair| (pair.key.clone(), pair.value.as_ref().map_or(serde_json::Value::Null, inner)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        _ => serde_json::Value::Null,
     }
 }
 

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use super::codec::{Malformed, Reader, Writer};
+use super::exemplars::Exemplar;
 use super::model::Labels;
 
+/// Of a record without exemplars.
 const VERSION: u64 = 1;
+/// Exemplars come last.
+const VERSION_WITH_EXEMPLARS: u64 = 2;
 
 /// What a value does to its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,7 @@ pub(super) struct Metadata {
 pub(super) struct Batch {
     pub(super) metadata: Vec<(Arc<str>, Metadata)>,
     pub(super) series: Vec<(Labels, Vec<Point>)>,
+    pub(super) exemplars: Vec<(Labels, Exemplar)>,
 }
 
 impl Batch {
@@ -47,7 +52,7 @@ impl Batch {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.number(VERSION);
+        out.number(if self.exemplars.is_empty() { VERSION } else { VERSION_WITH_EXEMPLARS });
         out.number(self.metadata.len() as u64);
         for (name, metadata) in &self.metadata {
             write_metadata(&mut out, name, metadata);
@@ -64,12 +69,20 @@ impl Batch {
                 last_ms = point.t_ms;
             }
         }
+        if !self.exemplars.is_empty() {
+            out.number(self.exemplars.len() as u64);
+            for (series, exemplar) in &self.exemplars {
+                out.labels(series);
+                exemplar.write(&mut out);
+            }
+        }
         out.bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Reader::new(bytes);
-        if from.number()? != VERSION {
+        let version = from.number()?;
+        if version != VERSION && version != VERSION_WITH_EXEMPLARS {
             return Err(Malformed("it was written by a later version"));
         }
         let mut batch = Self::default();
@@ -86,6 +99,11 @@ impl Batch {
                 points.push(Point { t_ms: last_ms, value: from.float()?, step });
             }
             batch.series.push((labels, points));
+        }
+        if version == VERSION_WITH_EXEMPLARS {
+            for _ in 0..from.count()? {
+                batch.exemplars.push((from.labels()?, Exemplar::read(&mut from)?));
+            }
         }
         Ok(batch)
     }
@@ -116,7 +134,14 @@ mod tests {
             Point { t_ms: -5, value: 7.0, step: Step::Value },
         ];
         let labels = Labels::from_texts(&[("__name__", "x_total"), ("job", "a")]);
-        let batch = Batch { metadata: vec![("x_total".into(), metadata)], series: vec![(labels, points)] };
+        let mut batch = Batch {
+            metadata: vec![("x_total".into(), metadata)],
+            series: vec![(labels.clone(), points)],
+            exemplars: Vec::new(),
+        };
+        assert_eq!(Batch::decode(&batch.encode()), Ok(batch.clone()));
+        let place = Labels::from_texts(&[("trace_id", "abc"), ("span_id", "d")]);
+        batch.exemplars.push((labels, Exemplar { t_ms: -7, value: f64::NAN, labels: place }));
         assert_eq!(Batch::decode(&batch.encode()), Ok(batch));
     }
 

@@ -135,7 +135,7 @@ mod tests {
         let series: Vec<(Labels, Vec<Point>)> = (0..5)
             .map(|at: i32| (Labels::from_texts(&[("__name__", "x"), ("n", &at.to_string())]), points.clone()))
             .collect();
-        head.apply(&Batch { metadata: vec![], series: series.clone() }, |refusal| panic!("{refusal:?}"));
+        head.apply(&Batch { series: series.clone(), ..Batch::default() }, |refusal| panic!("{refusal:?}"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head.snapshot");
         write(&path, &encode(&head, Lsn(77))).unwrap();
@@ -148,8 +148,8 @@ mod tests {
             taken.iter().map(|taken| (taken.labels.clone(), taken.samples(i64::MIN, i64::MAX))).collect::<Vec<_>>()
         };
         let more = Batch {
-            metadata: vec![],
             series: series.iter().map(|(labels, _)| (labels.clone(), vec![point(4000, 1.0)])).collect(),
+            ..Batch::default()
         };
         assert_eq!(of(&back), of(&head));
         assert_eq!(back.apply(&more, |_| {}), head.apply(&more, |_| {}));

@@ -15,6 +15,7 @@ use backlot_journal::{JournalError, Lsn};
 use parking_lot::{Mutex, RwLock};
 
 use super::block::{self, Block, BlockError};
+use super::exemplars::{Exemplar, Exemplars};
 use super::files;
 use super::head::{Head, Refusal};
 use super::model::{Labels, Selector, SeriesSamples};
@@ -29,6 +30,7 @@ pub(super) const BLOCK_MS: i64 = 2 * 60 * 60 * 1000;
 const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// How fast snapshots may be written, in bytes a second on average: a large head is written less often.
 const SNAPSHOT_BYTES_S_MAX: u64 = 512 * 1024;
+const EXEMPLARS_FILE: &str = "exemplars.snapshot";
 const BLOCK_EXTENSION: &str = "blk";
 const DAMAGED_EXTENSION: &str = "damaged";
 
@@ -73,6 +75,7 @@ pub(super) struct Store {
     bounds: Bounds,
     journal: TelemetryJournal,
     pub(super) head: RwLock<Head>,
+    exemplars: RwLock<Exemplars>,
     /// Oldest first; they do not overlap.
     blocks: RwLock<Vec<Arc<Block>>>,
     /// Position up to which the journal has gone into the head. Held while records are applied and while a snapshot is encoded.
@@ -109,8 +112,10 @@ impl Store {
             // Blocks end at whole spans, whatever their last sample is.
             head.cut((last.max_ms.div_euclid(BLOCK_MS) + 1) * BLOCK_MS);
         }
+        let exemplars = RwLock::new(Exemplars::open(&folder.join(EXEMPLARS_FILE)));
         let store = Self {
             folder,
+            exemplars,
             bounds,
             journal,
             head: RwLock::new(head),
@@ -130,7 +135,10 @@ impl Store {
         let mut taken = 0;
         *applied = self.journal.scan(Kind::Metrics, *applied, &mut |lsn, payload| {
             match Batch::decode(payload) {
-                Ok(batch) => taken += self.head.write().apply(&batch, &mut refused),
+                Ok(batch) => {
+                    taken += self.head.write().apply(&batch, &mut refused);
+                    self.apply_exemplars(batch.exemplars);
+                }
                 Err(problem) => tracing::error!(lsn = lsn.0, %problem, "skipped a record of metrics"),
             }
             true
@@ -139,11 +147,31 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps the exemplars of series that there are.
+    fn apply_exemplars(&self, exemplars: Vec<(Labels, Exemplar)>) {
+        if exemplars.is_empty() {
+            return;
+        }
+        let head = self.head.read();
+        let mut kept = self.exemplars.write();
+        for (series, exemplar) in exemplars {
+            if head.holds(&series) {
+                kept.add(&series, exemplar);
+            }
+        }
+    }
+
+    /// Those of the series that `selector` means between two moments.
+    pub(super) fn exemplars(&self, selector: &Selector, from_ms: i64, to_ms: i64) -> Vec<(Labels, Vec<Exemplar>)> {
+        self.exemplars.read().select(selector, from_ms, to_ms)
+    }
+
     /// Takes those points out of `batch` that the head will not have, and says why.
     pub(super) fn admit(&self, batch: &mut Batch, now_ms: i64, mut refused: impl FnMut(Refusal)) {
         let head = self.head.read();
         let (oldest_ms, newest_ms) = (now_ms - self.bounds.late_ms_max, now_ms + AHEAD_MS_MAX);
         let mut room = self.bounds.series_max.saturating_sub(head.len());
+        batch.exemplars.retain(|(_, exemplar)| (oldest_ms..=newest_ms).contains(&exemplar.t_ms));
         let verdict = |labels: &Labels, point: Point| {
             if point.t_ms > newest_ms {
                 return Err(Refusal::TooNew);
@@ -228,11 +256,13 @@ impl Store {
 
     /// Writes the snapshot and lets the journal know.
     pub(super) fn save(&self, now_ms: i64) -> Result<(), StoreError> {
-        let (bytes, lsn) = {
+        let (bytes, exemplars, lsn) = {
             let applied = self.applied.lock();
             self.unsaved.store(0, Ordering::Relaxed);
-            (snapshot::encode(&self.head.read(), *applied), *applied)
+            (snapshot::encode(&self.head.read(), *applied), self.exemplars.read().encode(), *applied)
         };
+        // First: those that come again with the journal are known then.
+        Exemplars::save(&self.folder.join(EXEMPLARS_FILE), &exemplars).map_err(StoreError::Snapshot)?;
         snapshot::write(&self.folder.join("head.snapshot"), &bytes).map_err(StoreError::Snapshot)?;
         self.journal.checkpoint(Kind::Metrics, lsn);
         *self.saved.lock() = (now_ms, bytes.len() as u64);
@@ -381,7 +411,8 @@ mod tests {
                 .collect()
         };
         let labels = |host: &str| Labels::from_texts(&[("__name__", "load"), ("host", host)]);
-        Batch { metadata: vec![], series: vec![(labels("a"), points(0.0)), (labels("b"), points(0.5))] }
+        let series = vec![(labels("a"), points(0.0)), (labels("b"), points(0.5))];
+        Batch { series, ..Batch::default() }
     }
 
     async fn ingest(journal: &TelemetryJournal, store: &Store, batch: &Batch) {

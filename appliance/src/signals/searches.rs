@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_windows::{Cancel, Counts, Found, Query, Search, Want, Windows, WindowsError};
+use backlot_windows::{Cancel, Counts, Found, FoundGreatest, Greatest, Query, Search, Want, Windows, WindowsError};
 use tokio::sync::Semaphore;
 
 use crate::edge::ApiError;
@@ -39,6 +39,12 @@ impl Searches {
     /// 503 when too many search, 500 when a window that is being written does not read.
     pub(super) async fn run(&self, search: Search) -> Result<Found, ApiError> {
         self.take_turn(move |windows, cancel| windows.search(&search, cancel)).await
+    }
+
+    /// # Errors
+    /// As [`Searches::run`].
+    pub(super) async fn greatest(&self, search: Greatest) -> Result<FoundGreatest, ApiError> {
+        self.take_turn(move |windows, cancel| windows.greatest(&search, cancel)).await
     }
 
     /// # Errors

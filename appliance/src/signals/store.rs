@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use backlot_windows::{Batch, Counts, Found, Opened, Options, Query, Search, Want, Windows, WindowsError};
+use backlot_windows::{
+    Batch, Counts, Found, FoundGreatest, Greatest, Opened, Options, Query, Search, Want, Windows, WindowsError,
+};
 use tokio::sync::broadcast;
 
 use super::follower::{Convert, Follower, encode};
@@ -81,6 +83,15 @@ impl Store {
     pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
         self.follower.caught_up().await;
         self.searches.run(search).await
+    }
+
+    /// Finds the records with the greatest numbers of a name; everything that was acknowledged before the call is looked at.
+    ///
+    /// # Errors
+    /// 503 when too many search at once.
+    pub async fn greatest(&self, search: Greatest) -> Result<FoundGreatest, ApiError> {
+        self.follower.caught_up().await;
+        self.searches.greatest(search).await
     }
 
     /// The moments of the earliest and the latest record in a range, or a little outside of them; `None` when there is none. Everything that

@@ -1,70 +1,67 @@
-//! `GET /v1/traces/{id}` and `GET /v1/traces`.
+//! `GET /v1/traces`, `/v1/traces/{id}` and its critical path.
 
-use std::collections::HashMap;
-
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
 use super::Traces;
-use super::model::{Summary, Trace};
-use super::store::Narrow;
+use super::params::{Given, asked, cursor};
+use super::path::CriticalPath;
+use super::trace::{Summary, Trace};
 use crate::edge::{ApiError, Viewer};
-use crate::signals::Moment;
-
-const LIMIT_DEFAULT: usize = 20;
-const LIMIT_MAX: usize = 100;
 
 pub(super) fn routes(traces: Traces) -> Router {
-    Router::new().route("/v1/traces", get(list)).route("/v1/traces/{id}", get(show)).with_state(traces)
+    Router::new()
+        .route("/v1/traces", get(list))
+        .route("/v1/traces/{id}", get(show))
+        .route("/v1/traces/{id}/critical-path", get(critical_path))
+        .with_state(traces)
 }
 
 async fn show(_: Viewer, State(traces): State<Traces>, Path(id): Path<String>) -> Result<Json<Trace>, ApiError> {
+    let id = trace_id(&id)?;
+    let trace = traces.trace_with_links(&id).await?;
+    trace.map(Json).ok_or_else(|| no_such_trace(&id))
+}
+
+async fn critical_path(
+    _: Viewer,
+    State(traces): State<Traces>,
+    Path(id): Path<String>,
+) -> Result<Json<CriticalPath>, ApiError> {
+    let id = trace_id(&id)?;
+    let trace = traces.trace(&id).await?.ok_or_else(|| no_such_trace(&id))?;
+    let path = tokio::task::spawn_blocking(move || CriticalPath::of(&trace)).await;
+    path.map(Json).map_err(|error| ApiError::internal(&error))
+}
+
+fn trace_id(id: &str) -> Result<String, ApiError> {
     let id = id.to_ascii_lowercase();
     if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(ApiError::bad_request("a trace id has 32 hex digits"));
     }
-    let trace = traces.trace(&id).await?;
-    trace.map(Json).ok_or_else(|| {
-        ApiError::not_found("no_such_trace", format!("no span of the trace {id} is here"))
-            .hint("spans arrive a few seconds after they end; those that are still open are sent when they close")
-    })
+    Ok(id)
+}
+
+fn no_such_trace(id: &str) -> ApiError {
+    ApiError::not_found("no_such_trace", format!("no span of the trace {id} is here"))
+        .hint("spans arrive a few seconds after they end; those that are still open are sent when they close")
 }
 
 #[derive(Serialize)]
 struct List {
     traces: Vec<Summary>,
+    /// What to hand in as `cursor` for what comes after these; absent at the end.
+    next_cursor: Option<String>,
+    /// Windows that may hold more and were set aside because they do not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    set_aside: Vec<String>,
 }
 
-type Given = Result<Parameters<HashMap<String, String>>, QueryRejection>;
-
 async fn list(_: Viewer, State(traces): State<Traces>, given: Given) -> Result<Json<List>, ApiError> {
-    let given = given.map_err(|error| ApiError::bad_request(error.body_text()))?.0;
-    let names = ["service", "job", "limit", "from", "to"];
-    if let Some(name) = given.keys().find(|name| !names.contains(&name.as_str())) {
-        let name: String = name.chars().take(40).collect();
-        return Err(ApiError::bad_request(format!("`{name}` is no parameter of this; it takes {}", names.join(", "))));
-    }
-    let text = |name: &str| given.get(name).filter(|text| !text.is_empty()).cloned();
-    let now = traces.store.now();
-    let moment = |name: &str, default: i64| match text(name) {
-        None => Ok(default),
-        Some(written) => Moment::parse(&written, now)
-            .map(|moment| moment.0)
-            .map_err(|problem| ApiError::bad_request(format!("{name}: {problem}"))),
-    };
-    let limit = match text("limit") {
-        None => LIMIT_DEFAULT,
-        Some(written) => written
-            .parse()
-            .ok()
-            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-            .ok_or_else(|| ApiError::bad_request(format!("limit is 1 to {LIMIT_MAX}")))?,
-    };
-    let (from_ns, to_ns) = (moment("from", i64::MIN)?, moment("to", i64::MAX)?);
-    let narrow = Narrow { service: text("service"), job: text("job"), from_ns, to_ns, limit };
-    let found = traces.newest(&narrow).await?;
-    Ok(Json(List { traces: found.iter().map(Trace::summary).collect() }))
+    let asked = asked(given, traces.store.now())?;
+    let page = traces.list(&asked, |trace| trace.summary()).await?;
+    let next_cursor = page.next.map(|next| cursor(next, asked.order));
+    Ok(Json(List { traces: page.traces, next_cursor, set_aside: page.set_aside }))
 }

@@ -4,9 +4,21 @@
 //! the moment of the question. A parent that is not there is named, not invented.
 
 mod api;
+mod api_jaeger;
 mod api_otlp;
+mod jaeger;
+mod list;
 mod model;
+mod params;
+mod path;
+mod query;
+mod schema;
 mod store;
+mod tags;
+#[cfg(test)]
+mod testing;
+mod trace;
+mod tree;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +32,14 @@ use crate::signals::redact::Redactor;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
-pub use model::{Span, SpanEvent, SpanLink, SpanStatus, Summary, Trace, fuzz_export};
-pub use store::Narrow;
+pub use list::{Asked, Page};
+pub use model::{Span, SpanEvent, SpanLink, SpanStatus};
+pub use params::fuzz_values;
+pub use path::CriticalPath;
+pub use query::{QueryError, parse};
+pub use schema::{Operation, fuzz_export};
+pub use store::ListOrder;
+pub use trace::{LinkedFrom, Summary, Trace};
 
 /// The trace store. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +60,7 @@ impl Traces {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Opened), WindowsError> {
         let options = options(data_dir, config);
-        let (store, opened) = signals::Store::open(options, Kind::Spans, model::documents, journal, redactor, clock)?;
+        let (store, opened) = signals::Store::open(options, Kind::Spans, schema::documents, journal, redactor, clock)?;
         Ok((Self { store }, opened))
     }
 
@@ -59,7 +77,7 @@ impl Traces {
 
     /// Routes of the http door.
     pub fn routes(&self) -> axum::Router {
-        api::routes(self.clone())
+        api::routes(self.clone()).merge(api_jaeger::routes(self.clone()))
     }
 }
 
@@ -69,6 +87,6 @@ pub fn options(data_dir: &Path, config: &config::Traces) -> Options {
     Options {
         retention_ms: config.retention_days.saturating_mul(86_400_000),
         disk_bytes_max: config.disk_bytes_max,
-        ..Options::new(data_dir.join("traces"), model::read)
+        ..Options::new(data_dir.join("traces"), schema::read)
     }
 }

@@ -1,27 +1,48 @@
-//! Finding spans, whole traces, and the newest traces.
+//! Finding spans, and whole traces by their ids.
 
-use backlot_windows::{Order, Query, Search};
+use backlot_windows::{Found, Greatest, Hit, Order, Position, Query, Ranked, Search, Told, Want};
 
 use super::Traces;
-use super::model::{Span, Trace};
+use super::model::Span;
+use super::schema::{DURATION, LINK, OPERATION, Operation, TRACE};
+use super::trace::{LinkedFrom, Trace};
 use crate::edge::ApiError;
 
 /// Most spans of one trace that are answered.
-const SPANS_MAX: usize = 10_000;
+pub(super) const SPANS_MAX: usize = 10_000;
 const TRACE_BYTES_MAX: usize = 32 << 20;
-/// Spans that are looked at, newest first, to find the newest traces.
-const SPANS_PER_TRACE: usize = 50;
-const LIST_BYTES_MAX: usize = 16 << 20;
+/// Most spans elsewhere that are told to link to a trace.
+const LINKED_FROM_MAX: usize = 100;
+const LINKED_FROM_BYTES_MAX: usize = 4 << 20;
+/// Most operations of all services that are told apart.
+const OPERATIONS_MAX: usize = 20_000;
 
-/// What a list of traces is narrowed by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Narrow {
-    pub service: Option<String>,
-    pub job: Option<String>,
-    pub from_ns: i64,
-    pub to_ns: i64,
-    /// At most 100.
-    pub limit: usize,
+/// In which order spans and traces are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListOrder {
+    #[default]
+    Newest,
+    /// By the duration of the span that answers.
+    Longest,
+}
+
+/// Spans that answer, and where each stands in the order of the answer.
+pub(super) struct Spans {
+    pub(super) hits: Vec<(Ranked, Vec<u8>)>,
+    pub(super) more: bool,
+    pub(super) set_aside: Vec<String>,
+}
+
+/// What is asked of spans.
+#[derive(Clone, Debug)]
+pub(super) struct SpanSearch {
+    pub(super) query: Query,
+    pub(super) from_ns: i64,
+    pub(super) to_ns: i64,
+    pub(super) order: ListOrder,
+    pub(super) limit: usize,
+    pub(super) after: Option<Ranked>,
+    pub(super) bytes_max: usize,
 }
 
 impl Traces {
@@ -30,46 +51,80 @@ impl Traces {
     /// # Errors
     /// As the searches: 503 when too many are under way.
     pub async fn trace(&self, trace_id: &str) -> Result<Option<Trace>, ApiError> {
-        let (spans, more) =
-            self.spans(Query::keyword("trace", trace_id), i64::MIN, i64::MAX, SPANS_MAX, TRACE_BYTES_MAX).await?;
-        Ok((!spans.is_empty()).then(|| Trace::of(trace_id, spans, more)))
+        Ok(self.sized(trace_id).await?.map(|(trace, _)| trace))
     }
 
-    /// The traces with the newest spans that `narrow` lets through, newest first.
+    /// The same, with the spans of other traces that link to it.
     ///
     /// # Errors
     /// As [`Traces::trace`].
-    pub async fn newest(&self, narrow: &Narrow) -> Result<Vec<Trace>, ApiError> {
-        let by = |name: &str, value: &Option<String>| value.as_ref().map(|value| Query::keyword(name, value));
-        let query =
-            Query::And([by("service", &narrow.service), by("job", &narrow.job)].into_iter().flatten().collect());
-        let many = narrow.limit * SPANS_PER_TRACE;
-        let (spans, _) = self.spans(query, narrow.from_ns, narrow.to_ns, many, LIST_BYTES_MAX).await?;
-        let mut ids: Vec<String> = Vec::new();
-        for span in spans {
-            if ids.len() < narrow.limit && !ids.contains(&span.trace_id) {
-                ids.push(span.trace_id);
-            }
-        }
-        let mut traces = Vec::with_capacity(ids.len());
-        for id in ids {
-            traces.extend(self.trace(&id).await?);
-        }
-        Ok(traces)
+    pub async fn trace_with_links(&self, trace_id: &str) -> Result<Option<Trace>, ApiError> {
+        let Some(mut trace) = self.trace(trace_id).await? else { return Ok(None) };
+        let elsewhere =
+            Query::And(vec![Query::keyword(LINK, trace_id), Query::Not(Box::new(Query::keyword(TRACE, trace_id)))]);
+        let found = self.newest(elsewhere, LINKED_FROM_MAX, LINKED_FROM_BYTES_MAX).await?;
+        let spans = found.hits.iter().map(read).collect::<Result<Vec<Span>, _>>()?;
+        trace.linked_from = spans.iter().flat_map(|span| LinkedFrom::of(span, trace_id)).collect();
+        trace.linked_from.truncate(LINKED_FROM_MAX);
+        Ok(Some(trace))
     }
 
-    async fn spans(
-        &self,
-        query: Query,
-        from_ns: i64,
-        to_ns: i64,
-        limit: usize,
-        bytes_max: usize,
-    ) -> Result<(Vec<Span>, bool), ApiError> {
-        let search = Search { query, from_ns, to_ns, order: Order::Newest, limit, after: None, bytes_max };
-        let found = self.store.search(search).await?;
-        let spans = found.hits.iter().map(|hit| serde_json::from_slice(&hit.source));
-        let spans = spans.collect::<Result<_, _>>().map_err(|error| ApiError::internal(&error))?;
-        Ok((spans, found.more))
+    /// A trace, and how many bytes its spans are.
+    pub(super) async fn sized(&self, trace_id: &str) -> Result<Option<(Trace, usize)>, ApiError> {
+        let found = self.newest(Query::keyword(TRACE, trace_id), SPANS_MAX, TRACE_BYTES_MAX).await?;
+        if found.hits.is_empty() {
+            return Ok(None);
+        }
+        let bytes = found.hits.iter().map(|hit| hit.source.len()).sum();
+        let more = found.more;
+        let trace_id = trace_id.to_owned();
+        // Thousands of spans take a while to read.
+        let read = move || {
+            let spans = found.hits.iter().map(read).collect::<Result<Vec<Span>, _>>()?;
+            Ok(Some((Trace::of(&trace_id, spans, more), bytes)))
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ApiError::internal(&error)))
     }
+
+    /// What services do, the most frequent first, and how often.
+    ///
+    /// # Errors
+    /// As [`Traces::trace`].
+    pub async fn operations(&self) -> Result<Vec<(Operation, u64)>, ApiError> {
+        let want = Want::Values { name: OPERATION.to_owned(), limit: OPERATIONS_MAX };
+        let counts = self.store.tally(Query::All, (i64::MIN, i64::MAX), vec![want]).await?;
+        let Some(Told::Values(values)) = counts.told.into_iter().next() else { return Ok(Vec::new()) };
+        let counted = values.top.into_iter();
+        Ok(counted.filter_map(|(key, count)| Operation::of(&key).map(|operation| (operation, count))).collect())
+    }
+
+    pub(super) async fn spans(&self, search: SpanSearch) -> Result<Spans, ApiError> {
+        let SpanSearch { query, from_ns, to_ns, order, limit, after, bytes_max } = search;
+        if order == ListOrder::Longest {
+            let name = DURATION.to_owned();
+            let found = self.store.greatest(Greatest { query, from_ns, to_ns, name, limit, after, bytes_max }).await?;
+            let hits = found.hits.into_iter();
+            let hits = hits.map(|(number, Hit { position, source })| (Ranked { number, position }, source));
+            return Ok(Spans { hits: hits.collect(), more: found.more, set_aside: found.set_aside });
+        }
+        let after = after.map(|ranked| ranked.position);
+        let search = Search { query, from_ns, to_ns, order: Order::Newest, limit, after, bytes_max };
+        let found = self.store.search(search).await?;
+        let hits = found.hits.into_iter().map(|hit| (at(hit.position), hit.source));
+        Ok(Spans { hits: hits.collect(), more: found.more, set_aside: found.set_aside })
+    }
+
+    async fn newest(&self, query: Query, limit: usize, bytes_max: usize) -> Result<Found, ApiError> {
+        let (from_ns, to_ns, order) = (i64::MIN, i64::MAX, Order::Newest);
+        self.store.search(Search { query, from_ns, to_ns, order, limit, after: None, bytes_max }).await
+    }
+}
+
+/// Where a span stands among others by time alone.
+pub(super) fn at(position: Position) -> Ranked {
+    Ranked { number: 0.0, position }
+}
+
+fn read(hit: &Hit) -> Result<Span, ApiError> {
+    serde_json::from_slice(&hit.source).map_err(|error| ApiError::internal(&error))
 }

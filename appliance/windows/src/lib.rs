@@ -49,7 +49,10 @@ pub use query::Query;
 pub use tally::{Histogram, Numbers, STRETCHES_MAX, Told, Values, Want};
 pub use top::{Order, Position};
 pub use walk::Read;
-pub use windows::{Batch, Cancel, Counts, Dropped, Found, Hit, Kept, Opened, Reason, Search, Stats, Windows};
+pub use windows::{
+    Batch, Cancel, Counts, Dropped, Found, FoundGreatest, Greatest, Hit, Kept, Opened, Ranked, Reason, Search, Stats,
+    Windows,
+};
 
 /// How windows are cut and bounded.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! The handle: one writer, many searches, a ring of what is not committed.
 
+mod greatest;
 mod kept;
 mod search;
 mod tally;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast;
 
+pub use self::greatest::{FoundGreatest, Greatest, Ranked};
 pub use self::kept::{Dropped, Kept, Reason};
 pub use self::search::{Cancel, Found, Hit, Search};
 pub use self::tally::Counts;

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use backlot_windows::{
-    Cancel, Class, Document, Options, Order, Pattern, Position, Query, Reason, Search, Told, Value, Want, Windows,
+    Cancel, Class, Document, Greatest, Options, Order, Pattern, Position, Query, Ranked, Reason, Search, Told, Value,
+    Want, Windows,
 };
 use proptest::prelude::*;
 
@@ -319,6 +320,44 @@ impl Fed {
     }
 }
 
+impl Fed {
+    /// All pages of the documents with the greatest numbers.
+    fn greatest(&self, question: &Question, name: &str) -> Vec<(f64, u64)> {
+        let (from_ns, to_ns) = self.range(question);
+        let (query, limit) = (question.query.clone(), question.limit);
+        let mut search =
+            Greatest { query, from_ns, to_ns, name: name.into(), limit, after: None, bytes_max: usize::MAX };
+        let mut found = Vec::new();
+        loop {
+            let page = self.windows().greatest(&search, &Cancel::default()).unwrap();
+            assert!(page.hits.len() <= question.limit && page.set_aside.is_empty());
+            assert!(page.hits.iter().all(|(_, hit)| unpacked(&hit.source).seq == hit.position.seq));
+            found.extend(page.hits.iter().map(|(number, hit)| (*number, hit.position.seq)));
+            if !page.more {
+                return found;
+            }
+            search.after = page.hits.last().map(|(number, hit)| Ranked { number: *number, position: hit.position });
+        }
+    }
+
+    fn scan_greatest(&self, question: &Question, name: &str) -> Vec<(f64, u64)> {
+        let newest_first = Question { order: Order::Newest, ..question.clone() };
+        let documents: Vec<_> = self.journal.iter().flat_map(|(batch, _)| batch).collect();
+        let number_of = |seq: u64| {
+            let document = documents.iter().find(|document| document.seq == seq).unwrap();
+            let numbers = document.values(name).filter_map(|value| match value {
+                Value::Number(number) => Some(*number),
+                _ => None,
+            });
+            numbers.reduce(f64::max)
+        };
+        let found = self.scan(&newest_first).into_iter();
+        let mut found: Vec<_> = found.filter_map(|seq| Some((number_of(seq)?, seq))).collect();
+        found.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap()); // stable: the newest first among equals
+        found
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -334,6 +373,7 @@ proptest! {
         }
         for question in &questions {
             prop_assert_eq!(fed.pages(question), fed.scan(question), "{:?}", question);
+            prop_assert_eq!(fed.greatest(question, "level"), fed.scan_greatest(question, "level"), "{:?}", question);
         }
     }
 }

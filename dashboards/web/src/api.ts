@@ -19,6 +19,10 @@ export interface Job {
     inputs?: { uri: string }[]; priority: number; retry: { failures: number; backoff_s: number };
   };
 }
+export interface PhaseBeside {
+  phase: string; seconds: number; running?: boolean; median_s?: number; p90_s?: number; of: number; ratio?: number;
+}
+export interface Phases { job_id: string; type: string; attempt: number; compared: number; whole: PhaseBeside; phases: PhaseBeside[] }
 export interface Queue {
   name: string; ready: number; in_flight: number; delayed: number; oldest_age_s: number; is_job_queue: boolean; dlq?: string; is_dlq: boolean;
 }

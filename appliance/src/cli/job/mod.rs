@@ -44,6 +44,15 @@ pub(super) enum JobCommand {
         #[arg(long)]
         json: bool,
     },
+    /// How long each phase of an attempt took, beside the median of the last hundred jobs of its type.
+    Phases {
+        id: String,
+        /// The newest when left out.
+        #[arg(long)]
+        attempt: Option<u32>,
+        #[arg(long)]
+        json: bool,
+    },
     /// Shares of projects, limits of running jobs, rates.
     Limits(limits::LimitsArguments),
     /// One action on all jobs that a query finds: cancel, retry, redrive.
@@ -130,6 +139,7 @@ pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode
         JobCommand::Search(arguments) => search::search(arguments, client).await?,
         JobCommand::Count(arguments) => search::count(arguments, client).await?,
         JobCommand::Why { id, json } => search::why(&id, json, client).await?,
+        JobCommand::Phases { id, attempt, json } => search::phases(&id, attempt, json, client).await?,
         JobCommand::Limits(arguments) => limits::run(arguments, client).await?,
         JobCommand::Bulk { command } => bulk::run(command, client).await?,
         JobCommand::Webhook { command } => webhook::run(command, client).await?,

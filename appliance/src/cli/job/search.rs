@@ -99,3 +99,34 @@ pub(super) async fn why(id: &str, json: bool, client: &Client) -> Result<(), Cli
     }
     Ok(())
 }
+
+pub(super) async fn phases(id: &str, attempt: Option<u32>, json: bool, client: &Client) -> Result<(), CliError> {
+    let rest = attempt.map_or_else(|| "/phases".to_owned(), |number| format!("/phases?attempt={number}"));
+    let told: Value = client.get(&path(id, &rest)).await?;
+    if json {
+        println!("{}", to_json(&told)?);
+        return Ok(());
+    }
+    println!(
+        "{} attempt {} of type {}, beside {} others",
+        text::plain(id),
+        told["attempt"],
+        text::plain(told["type"].as_str().unwrap_or_default()),
+        told["compared"]
+    );
+    println!("{:<12} {:>10} {:>10} {:>10} {:>7}", "phase", "seconds", "median", "p90", "ratio");
+    let phases = told["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for phase in phases.iter().chain([&told["whole"]]) {
+        let number = |name: &str| phase[name].as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"));
+        let running = if phase["running"] == true { " so far" } else { "" };
+        println!(
+            "{:<12} {:>10} {:>10} {:>10} {:>7}{running}",
+            text::plain(phase["phase"].as_str().unwrap_or_default()),
+            number("seconds"),
+            number("median_s"),
+            number("p90_s"),
+            number("ratio")
+        );
+    }
+    Ok(())
+}

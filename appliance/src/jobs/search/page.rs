@@ -82,6 +82,13 @@ impl Jobs {
         Ok((found.hits.into_iter().map(id).collect(), found.more))
     }
 
+    /// The ids of the newest jobs that `asked` finds, once what happened before the call can be found.
+    pub(in crate::jobs) async fn found_now(&self, asked: Asked, limit: usize) -> Result<Vec<String>, JobsError> {
+        self.index()?.caught_up().await;
+        let (found, _) = self.found(asked, None, limit).await?;
+        Ok(found.into_iter().map(|(id, _)| id).collect())
+    }
+
     fn read_found(&self, ids: Vec<(String, Position)>, more: bool) -> Result<Page, JobsError> {
         let mut page = Page::default();
         let (total, mut bytes) = (ids.len(), 0);

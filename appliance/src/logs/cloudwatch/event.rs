@@ -152,7 +152,10 @@ mod tests {
             "resource": {GROUP_NAMES: ["/studio/render"], STREAM_NAMES: ["gpu-7"], GROUP_ID: "g", STREAM_ID: "s"},
         }));
         assert_eq!((event.group.as_str(), event.stream.as_str()), ("/studio/render", "gpu-7"));
-        assert_eq!((event.message.as_str(), event.time_ms(), event.ingested_ms()), (line, 1_763_812_800_123, 1_763_812_800_500));
+        assert_eq!(
+            (event.message.as_str(), event.time_ms(), event.ingested_ms()),
+            (line, 1_763_812_800_123, 1_763_812_800_500)
+        );
         assert_eq!(event.fields()["a"]["c"], "x");
         assert_eq!(id_of(event.position).len(), 56);
     }

@@ -16,7 +16,9 @@ pub(super) fn invalid(message: impl Into<String>) -> AwsError {
 /// A value outside its bounds, as the services of AWS word it.
 pub(super) fn constraint(value: &str, name: &str, constraint: &str) -> AwsError {
     let shown: String = value.chars().take(200).collect();
-    invalid(format!("1 validation error detected: Value '{shown}' at '{name}' failed to satisfy constraint: {constraint}"))
+    invalid(format!(
+        "1 validation error detected: Value '{shown}' at '{name}' failed to satisfy constraint: {constraint}"
+    ))
 }
 
 pub(super) fn malformed(message: impl std::fmt::Display) -> AwsError {

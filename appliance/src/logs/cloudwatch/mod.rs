@@ -119,8 +119,14 @@ fn respond(answer: &Value, request_id: &str) -> Response<Body> {
 fn may(role: Role, operation: &str) -> bool {
     match operation {
         "CreateLogGroup" | "CreateLogStream" | "PutLogEvents" => role.works(),
-        "DeleteLogGroup" | "DeleteLogStream" | "PutRetentionPolicy" | "DeleteRetentionPolicy" | "TagLogGroup"
-        | "UntagLogGroup" | "TagResource" | "UntagResource" => role.operates(),
+        "DeleteLogGroup"
+        | "DeleteLogStream"
+        | "PutRetentionPolicy"
+        | "DeleteRetentionPolicy"
+        | "TagLogGroup"
+        | "UntagLogGroup"
+        | "TagResource"
+        | "UntagResource" => role.operates(),
         _ => true,
     }
 }

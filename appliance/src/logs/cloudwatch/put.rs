@@ -100,9 +100,7 @@ fn checked(events: Vec<InputEvent>) -> Result<Vec<Given>, AwsError> {
         }
         super::fields::time_ms(Some(time_ms), &field("timestamp"))?;
         if given.last().is_some_and(|before| before.time_ms > time_ms) {
-            return Err(fault::invalid(
-                "Log events in a single PutLogEvents request must be in chronological order.",
-            ));
+            return Err(fault::invalid("Log events in a single PutLogEvents request must be in chronological order."));
         }
         bytes += message.len() + OVERHEAD_BYTES;
         given.push(Given { time_ms, message });

@@ -238,9 +238,8 @@ impl Source {
                         let named = self.groups.streams(&row.name, |stream| streams.admits(&stream.row.name));
                         let named = named.unwrap_or_default();
                         if named.len() <= STREAM_IDS_MAX {
-                            query = Query::Or(
-                                named.iter().map(|stream| Query::text(STREAM_ID, &stream.row.id)).collect(),
-                            );
+                            query =
+                                Query::Or(named.iter().map(|stream| Query::text(STREAM_ID, &stream.row.id)).collect());
                         }
                     }
                 }

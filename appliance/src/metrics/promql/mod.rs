@@ -29,7 +29,7 @@ mod script_series;
 
 pub use budget::{Budget, Limits, Notes};
 pub use eval::Evaluator;
-pub use read::{duration_ms, parse, selector};
+pub use read::{duration_ms, parse, selector, selectors};
 
 use super::model::{Labels, Sample, Selector, SeriesSamples, is_stale};
 

@@ -2,6 +2,7 @@
 
 use promql_parser::label::{MatchOp as ParsedOp, Matcher as ParsedMatcher, Matchers};
 use promql_parser::parser::{Expr, VectorSelector};
+use promql_parser::util::{ExprVisitor, walk_expr};
 use regex::RegexBuilder;
 
 use super::QueryError;
@@ -112,6 +113,32 @@ pub fn selector(node: &VectorSelector) -> Result<Selector, QueryError> {
         or_matchers.iter().map(|all| with_name(all)).collect::<Result<_, _>>()?
     };
     Ok(Selector { alternatives })
+}
+
+/// All series that an expression asks for.
+///
+/// # Errors
+/// As [`selector`].
+pub fn selectors(expr: &Expr) -> Result<Selector, QueryError> {
+    struct Found(Selector);
+
+    impl ExprVisitor for Found {
+        type Error = QueryError;
+
+        fn pre_visit(&mut self, expr: &Expr) -> Result<bool, QueryError> {
+            match expr {
+                Expr::VectorSelector(node) => self.0.alternatives.extend(selector(node)?.alternatives),
+                // The walk does not look into it.
+                Expr::MatrixSelector(node) => self.0.alternatives.extend(selector(&node.vs)?.alternatives),
+                _ => {}
+            }
+            Ok(true)
+        }
+    }
+
+    let mut found = Found(Selector::default());
+    walk_expr(&mut found, expr)?;
+    Ok(found.0)
 }
 
 fn matcher(parsed: &ParsedMatcher) -> Result<Matcher, QueryError> {

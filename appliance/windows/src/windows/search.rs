@@ -60,7 +60,7 @@ impl Cancel {
 }
 
 /// Where a candidate of a search stands.
-enum Origin {
+pub(super) enum Origin {
     Ring(Arc<Batch>, usize),
     Window(usize, DocAddress),
 }

@@ -5,6 +5,7 @@ import { useEvents, usePoll } from "../live";
 import { Curve } from "../parts/curve";
 import { LogLines } from "../parts/loglines";
 import { Outputs } from "../parts/outputs";
+import { PhaseTable } from "../parts/phases";
 import { Badge, isFinal, Progress } from "../parts/status";
 import { now_ms } from "../parts/tick";
 import { phaseTotals, Timeline } from "../parts/timeline";
@@ -93,6 +94,7 @@ export function JobPage({ id }: { id: string }) {
         <h2>Where the time went</h2>
         <Timeline attempts={shown.attempts} from_ms={from_ms} to_ms={to_ms} now_ms={now_ms.value} lines={lines.value} onLine={(line) => { chosen.value = line; }} />
         <p class="facts">{phaseTotals(shown.attempts, now_ms.value).map(([name, ms]) => <span key={name}><i class={`dot is-${name}`} /> {name} {duration(ms)}</span>)}</p>
+        {shown.attempts.length > 0 && <PhaseTable id={shown.id} running={!isFinal(shown.status)} />}
         <Curve title={`CPU of ${agent ?? "the agents"}`} unit="%" query={`100 * backlot_agent_cpu_utilisation_ratio${only}`} label="agent" from_ms={from_ms} to_ms={fixed} max={100} />
         <Curve title="GPU" unit="%" query={`100 * backlot_agent_gpu_utilisation_ratio${only}`} label="gpu" from_ms={from_ms} to_ms={fixed} max={100} />
         {shown.attempts.filter((attempt) => attempt.reason).map((attempt) => (

@@ -77,7 +77,9 @@ impl Comparison {
             _ => {
                 let bare = scanner.bare(|sign| sign.is_whitespace() || ends(sign));
                 match bare.parse::<f64>() {
-                    _ if bare.is_empty() => return Err("Invalid filter pattern: there is no value to compare with".into()),
+                    _ if bare.is_empty() => {
+                        return Err("Invalid filter pattern: there is no value to compare with".into());
+                    }
                     Ok(number) if number.is_finite() => Operand::Number(number, bare.to_owned()),
                     _ => Operand::Text(pieces(bare)),
                 }

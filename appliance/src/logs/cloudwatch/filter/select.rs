@@ -25,7 +25,10 @@ impl Selector {
     /// Reads a path, which begins with `$`.
     pub(super) fn take(scanner: &mut Scanner<'_>) -> Result<Self, String> {
         if !scanner.take("$") {
-            return Err(format!("Invalid filter pattern: a selector such as $.name is missing before {}", scanner.rest()));
+            return Err(format!(
+                "Invalid filter pattern: a selector such as $.name is missing before {}",
+                scanner.rest()
+            ));
         }
         let mut steps = Vec::new();
         loop {
@@ -51,9 +54,10 @@ impl Selector {
                         }
                         _ => match scanner.bare(|sign| sign == ']') {
                             "*" => Step::Each,
-                            at => Step::At(at.parse().map_err(|_| {
-                                format!("Invalid filter pattern: [{at}] is no place in an array")
-                            })?),
+                            at => Step::At(
+                                at.parse()
+                                    .map_err(|_| format!("Invalid filter pattern: [{at}] is no place in an array"))?,
+                            ),
                         },
                     };
                     if scanner.next() != Some(']') {

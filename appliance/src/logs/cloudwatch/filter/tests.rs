@@ -13,7 +13,8 @@ fn matches(pattern: &str, line: &str) -> bool {
 
 #[test]
 fn terms_are_required_optional_or_excluded() {
-    let lines = ["[ERROR 400] BAD REQUEST", "[ERROR 419] MISSING ARGUMENTS", "[WARN] slow", "Exiting with ERRORCODE: -1"];
+    let lines =
+        ["[ERROR 400] BAD REQUEST", "[ERROR 419] MISSING ARGUMENTS", "[WARN] slow", "Exiting with ERRORCODE: -1"];
     for (pattern, expected) in [
         ("", vec![0, 1, 2, 3]),
         ("ERROR", vec![0, 1, 3]),
@@ -100,9 +101,29 @@ fn values_of_json_are_compared() {
 fn mistakes_are_told() {
     let deep = format!("{{ {} }}", "(".repeat(100));
     for wrong in [
-        "\"open", "?", "-", "%open", "%(%", "%a% %b% %c%", "[a", "[a b]", "[a =]", "[..., ...]", "{ $.a", "{ }", "{ a = 1 }",
-        "{ $.a = }", "{ $.a > x }", "{ $.a IS 3 }", "{ $.a NOT 3 }", "{ $.a = 1 $.b = 2 }", "{ $.a[x] = 1 }", "{ $. = 1 }",
-        "{ ($.a = 1 }", "%(a{500}){500}%", deep.as_str(),
+        "\"open",
+        "?",
+        "-",
+        "%open",
+        "%(%",
+        "%a% %b% %c%",
+        "[a",
+        "[a b]",
+        "[a =]",
+        "[..., ...]",
+        "{ $.a",
+        "{ }",
+        "{ a = 1 }",
+        "{ $.a = }",
+        "{ $.a > x }",
+        "{ $.a IS 3 }",
+        "{ $.a NOT 3 }",
+        "{ $.a = 1 $.b = 2 }",
+        "{ $.a[x] = 1 }",
+        "{ $. = 1 }",
+        "{ ($.a = 1 }",
+        "%(a{500}){500}%",
+        deep.as_str(),
     ] {
         assert!(Pattern::parse(wrong).is_err(), "{wrong}");
     }
@@ -110,7 +131,8 @@ fn mistakes_are_told() {
 
 #[test]
 fn what_every_line_must_have_is_known() {
-    let required = |text: &str| Pattern::parse(text).unwrap().required().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let required =
+        |text: &str| Pattern::parse(text).unwrap().required().into_iter().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(required(r#"a "b c" -d %e%"#), ["a", "b c"]);
     assert!(required("?a ?b").is_empty() && required("{ $.a = 1 }").is_empty());
 }
