@@ -103,6 +103,7 @@ fn no_value_of_a_request_makes_a_door_panic() {
     over_text(4_000, &seeds, |text| {
         backlot::artifacts::api_s3::fuzz_values(text);
         backlot::logs::fuzz_values(text);
+        backlot::traces::fuzz_values(text);
         backlot::signals::redact::fuzz_text(text);
         backlot::metrics::fuzz_values(text);
         backlot::queue::fuzz_receipt(text);

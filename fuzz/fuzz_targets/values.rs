@@ -5,6 +5,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     backlot::artifacts::api_s3::fuzz_values(text);
     backlot::artifacts::door::fuzz(text);
     backlot::logs::fuzz_values(text);
+    backlot::traces::fuzz_values(text);
     backlot::metrics::fuzz_values(text);
     backlot::queue::fuzz_receipt(text);
     let pairs: Vec<_> = text.split('&').filter_map(|pair| pair.split_once('=')).collect();
