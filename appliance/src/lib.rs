@@ -205,7 +205,8 @@ impl Appliance {
         let gate = Gate::new(identity.clone(), clock, config.edge.clone(), dev);
         let (s3, public) = store.dialects(&config, identity);
         let sqs: Arc<dyn Dialect> = Arc::new(queue::Sqs::new(queues.clone()));
-        let cloud_watch: Arc<dyn Dialect> = Arc::new(CloudWatch::build(logs.clone(), log_groups));
+        let cloud_watch: Arc<dyn Dialect> =
+            Arc::new(CloudWatch::build(logs.clone(), log_groups, &workers, doors.stopping()));
         let dialects = HashMap::from([("sqs", sqs), ("logs", cloud_watch)]);
         let aws = AwsDoor { gate: gate.clone(), s3, dialects }.routes();
         let is_loopback = listeners.http.address().ip().is_loopback();

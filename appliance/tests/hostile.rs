@@ -148,6 +148,29 @@ fn no_query_makes_its_parser_panic() {
 }
 
 #[test]
+fn no_pattern_or_query_of_cloudwatch_makes_its_reader_panic() {
+    let line = r#"{"level":"error","took_s":3.5,"a":{"b":[1,"x"]}}"#;
+    let patterns = [
+        r#"{ ($.level = "err*" || $.a.b[1] != %x+%) && $.took_s >= 3e0 && $.c NOT EXISTS }"#,
+        r#"[ip, user != "a*", status = 4* || status = %5..%, ..., size > 10]"#,
+        r#"?a ?"b c" -%d[0-9]% "e\"f""#,
+    ];
+    over_text(4_000, &patterns, |text| backlot::logs::cloudwatch::fuzz_filter(text, line));
+    let queries = [
+        "fields @timestamp, a.b.0 as x | filter level like /(?i)err|b*/ and not took_s in [1, 'x'] | sort x desc | limit 20",
+        "parse @message 'a=*, b=*' as c, `d-e` | stats count(*) as n, avg(c) / 2 ^ 3, pct(c, 95.5) by bin(5m), substr(d, 1, 2) | dedup n",
+    ];
+    over_text(4_000, &queries, |text| backlot::logs::cloudwatch::fuzz_insights(text, line));
+    over_garbage(
+        1_000,
+        &[b"\x01{\"group\":{\"id\":\"g\",\"name\":\"n\",\"created_ms\":1,\"tags\":{\"a\":\"b\"}}}"],
+        |bytes| {
+            backlot::logs::cloudwatch::fuzz_journal(bytes);
+        },
+    );
+}
+
+#[test]
 fn no_lines_of_a_log_make_a_door_panic() {
     let lines = "{\"ts\":1763812800.5,\"msg\":\"a\",\"x\":{\"y\":[1,null]}}\nTraceback (most recent call last):\n  File\nE: no\n\n\
         During handling of the above exception\nCaused by: x\nthread 'a' panicked at b:\nstack backtrace:\n";

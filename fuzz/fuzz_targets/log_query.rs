@@ -1,4 +1,5 @@
-//! The query language of the log search, and Loki's.
+//! The query languages of the log search: the house's, Loki's, filter patterns and Insights. What comes after the first line
+//! break are lines.
 
 #![no_main]
 
@@ -7,4 +8,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Err(error) = backlot::logs::parse(text) {
         assert!(error.at <= text.chars().count(), "points outside of the query");
     }
+    let (query, lines) = text.split_once('\n').unwrap_or((text, ""));
+    backlot::logs::cloudwatch::fuzz_filter(query, lines);
+    backlot::logs::cloudwatch::fuzz_insights(query, lines);
 });

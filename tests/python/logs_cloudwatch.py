@@ -433,6 +433,199 @@ def lasting(step):
     refused("ResourceNotFoundException", "log group", logs.filter_log_events, logGroupName="gone")
 
 
+def ask(logs, query, groups=("app",), **arguments):
+    """Starts a query and waits for its rows, as scripts do."""
+    span = {"startTime": int(time.time()) - 3600, "endTime": int(time.time()) + 60}
+    started = logs.start_query(logGroupNames=list(groups), queryString=query, **{**span, **arguments})
+
+    def ended():
+        told = logs.get_query_results(queryId=started["queryId"])
+        return told if told["status"] not in ("Scheduled", "Running") else None
+
+    told = until("the query's end", ended)
+    equal(told["status"], "Complete", query)
+    rows = [{cell["field"]: cell["value"] for cell in row} for row in told["results"]]
+    return rows, told
+
+
+def insights():
+    logs = client()
+    begin = now_ms() - 600_000
+    for group in ("app", "web"):
+        logs.create_log_group(logGroupName=group)
+        logs.create_log_stream(logGroupName=group, logStreamName="s1")
+    lines = [
+        json.dumps({"level": "error" if at % 10 == 0 else "info", "took_ms": at, "user": {"name": f"u{at % 3}"},
+                    "msg": f"frame {at} made"})
+        for at in range(1500)
+    ]
+    put(logs, "app", "s1", lines, begin)
+    put(logs, "web", "s1", [f"GET /shot/{at} {200 if at % 4 else 404} {at * 10}ms" for at in range(100)], begin)
+
+    rows, told = ask(logs, "fields @timestamp, @message | sort @timestamp desc | limit 20")
+    equal([row["@message"] for row in rows], lines[::-1][:20])
+    assert set(rows[0]) == {"@timestamp", "@message", "@ptr"}, rows[0]
+    record = logs.get_log_record(logRecordPointer=rows[0]["@ptr"])["logRecord"]
+    equal((record["@message"], record["user.name"], record["took_ms"]), (lines[-1], "u2", "1499"))
+    refused("InvalidParameterException", "logRecordPointer", logs.get_log_record, logRecordPointer="x")
+
+    rows, told = ask(logs, """
+        fields @timestamp, took_ms, user.name as who   # the slow ones
+        | filter level = "error" and took_ms >= 1000
+        | filter @message like /frame 1\\d+0 made/
+        | sort took_ms asc
+        | display who, took_ms
+    """)
+    expected = [{"who": f"u{at % 3}", "took_ms": str(at)} for at in range(1000, 1500, 10)]
+    equal([{name: row[name] for name in ("who", "took_ms")} for row in rows], expected)
+    equal((told["statistics"]["recordsScanned"], told["statistics"]["recordsMatched"]), (1500.0, 50.0))
+    assert told["statistics"]["bytesScanned"] > 10_000
+
+    rows, _ = ask(logs, "stats count(*) as n, avg(took_ms) as mean, pct(took_ms, 95) as p95, max(took_ms) by level | sort n")
+    equal([(row["level"], row["n"], row["max(took_ms)"]) for row in rows], [("error", "150", "1490"), ("info", "1350", "1499")])
+    equal(rows[0]["mean"], "745")
+    rows, _ = ask(logs, "stats count(*) by bin(1s) as t | sort t asc")
+    counts = {}
+    for at in range(1500):
+        counts[(begin + at) // 1000] = counts.get((begin + at) // 1000, 0) + 1
+    equal([int(row["count(*)"]) for row in rows], [counts[second] for second in sorted(counts)])
+    rows, _ = ask(logs, "stats count_distinct(user.name) as users, earliest(msg) as first, latest(msg) as last")
+    equal((rows[0]["users"], rows[0]["first"], rows[0]["last"]), ("3", "frame 0 made", "frame 1499 made"))
+
+    rows, told = ask(logs, """
+        parse @message "GET * * *ms" as path, status, took
+        | filter status = 404 and path like "/shot/9"
+        | stats sum(took) as total, count(*) as n by @log, @logStream
+    """, groups=("web", "app"))
+    found = [at for at in range(100) if at % 4 == 0 and str(at).startswith("9")]
+    equal(rows, [{"@log": "000000000000:web", "@logStream": "s1", "n": str(len(found)), "total": str(sum(found) * 10)}])
+    equal(told["statistics"]["logGroupsScanned"], 2.0)
+    rows, _ = ask(logs, r"parse @message /GET (?<path>\S+) (?<status>\d+)/ | fields path, status | dedup status | limit 5",
+                  groups=("web",))
+    equal([(row["path"], row["status"]) for row in rows], [("/shot/99", "200"), ("/shot/96", "404")])
+    rows, _ = ask(logs, "filter @message like 'frame 77 made' | fields msg", limit=1)
+    equal([row["msg"] for row in rows], ["frame 77 made"])
+    rows, _ = ask(logs, "fields @message", startTime=begin // 1000 - 100, endTime=begin // 1000 - 50)
+    equal(rows, [])
+
+    for query, words in [("fields @message | nonsense", "character 19"), ("filter level =", "character"),
+                         ("fields a | anomaly", "not served")]:
+        refused("MalformedQueryException", words, logs.start_query, logGroupName="app", queryString=query,
+                startTime=1, endTime=2)
+    refused("InvalidParameterException", "End time", logs.start_query, logGroupName="app", queryString="fields a",
+            startTime=2, endTime=1)
+    refused("ResourceNotFoundException", "log group", logs.start_query, logGroupName="none", queryString="fields a",
+            startTime=1, endTime=2)
+    refused("ResourceNotFoundException", "query", logs.get_query_results, queryId="none")
+    refused("ResourceNotFoundException", "query", logs.stop_query, queryId="none")
+    refused("InvalidParameterException", "already ended", logs.stop_query,
+            queryId=logs.describe_queries(status="Complete")["queries"][0]["queryId"])
+    named = logs.describe_queries(logGroupName="web")["queries"]
+    equal({query["status"] for query in named}, {"Complete"})
+    assert len(named) == 2 and named[0]["createTime"] >= named[1]["createTime"], named
+    fields = {field["name"]: field["percent"] for field in logs.get_log_group_fields(logGroupName="app")["logGroupFields"]}
+    equal((fields["user.name"], fields["@message"]), (100, 100))
+
+
+def live():
+    """boto3 puts `stream-` in front of the host, which no local name server knows; so that is switched off, as the manual of
+    the appliance says. `aws logs start-live-tail` is told the same by its environment."""
+    import subprocess
+
+    logs = client()
+    tails = client(inject_host_prefix=False, read_timeout=30)
+    for name in ("app", "web"):
+        logs.create_log_group(logGroupName=name)
+        for stream in ("s1", "s2"):
+            logs.create_log_stream(logGroupName=name, logStreamName=stream)
+    arns = {group["logGroupName"]: group["logGroupArn"] for group in logs.describe_log_groups()["logGroups"]}
+
+    answer = tails.start_live_tail(logGroupIdentifiers=[arns["app"], arns["web"]], logEventFilterPattern="-noise")
+    events = iter(answer["responseStream"])
+    start = next(events)["sessionStart"]
+    equal((start["logGroupIdentifiers"], start["logEventFilterPattern"]), ([arns["app"], arns["web"]], "-noise"))
+    put(logs, "app", "s1", ["one", "noise"])
+    put(logs, "web", "s2", ["two"])
+    seen = []
+    while len(seen) < 2:
+        update = next(events)["sessionUpdate"]
+        equal(update["sessionMetadata"]["sampled"], False)
+        seen += update["sessionResults"]
+    equal([(event["message"], event["logStreamName"], event["logGroupIdentifier"]) for event in seen],
+          [("one", "s1", arns["app"]), ("two", "s2", arns["web"])])
+    assert abs(seen[0]["ingestionTime"] - now_ms()) < 60_000
+    # More than five hundred in a second: some are left out, and it is said.
+    put(logs, "app", "s1", [f"many {at}" for at in range(3000)])
+    sampled = until("a sampled update", lambda: [
+        update for update in [next(events)["sessionUpdate"]] if update["sessionMetadata"]["sampled"]
+    ])[0]
+    assert len(sampled["sessionResults"]) <= 500
+    answer["responseStream"].close()
+
+    answer = tails.start_live_tail(logGroupIdentifiers=["app"], logStreamNamePrefixes=["s2", "later"])
+    events = iter(answer["responseStream"])
+    next(events)
+    logs.create_log_stream(logGroupName="app", logStreamName="later-1")
+    put(logs, "app", "s1", ["not this"])
+    put(logs, "app", "s2", ["this"])
+    put(logs, "app", "later-1", ["and this"])
+    seen = []
+    while len(seen) < 2:
+        seen += [event["message"] for event in next(events)["sessionUpdate"]["sessionResults"]]
+    equal(seen, ["this", "and this"])
+    answer["responseStream"].close()
+
+    refused("ResourceNotFoundException", "log group", tails.start_live_tail, logGroupIdentifiers=["none"])
+    refused("InvalidParameterException", "filter pattern", tails.start_live_tail,
+            logGroupIdentifiers=["app"], logEventFilterPattern="{ $.a")
+    refused("InvalidParameterException", "one log group alone", tails.start_live_tail,
+            logGroupIdentifiers=["app", "web"], logStreamNames=["s1"])
+    # Fifteen sessions, and no more; those that end make room.
+    open_ones = [tails.start_live_tail(logGroupIdentifiers=["app"])["responseStream"] for _ in range(13)]
+
+    def full():
+        while True:
+            try:
+                open_ones.append(tails.start_live_tail(logGroupIdentifiers=["app"])["responseStream"])
+            except ClientError as error:
+                return error.response["Error"]["Code"]
+
+    equal(full(), "LimitExceededException")
+    for stream in open_ones:
+        stream.close()
+
+    def begins():
+        try:
+            return tails.start_live_tail(logGroupIdentifiers=["app"])["responseStream"]
+        except ClientError:
+            return None
+
+    until("room for a session", begins).close()
+
+    # The command line, as a process.
+    tail = subprocess.Popen(
+        [os.path.join(os.path.dirname(sys.executable), "aws"), "logs", "start-live-tail",
+         "--log-group-identifiers", arns["app"], "--log-event-filter-pattern", "shot"],
+        env={**os.environ, "AWS_DISABLE_HOST_PREFIX_INJECTION": "true"}, stdout=subprocess.PIPE,
+    )
+    try:
+        os.set_blocking(tail.stdout.fileno(), False)
+        said = b""
+
+        def heard():
+            nonlocal said
+            put(logs, "app", "s1", ["shot 7 is done", "other"])
+            time.sleep(0.2)
+            said += tail.stdout.read() or b""
+            return b"shot 7 is done" in said
+
+        until("the command line's line", heard)
+        assert b"other" not in said, said
+    finally:
+        tail.terminate()
+        tail.wait()
+
+
 SUBJECTS = {
     "groups": groups,
     "bounds": bounds,
@@ -441,6 +634,8 @@ SUBJECTS = {
     "tail": tail,
     "others": others,
     "lasting": lasting,
+    "insights": insights,
+    "live": live,
 }
 
 if __name__ == "__main__":

@@ -40,6 +40,16 @@ fn what_came_by_other_doors_is_in_groups_of_its_services_and_the_other_way_round
 }
 
 #[test]
+fn an_insights_script_gets_what_a_scan_would_find() {
+    subject(&Appliance::start(), "insights");
+}
+
+#[test]
+fn a_live_tail_shows_what_arrives_to_boto3_and_the_command_line() {
+    subject(&Appliance::start(), "live");
+}
+
+#[test]
 fn groups_and_events_outlive_kill_9_and_a_rebuild() {
     let mut appliance = Appliance::start();
     appliance.python("logs_cloudwatch.py", &["lasting", "make"]);

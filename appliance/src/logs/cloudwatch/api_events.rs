@@ -251,7 +251,7 @@ fn direction(token: &str) -> Result<(Order, Position), AwsError> {
 }
 
 /// The values of an object as texts, under dotted names.
-fn flatten(prefix: &str, value: &Value, into: &mut Map<String, Value>) {
+pub(super) fn flatten(prefix: &str, value: &Value, into: &mut Map<String, Value>) {
     match value {
         Value::Object(object) => {
             for (name, value) in object {

@@ -20,6 +20,8 @@ const LIST_MAX: usize = 50;
 /// The retentions that AWS knows, in days.
 const RETENTIONS: [u32; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
+/// Most streams whose events one call looks up to sort them; the rest has what arrived since the start.
+const LOOK_UPS_MAX: usize = 2_000;
 const CLASSES: [&str; 4] = ["STANDARD", "INFREQUENT_ACCESS", "DELIVERY", "ESSENTIALS"];
 
 #[derive(Deserialize)]
@@ -218,7 +220,7 @@ impl CloudWatch {
             }
         }
         let more = rows.len() > limit;
-        let next = rows.keys().take(limit).last().filter(|_| more).cloned();
+        let next = rows.keys().take(limit).next_back().filter(|_| more).cloned();
         let mut answer = json!({"logGroups": rows.into_values().take(limit).collect::<Vec<_>>()});
         if let Some(next) = next {
             answer["nextToken"] = next.into();
@@ -248,7 +250,8 @@ impl CloudWatch {
         let target = self.source.target(&name).await?;
         let mut streams = self.streams_of(&target, &prefix).await?;
         if by_time {
-            for stream in &mut streams {
+            let unknown = streams.iter_mut().filter(|stream| !stream.looked_up).take(LOOK_UPS_MAX);
+            for stream in unknown {
                 self.look_up(&target, stream).await?;
             }
             streams.sort_by(|a, b| (last_ms(a), &a.row.name).cmp(&(last_ms(b), &b.row.name)));

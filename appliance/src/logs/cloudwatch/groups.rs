@@ -342,3 +342,80 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), GroupError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use backlot_journal::Options;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::control::Compaction;
+
+    const SEGMENT_BYTES: u64 = 128 << 10;
+
+    /// A journal of small segments, none of which stays for long.
+    fn open(dir: &Path) -> (Groups, Control) {
+        let mut options = Options::new(dir.join("journal"));
+        options.segment_bytes = SEGMENT_BYTES;
+        options.reserve_bytes = 0;
+        let compaction = Compaction { slack_bytes: 0, every: Duration::from_millis(5) };
+        let (control, replay) = Control::open_with(dir, options, compaction).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let groups = Groups::build(control.clone(), Arc::clone(&clock));
+        replay.run(&[Arc::new(groups.clone())], clock.now()).unwrap();
+        (groups, control)
+    }
+
+    fn all(groups: &Groups) -> Vec<(GroupRow, Vec<StreamRow>)> {
+        let of = |row: GroupRow| {
+            let streams = groups.streams(&row.name, |_| true).unwrap();
+            (row, streams.into_iter().map(|stream| stream.row).collect())
+        };
+        groups.groups("", usize::MAX, |_| true).into_iter().map(of).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn groups_and_streams_outlive_the_segments_that_they_were_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (groups, control) = open(dir.path());
+        let stages = crate::tasks::Stages::new(&[("stores", Duration::from_secs(20))]);
+        control.start(&stages.stage("stores"));
+        for name in ["still", "busy", "gone"] {
+            groups.create_group(name, BTreeMap::new(), None).await.unwrap();
+            for stream in ["a", "b"] {
+                groups.create_stream(name, stream).await.unwrap();
+            }
+        }
+        groups.delete_stream("still", "b").await.unwrap();
+        groups.delete_group("gone").await.unwrap();
+        let tags = (0..15).map(|at| (format!("tag-{at}"), "x".repeat(250))).collect();
+        groups.tag("busy", &tags).await.unwrap();
+        for days in 0..300 {
+            groups.set_retention("busy", Some(days)).await.unwrap();
+        }
+        assert!(control.journal().stats().written_bytes > 8 * SEGMENT_BYTES);
+        for _ in 0..2_000 {
+            if control.journal().stats().disk_bytes <= 4 * SEGMENT_BYTES {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(control.journal().stats().disk_bytes <= 4 * SEGMENT_BYTES, "the first segments are gone");
+        let before = all(&groups);
+        assert_eq!(
+            before.iter().map(|(row, streams)| (row.name.as_str(), streams.len())).collect::<Vec<_>>(),
+            [("busy", 2), ("still", 1)]
+        );
+        stages.stop().await;
+        control.close();
+        drop((groups, control));
+
+        let (groups, control) = open(dir.path());
+        assert_eq!(all(&groups), before);
+        assert_eq!(groups.state.lock().streams_count, 3);
+        control.close();
+    }
+}

@@ -1,4 +1,4 @@
-//! CloudWatch Logs on the AWS door: groups, streams, events in and out.
+//! CloudWatch Logs on the AWS door: groups, streams, events in and out, Insights' queries, the live tail.
 //!
 //! What comes by `PutLogEvents` is a record like any other, found by every way of reading; its resource names the group and the
 //! stream by OpenTelemetry's names, and by ids that no other group or stream has ever had. So the events of a group that was
@@ -9,33 +9,45 @@
 
 mod api_events;
 mod api_groups;
+mod api_insights;
 mod event;
 mod fault;
 mod fields;
 mod filter;
+mod frames;
 mod groups;
+mod insights;
+mod live;
 mod put;
+mod queries;
 mod refused;
 mod rows;
 mod source;
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::Response;
-use serde_json::Value;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::fields::read;
+use self::queries::Queries;
 use self::refused::Refused;
 use self::source::Source;
 use super::Logs;
 use crate::edge::aws::{AwsError, Call, Dialect, Protocol};
 use crate::identity::Role;
+use crate::tasks::Stage;
 
 pub(super) use self::event::{INGESTED, ORIGINAL};
 pub use self::filter::fuzz_filter;
 pub use self::groups::Groups;
+pub use self::insights::fuzz_insights;
 pub use self::rows::fuzz_journal;
 
 /// CloudWatch Logs on the AWS door. Cheap to clone.
@@ -43,22 +55,40 @@ pub use self::rows::fuzz_journal;
 pub struct CloudWatch {
     groups: Groups,
     source: Source,
+    queries: Queries,
+    /// Live tail sessions that may still begin.
+    sessions: Arc<Semaphore>,
+    stopping: CancellationToken,
     refused: Refused,
 }
 
 impl CloudWatch {
+    /// Queries are work of the stage `workers`; live tails end when `stopping` is cancelled.
     #[must_use]
-    pub fn build(logs: Logs, groups: Groups) -> Self {
-        Self { groups: groups.clone(), source: Source::new(logs, groups), refused: Refused::default() }
+    pub fn build(logs: Logs, groups: Groups, workers: &Stage, stopping: CancellationToken) -> Self {
+        let source = Source::new(logs, groups.clone());
+        let queries = Queries::new(source.clone(), workers.clone());
+        let sessions = Arc::new(Semaphore::new(live::SESSIONS_MAX));
+        Self { groups, source, queries, sessions, stopping, refused: Refused::default() }
     }
 
-    async fn answer(&self, call: &Call) -> Result<Value, AwsError> {
+    fn check(&self, call: &Call) -> Result<(), AwsError> {
         if !matches!(call.protocol, Protocol::Json10 | Protocol::Json11) {
             return Err(fault::invalid("CloudWatch Logs speaks AWS JSON 1.1."));
         }
         if !may(call.principal.role, &call.operation) {
             return Err(fault::access_denied(&call.operation));
         }
+        Ok(())
+    }
+
+    async fn follow(&self, call: &Call) -> Result<Response<Body>, AwsError> {
+        self.check(call)?;
+        self.start_live_tail(read(&call.body)?, call).await
+    }
+
+    async fn answer(&self, call: &Call) -> Result<Value, AwsError> {
+        self.check(call)?;
         let (body, region) = (&call.body, call.region.as_str());
         match call.operation.as_str() {
             "CreateLogGroup" => self.create_log_group(read(body)?).await,
@@ -79,6 +109,11 @@ impl CloudWatch {
             "GetLogEvents" => self.get_log_events(read(body)?).await,
             "FilterLogEvents" => self.filter_log_events(read(body)?).await,
             "GetLogRecord" => self.get_log_record(read(body)?).await,
+            "StartQuery" => self.start_query(read(body)?).await,
+            "GetQueryResults" => self.get_query_results(read(body)?),
+            "StopQuery" => self.stop_query(read(body)?),
+            "DescribeQueries" => self.describe_queries(read(body)?),
+            "GetLogGroupFields" => self.get_log_group_fields(read(body)?).await,
             other => Err(fault::unknown_operation(other)),
         }
     }
@@ -88,12 +123,15 @@ impl Dialect for CloudWatch {
     fn call(&self, call: Call) -> BoxFuture<'static, Response<Body>> {
         let cloud_watch = self.clone();
         async move {
-            let answer = cloud_watch.answer(&call).await;
+            let answer = match call.operation.as_str() {
+                "StartLiveTail" => cloud_watch.follow(&call).await,
+                _ => cloud_watch.answer(&call).await.map(|answer| respond(&answer, &call.request_id)),
+            };
             match answer {
-                Ok(answer) => respond(&answer, &call.request_id),
+                Ok(response) => response,
                 Err(error) => {
                     cloud_watch.refused.count_error(&call.operation, &error);
-                    error.respond(call.protocol, &call.request_id).map(Body::from)
+                    refuse(&error, &call.request_id)
                 }
             }
         }
@@ -103,14 +141,25 @@ impl Dialect for CloudWatch {
 
 fn respond(answer: &Value, request_id: &str) -> Response<Body> {
     let body = if answer.is_null() { Bytes::from_static(b"{}") } else { Bytes::from(answer.to_string()) };
+    written(StatusCode::OK, body, request_id)
+}
+
+/// Shippers compare the type letter for letter, so that it stands alone.
+fn refuse(error: &AwsError, request_id: &str) -> Response<Body> {
+    let body = json!({"__type": error.shape, "message": error.message});
+    written(error.status, body.to_string().into(), request_id)
+}
+
+fn written(status: StatusCode, body: Bytes, request_id: &str) -> Response<Body> {
     let response = Response::builder()
+        .status(status)
         .header("content-type", "application/x-amz-json-1.1")
         .header("x-amzn-requestid", request_id)
         .body(Body::from(body));
     response.unwrap_or_else(|error| {
         tracing::error!(%error, "could not write an answer");
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
 }
@@ -134,6 +183,16 @@ fn may(role: Role, operation: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_have_their_bare_type() {
+        let response = refuse(&fault::not_found("The specified log group does not exist."), "r-1");
+        assert_eq!(response.status(), 400);
+        let body = futures::executor::block_on(axum::body::to_bytes(response.into_body(), 1000)).unwrap();
+        let expected =
+            json!({"__type": "ResourceNotFoundException", "message": "The specified log group does not exist."});
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
+    }
 
     #[test]
     fn viewers_read_agents_send_operators_may_all() {
