@@ -8,6 +8,7 @@ mod around;
 mod classes;
 pub mod cloudwatch;
 mod counts;
+mod elastic;
 mod export;
 mod inlets;
 mod loki;
@@ -36,6 +37,7 @@ use crate::telemetry_journal::{Kind, TelemetryJournal};
 
 pub use api::fuzz_values;
 pub use classes::classes;
+pub use elastic::fuzz_search as fuzz_elastic;
 pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
 pub use loki::fuzz_query as fuzz_logql;
 pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
@@ -84,6 +86,7 @@ impl Logs {
         api::routes(self.clone(), stopping.clone())
             .merge(inlets::routes(self.clone()))
             .merge(loki::routes(self.clone(), stopping))
+            .merge(elastic::routes(self.clone()))
     }
 
     /// What is kept, and what goes when there is no room.

@@ -67,22 +67,26 @@ impl Run {
         let (mut lines, mut bytes) = (Vec::new(), 0);
         while let Some(hits) = pages.next(&self.logs, &mut self.cost).await? {
             let log = Arc::clone(&log);
+            let room = limit - lines.len();
             let passed = blocking(move || {
-                let passed = hits.iter().filter_map(|hit| passing(&log, hit));
-                passed.take(limit).collect::<Vec<_>>()
+                let mut passed = Vec::new();
+                // Stages may make much of little, so it is watched as they do.
+                for line in hits.iter().filter_map(|hit| passing(&log, hit)).take(room) {
+                    bytes += line.bytes();
+                    if bytes > ANSWER_BYTES_MAX {
+                        return Err(Refused::bad(format!(
+                            "the answer would have more than {ANSWER_BYTES_MAX} bytes; consider a smaller limit"
+                        )));
+                    }
+                    passed.push(line);
+                }
+                Ok((passed, bytes))
             });
-            for line in passed.await? {
-                bytes += line.text.len()
-                    + line.labels.iter().map(|(name, value, _)| name.len() + value.len()).sum::<usize>();
-                if bytes > ANSWER_BYTES_MAX {
-                    return Err(Refused::bad(format!(
-                        "the answer would have more than {ANSWER_BYTES_MAX} bytes; consider a smaller limit"
-                    )));
-                }
-                lines.push(line);
-                if lines.len() >= limit {
-                    return Ok(lines);
-                }
+            let (passed, so_far) = passed.await??;
+            bytes = so_far;
+            lines.extend(passed);
+            if lines.len() >= limit {
+                break;
             }
         }
         Ok(lines)

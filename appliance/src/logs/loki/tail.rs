@@ -26,8 +26,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for so long has gone.
 const SEND_WITHIN: Duration = Duration::from_secs(30);
-/// Most lines of one message.
+/// Most lines of one message, and about how many bytes.
 const LINES_MAX: usize = 1000;
+const BYTES_MAX: usize = 4 << 20;
 
 pub(super) async fn follow(viewer: MayRead, State(api): State<Api>, request: Request) -> Result<Response, Refused> {
     viewer?;
@@ -108,13 +109,8 @@ impl Tail {
                 }
                 batch = self.batches.recv() => match batch {
                     Ok(batch) => {
-                        let lines = self.take(&batch);
-                        let none: &[Line] = &[];
-                        let only_losses = (lines.is_empty() && self.lost.is_some()).then_some(none);
-                        for lines in lines.chunks(LINES_MAX).chain(only_losses) {
-                            if !self.send(&mut socket, lines).await {
-                                return;
-                            }
+                        if !self.follow(&mut socket, &batch).await {
+                            return;
                         }
                     }
                     Err(RecvError::Lagged(_)) => {} // the next batch says how many records it were
@@ -124,19 +120,31 @@ impl Tail {
         }
     }
 
-    fn take(&mut self, batch: &Batch) -> Vec<Line> {
+    /// Sends what passes of a batch, and what was lost before it.
+    async fn follow(&mut self, socket: &mut WebSocket, batch: &Batch) -> bool {
         if let Some(expected) = self.expected.filter(|expected| batch.first > *expected) {
             let time_ns = batch.documents.first().map_or(0, |document| document.time_ns);
-            self.lost = Some((self.lost.map_or(0, |(lost, _)| lost) + batch.first - expected, time_ns));
+            self.lost = Some((batch.first - expected, time_ns));
         }
         self.expected = Some(batch.first + batch.documents.len() as u64);
-        let answering = batch.documents.iter().filter(|document| self.query.matches(document));
-        let fresh = answering.filter(|document| !self.sent_before.contains(&document.seq));
-        let lines = fresh.filter_map(|document| {
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        for document in &batch.documents {
+            if !self.query.matches(document) || self.sent_before.contains(&document.seq) {
+                continue;
+            }
             let position = Position { time_ns: document.time_ns, seq: document.seq };
-            passing(&self.log, &Hit { position, source: document.source.clone() })
-        });
-        lines.collect()
+            let Some(line) = passing(&self.log, &Hit { position, source: document.source.clone() }) else { continue };
+            bytes += line.bytes();
+            lines.push(line);
+            if lines.len() >= LINES_MAX || bytes >= BYTES_MAX {
+                if !self.send(socket, &lines).await {
+                    return false;
+                }
+                lines.clear();
+                bytes = 0;
+            }
+        }
+        (lines.is_empty() && self.lost.is_none()) || self.send(socket, &lines).await
     }
 
     async fn send(&mut self, socket: &mut WebSocket, lines: &[Line]) -> bool {

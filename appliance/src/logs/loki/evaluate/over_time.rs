@@ -10,6 +10,9 @@ use crate::logs::loki::pipeline::{ERROR, Kind, Line};
 /// Most samples that are looked at for all steps together.
 const WORK_MAX: usize = 100_000_000;
 
+/// Most bytes of the labels of all series of a range.
+const LABELS_BYTES_MAX: usize = 32 << 20;
+
 /// The labels of a series while lines are gathered, sorted.
 type Key = Vec<(Arc<str>, Arc<str>)>;
 
@@ -17,6 +20,8 @@ type Key = Vec<(Arc<str>, Arc<str>)>;
 #[derive(Debug, Default)]
 pub(in crate::logs::loki) struct Gathered {
     series: HashMap<Key, Vec<(i64, f64)>>,
+    /// Of all labels.
+    bytes: usize,
 }
 
 /// Which labels part the lines of a range into series.
@@ -70,7 +75,8 @@ impl Gathered {
             samples.push((line.time_ns, sample));
             return Ok(());
         }
-        if self.series.len() >= SERIES_MAX {
+        self.bytes += key.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if self.series.len() >= SERIES_MAX || self.bytes > LABELS_BYTES_MAX {
             return Err(EvaluateError::TooManySeries);
         }
         self.series.insert(key, vec![(line.time_ns, sample)]);

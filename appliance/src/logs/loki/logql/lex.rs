@@ -22,10 +22,8 @@ impl Token {
     /// What Loki's errors call it.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Word(word) => match keyword(word) {
-                true => word.clone(),
-                false => "IDENTIFIER".to_owned(),
-            },
+            Self::Word(word) if keyword(word) => word.clone(),
+            Self::Word(_) => "IDENTIFIER".to_owned(),
             Self::Text(_) => "STRING".to_owned(),
             Self::Number(_) => "NUMBER".to_owned(),
             Self::Duration(_) => "DURATION".to_owned(),

@@ -51,13 +51,17 @@ impl Labels {
         }
     }
 
+    /// Sets a label to what a stage has made.
+    pub(in crate::logs::loki) fn write(&mut self, name: &str, value: &str) {
+        self.set(Kind::Parsed, name, backlot_windows::clip(value, VALUE_BYTES_MAX).into());
+    }
+
     /// Adds what was found in a line. The stream's own labels stay: then the new one is called `NAME_extracted`.
     pub(in crate::logs::loki) fn extract(&mut self, name: &str, value: &str) {
-        let value = backlot_windows::clip(value, VALUE_BYTES_MAX);
         if self.find(name).is_some_and(|label| label.kind == Kind::Stream) {
-            self.set(Kind::Parsed, &format!("{name}_extracted"), value.into());
+            self.write(&format!("{name}_extracted"), value);
         } else {
-            self.set(Kind::Parsed, name, value.into());
+            self.write(name, value);
         }
     }
 

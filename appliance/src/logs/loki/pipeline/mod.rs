@@ -32,6 +32,14 @@ pub(super) struct Line {
     pub(super) labels: Labels,
 }
 
+impl Line {
+    /// How much it is, with its labels.
+    pub(super) fn bytes(&self) -> usize {
+        let labels = self.labels.iter().map(|(name, value, _)| name.len() + value.len());
+        self.text.len() + labels.sum::<usize>()
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Stage {
     Line(LineFilter),
@@ -103,7 +111,7 @@ impl Stage {
                         }
                         Format::Template(template) => {
                             let value = template.render(line);
-                            line.labels.set(Kind::Parsed, label, value.into());
+                            line.labels.write(label, &value);
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use backlot_windows::{Query, STRETCHES_MAX, Told, Want};
 
 use crate::logs::Logs;
 use crate::logs::loki::answer::Refused;
-use crate::logs::loki::evaluate::{EvaluateError, LabelSet, Parting, Series, Steps, counted, grouped};
+use crate::logs::loki::evaluate::{LabelSet, Parting, Series, Steps, counted, grouped};
 use crate::logs::loki::logql::{RangeAggregate, RangeOp};
 use crate::logs::loki::streams::{LEVEL, LEVELS, Selection, no_level};
 use crate::logs::schema::STREAM;
@@ -58,7 +58,9 @@ pub(super) async fn series(
             };
             for part in stretches.parts() {
                 let histogram = histogram(logs, &of_level, &part, stretches.length_ns, Some(STREAM)).await?;
-                check_complete(&histogram)?;
+                if !is_complete(&histogram) {
+                    return Ok(None);
+                }
                 for (key, counts) in &histogram.by {
                     // One that appeared since the streams were listed is not asked for.
                     let Some(stream) = selection.streams.iter().find(|stream| stream.key == *key) else { continue };
@@ -76,7 +78,7 @@ pub(super) async fn series(
             let mut rest = histogram.counts;
             for (level, counts) in &histogram.by {
                 for (rest, count) in rest.iter_mut().zip(counts) {
-                    *rest -= count;
+                    *rest = rest.saturating_sub(*count);
                 }
                 put(LabelSet::from([(LEVEL.to_owned(), level.clone())]), part.first, counts);
             }
@@ -100,10 +102,10 @@ fn knows(parting: &Parting, selection: &Selection) -> bool {
     })
 }
 
-/// More streams than are told apart would be missing.
-fn check_complete(histogram: &backlot_windows::Histogram) -> Result<(), Refused> {
+/// Whether every record is in the series of a stream: more streams than are told apart would be missing.
+fn is_complete(histogram: &backlot_windows::Histogram) -> bool {
     let told: u64 = histogram.by.iter().flat_map(|(_, counts)| counts).sum();
-    if told == histogram.counts.iter().sum::<u64>() { Ok(()) } else { Err(EvaluateError::TooManySeries.into()) }
+    told == histogram.counts.iter().sum::<u64>()
 }
 
 async fn histogram(

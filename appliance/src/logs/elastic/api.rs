@@ -1,0 +1,412 @@
+//! The calls of Elasticsearch's HTTP API that read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::get;
+use backlot_windows::{Order, Query, Search};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value as Json, json};
+
+use super::fields::{mapping, types};
+use super::question::{check, object};
+use super::search::{Request, run, with_parameters};
+use super::sources::{DEFAULT_INDEX, index_of, is_like, source_of};
+use super::{Refused, answer};
+use crate::edge::{ApiError, Viewer};
+use crate::logs::Logs;
+use crate::logs::schema::STREAM;
+
+/// Most searches of one `_msearch`.
+const SEARCHES_MAX: usize = 100;
+/// Most streams among which indexes are looked for.
+const STREAMS_MAX: usize = 20_000;
+/// Records whose attributes a mapping knows, and their bytes.
+const SAMPLED: usize = 1000;
+const SAMPLED_BYTES: usize = 8 << 20;
+/// Parameters that change nothing here: what they are about does not exist, or is so already.
+const HARMLESS: [&str; 16] = [
+    "ignore_unavailable",
+    "allow_no_indices",
+    "expand_wildcards",
+    "ignore_throttled",
+    "max_concurrent_shard_requests",
+    "max_concurrent_searches",
+    "preference",
+    "routing",
+    "pretty",
+    "human",
+    "timeout",
+    "request_cache",
+    "search_type",
+    "batched_reduce_size",
+    "ccs_minimize_roundtrips",
+    "error_trace",
+];
+
+/// Routes of the http door.
+pub(in crate::logs) fn routes(logs: Logs) -> Router {
+    Router::new()
+        .route("/es/_cluster/health", get(health))
+        .route("/es/_cluster/health/{index}", get(health))
+        .route("/es/_search", get(search_all).post(search_all))
+        .route("/es/{index}/_search", get(search_in).post(search_in))
+        .route("/es/_msearch", get(searches).post(searches))
+        .route("/es/{index}/_msearch", get(searches).post(searches))
+        .route("/es/_count", get(count_all).post(count_all))
+        .route("/es/{index}/_count", get(count_in).post(count_in))
+        .route("/es/_mapping", get(mapping_all))
+        .route("/es/{index}/_mapping", get(mapping_in))
+        .route("/es/_field_caps", get(fields_all).post(fields_all))
+        .route("/es/{index}/_field_caps", get(fields_in).post(fields_in))
+        .with_state(logs)
+}
+
+type MayRead = Result<Viewer, ApiError>;
+type Parameters = Vec<(String, String)>;
+
+/// The parameters of an address, if all of them are known.
+fn parameters(uri: &Uri, known: &[&str]) -> Result<Parameters, Refused> {
+    let mut parameters = Vec::new();
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        let decode = |text: &str| {
+            let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(|text| text.into_owned());
+            decoded.map_err(|_| Refused::illegal("a parameter is no UTF-8"))
+        };
+        let (name, value) = (decode(name)?, decode(value)?);
+        if !known.contains(&name.as_str()) && !HARMLESS.contains(&name.as_str()) {
+            let name = backlot_windows::clip(&name, 80);
+            return Err(Refused::illegal(format!(
+                "request [{}] contains unrecognized parameter: [{name}]",
+                uri.path()
+            )));
+        }
+        parameters.push((name, value));
+    }
+    Ok(parameters)
+}
+
+fn is_set(parameters: &Parameters, name: &str) -> bool {
+    parameters.iter().any(|(known, value)| known == name && value == "true")
+}
+
+/// The body of a request; an empty one is an empty object.
+fn body_of(headers: &HeaderMap, body: &[u8]) -> Result<Json, Refused> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let (status, kind) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_header_exception");
+        return Err(Refused { status, ..Refused::new(kind, "a search is not compressed") });
+    }
+    if body.trim_ascii().is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Refused::new("parse_exception", format!("request body is not JSON: {error}")))
+}
+
+/// Which records are of the indexes that are named.
+struct Scope {
+    query: Query,
+    indexes: BTreeSet<String>,
+}
+
+/// The indexes that `names` means: names and patterns with commas between them, or all.
+async fn scope(logs: &Logs, names: &str, ignore_unavailable: bool) -> Result<Scope, Refused> {
+    let streams = logs.streams(&Query::All, (i64::MIN, i64::MAX), STREAMS_MAX + 1).await?;
+    if streams.len() > STREAMS_MAX {
+        return Err(Refused::illegal(format!(
+            "there are more than {STREAMS_MAX} streams; their indexes are not told apart"
+        )));
+    }
+    let mut known: BTreeSet<&str> = streams.iter().map(|stream| index_of(&stream.resource)).collect();
+    known.insert(DEFAULT_INDEX);
+    let mut meant = BTreeSet::new();
+    for name in names.split(',').map(str::trim) {
+        let name = if matches!(name, "" | "_all") { "*" } else { name };
+        if name.starts_with(['-', '<']) {
+            return Err(Refused::illegal(
+                "indexes are named, or patterns with *; there are no exclusions and no dates in them",
+            ));
+        }
+        let before = meant.len();
+        meant.extend(
+            known
+                .iter()
+                .copied()
+                .filter(|index| if name.contains('*') { is_like(index, name) } else { *index == name }),
+        );
+        if meant.len() == before && !name.contains('*') && !known.contains(name) && !ignore_unavailable {
+            let reason = format!("no such index [{}]", backlot_windows::clip(name, 255));
+            return Err(Refused { status: StatusCode::NOT_FOUND, ..Refused::new("index_not_found_exception", reason) });
+        }
+    }
+    let query = if meant.len() == known.len() {
+        Query::All
+    } else {
+        let of_them = streams.iter().filter(|stream| meant.contains(index_of(&stream.resource)));
+        Query::Or(of_them.map(|stream| Query::keyword(STREAM, &stream.key)).collect())
+    };
+    Ok(Scope { query, indexes: meant.into_iter().map(str::to_owned).collect() })
+}
+
+async fn health(viewer: MayRead, uri: Uri) -> Result<Response, Refused> {
+    viewer?;
+    parameters(&uri, &["wait_for_status", "level", "local", "master_timeout"])?;
+    Ok(answer(
+        StatusCode::OK,
+        &json!({
+            "cluster_name": "backlot", "status": "green", "timed_out": false, "number_of_nodes": 1, "number_of_data_nodes": 1,
+            "active_primary_shards": 1, "active_shards": 1, "relocating_shards": 0, "initializing_shards": 0, "unassigned_shards": 0,
+            "delayed_unassigned_shards": 0, "number_of_pending_tasks": 0, "number_of_in_flight_fetch": 0,
+            "task_max_waiting_in_queue_millis": 0, "active_shards_percent_as_number": 100.0,
+        }),
+    ))
+}
+
+/// What comes with a search.
+struct Asked {
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+async fn search_all(
+    viewer: MayRead,
+    logs: State<Logs>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    search(viewer, logs, "*", Asked { uri, headers, body }).await
+}
+
+async fn search_in(
+    viewer: MayRead,
+    logs: State<Logs>,
+    Path(index): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    search(viewer, logs, &index, Asked { uri, headers, body }).await
+}
+
+async fn search(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
+    viewer?;
+    const NAMES: [&str; 8] =
+        ["q", "size", "from", "_source", "sort", "track_total_hits", "typed_keys", "rest_total_hits_as_int"];
+    let parameters = parameters(&asked.uri, &NAMES)?;
+    for name in ["typed_keys", "rest_total_hits_as_int"] {
+        if is_set(&parameters, name) {
+            return Err(Refused::illegal(format!("[{name}] is not supported")));
+        }
+    }
+    let request = Request::read(&body_of(&asked.headers, &asked.body)?, logs.store.now())?;
+    let mut request = with_parameters(request, &parameters)?;
+    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    request.question = request.question.and(scope.query);
+    Ok(answer(StatusCode::OK, &run(&logs, request).await?))
+}
+
+/// Several searches in NDJSON, each with a line before it that says where.
+async fn searches(
+    viewer: MayRead,
+    State(logs): State<Logs>,
+    path: Option<Path<String>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    viewer?;
+    let given = parameters(&uri, &["typed_keys", "rest_total_hits_as_int"])?;
+    if is_set(&given, "typed_keys") || is_set(&given, "rest_total_hits_as_int") {
+        return Err(Refused::illegal("[typed_keys] and [rest_total_hits_as_int] are not supported"));
+    }
+    let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
+    let lines: Vec<&[u8]> = match lines.as_slice() {
+        [lines @ .., last] if last.trim_ascii().is_empty() => lines.to_vec(),
+        lines => lines.to_vec(),
+    };
+    if lines.is_empty() || !lines.len().is_multiple_of(2) {
+        return Err(Refused::new("parse_exception", "a search is two lines: where, and what"));
+    }
+    if lines.len() / 2 > SEARCHES_MAX {
+        return Err(Refused::illegal(format!("a request has at most {SEARCHES_MAX} searches here")));
+    }
+    let began_ms = logs.store.now().mono_ms;
+    let default = path.map_or_else(|| "*".to_owned(), |path| path.0);
+    let mut responses = Vec::with_capacity(lines.len() / 2);
+    for pair in lines.chunks(2) {
+        let [place, what] = pair else { continue };
+        let told = match one_search(&logs, &default, &headers, place, what).await {
+            Ok(mut told) => {
+                told["status"] = json!(200);
+                told
+            }
+            Err(refused) => refused.body(),
+        };
+        responses.push(told);
+    }
+    let took_ms = logs.store.now().mono_ms.saturating_sub(began_ms);
+    Ok(answer(StatusCode::OK, &json!({"took": took_ms, "responses": responses})))
+}
+
+async fn one_search(
+    logs: &Logs,
+    default: &str,
+    headers: &HeaderMap,
+    place: &[u8],
+    what: &[u8],
+) -> Result<Json, Refused> {
+    let place = body_of(headers, place)?;
+    let place = object(&place, "msearch")?;
+    let names: Vec<&str> = HARMLESS.into_iter().chain(["index", "indices"]).collect();
+    check(place, "msearch", &names)?;
+    let index = match place.get("index").or_else(|| place.get("indices")) {
+        None | Some(Json::Null) => default.to_owned(),
+        Some(Json::String(index)) => index.clone(),
+        Some(Json::Array(indexes)) => indexes.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(","),
+        Some(_) => return Err(Refused::parsing("[index] is a name or a list of names")),
+    };
+    let ignore_unavailable =
+        place.get("ignore_unavailable").is_some_and(|value| *value == json!(true) || *value == "true");
+    let mut request = Request::read(&body_of(headers, what)?, logs.store.now())?;
+    let scope = scope(logs, &index, ignore_unavailable).await?;
+    request.question = request.question.and(scope.query);
+    run(logs, request).await
+}
+
+async fn count_all(
+    viewer: MayRead,
+    logs: State<Logs>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    count(viewer, logs, "*", Asked { uri, headers, body }).await
+}
+
+async fn count_in(
+    viewer: MayRead,
+    logs: State<Logs>,
+    Path(index): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    count(viewer, logs, &index, Asked { uri, headers, body }).await
+}
+
+async fn count(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
+    viewer?;
+    let parameters = parameters(&asked.uri, &["q"])?;
+    let body = body_of(&asked.headers, &asked.body)?;
+    check(object(&body, "count")?, "count", &["query"])?;
+    let request = with_parameters(Request::read(&body, logs.store.now())?, &parameters)?;
+    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let question = request.question.and(scope.query);
+    let matched = logs.store.tally(question.query, question.range, Vec::new()).await?.matched;
+    let shards = json!({"total": 1, "successful": 1, "skipped": 0, "failed": 0});
+    Ok(answer(StatusCode::OK, &json!({"count": matched, "_shards": shards})))
+}
+
+/// The types of the fields of each index: of the newest records, and of every stream.
+async fn types_of(logs: &Logs, scope: &Scope) -> Result<BTreeMap<String, BTreeMap<String, &'static str>>, Refused> {
+    let newest = Search {
+        query: scope.query.clone(),
+        from_ns: i64::MIN,
+        to_ns: i64::MAX,
+        order: Order::Newest,
+        limit: SAMPLED,
+        after: None,
+        bytes_max: SAMPLED_BYTES,
+    };
+    let found = logs.search(newest).await?;
+    let mut attributes = BTreeMap::<String, Vec<Map<String, Json>>>::new();
+    for hit in &found.hits {
+        let source = source_of(hit)?;
+        attributes.entry(source.index).or_default().push(source.fields);
+    }
+    let of_index = |index: &String| {
+        let sampled = attributes.get(index).map(Vec::as_slice).unwrap_or_default();
+        (index.clone(), types(sampled.iter()))
+    };
+    Ok(scope.indexes.iter().map(of_index).collect())
+}
+
+async fn mapping_all(viewer: MayRead, logs: State<Logs>, uri: Uri) -> Result<Response, Refused> {
+    mappings(viewer, logs, "*", uri).await
+}
+
+async fn mapping_in(
+    viewer: MayRead,
+    logs: State<Logs>,
+    Path(index): Path<String>,
+    uri: Uri,
+) -> Result<Response, Refused> {
+    mappings(viewer, logs, &index, uri).await
+}
+
+async fn mappings(viewer: MayRead, State(logs): State<Logs>, index: &str, uri: Uri) -> Result<Response, Refused> {
+    viewer?;
+    let parameters = parameters(&uri, &["local", "master_timeout"])?;
+    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let types = types_of(&logs, &scope).await?;
+    let mappings: Map<String, Json> =
+        types.iter().map(|(index, types)| (index.clone(), json!({"mappings": mapping(types)}))).collect();
+    Ok(answer(StatusCode::OK, &Json::Object(mappings)))
+}
+
+async fn fields_all(
+    viewer: MayRead,
+    logs: State<Logs>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    field_caps(viewer, logs, "*", Asked { uri, headers, body }).await
+}
+
+async fn fields_in(
+    viewer: MayRead,
+    logs: State<Logs>,
+    Path(index): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    field_caps(viewer, logs, &index, Asked { uri, headers, body }).await
+}
+
+async fn field_caps(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
+    viewer?;
+    let parameters = parameters(&asked.uri, &["fields", "include_unmapped"])?;
+    let body = body_of(&asked.headers, &asked.body)?;
+    check(object(&body, "field_caps")?, "field_caps", &["fields"])?;
+    let mut patterns: Vec<String> = match body.get("fields") {
+        Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+        Some(Json::String(names)) => names.split(',').map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    let named = parameters.iter().filter(|(name, _)| name == "fields");
+    patterns.extend(named.flat_map(|(_, names)| names.split(',').map(|name| name.trim().to_owned())));
+    if patterns.is_empty() || patterns.len() > 1000 {
+        let problem = "Validation Failed: 1: no fields specified;";
+        return Err(Refused::new("action_request_validation_exception", problem));
+    }
+    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let of_indexes = types_of(&logs, &scope).await?;
+    let mut fields = Map::new();
+    for (name, kind) in of_indexes.values().flatten() {
+        if patterns.iter().any(|pattern| is_like(name, pattern)) {
+            let known = fields.entry(name.clone()).or_insert_with(|| json!({}));
+            known[*kind] =
+                json!({"type": kind, "metadata_field": false, "searchable": true, "aggregatable": *kind != "text"});
+        }
+    }
+    Ok(answer(StatusCode::OK, &json!({"indices": scope.indexes, "fields": fields})))
+}
