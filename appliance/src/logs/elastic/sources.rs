@@ -158,7 +158,7 @@ pub(super) fn hit(hit: &Hit, picked: &Picked, wanted: &[Wanted], sort: Option<Js
                 Some(format) if name == TIME => Json::from(moments::written_as(hit.position.time_ns, Some(format))?),
                 _ => value.clone(),
             };
-            values.insert(name.clone(), Json::from(if value.is_array() { value } else { json!([value]) }));
+            values.insert(name.clone(), if value.is_array() { value } else { json!([value]) });
         }
     }
     if !values.is_empty() {
