@@ -40,7 +40,7 @@ pub use classes::classes;
 pub use elastic::fuzz_search as fuzz_elastic;
 pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
 pub use loki::fuzz_query as fuzz_logql;
-pub use model::{BODY_BYTES_MAX, LogRecord, Placed, records};
+pub use model::{BODY_BYTES_MAX, LogRecord, Said, records};
 use query::field;
 pub use query::{QueryError, parse};
 pub use schema::fuzz_export;

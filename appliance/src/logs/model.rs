@@ -2,12 +2,12 @@
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::logs::v1::LogRecord as OtlpRecord;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord as OtlpRecord, ResourceLogs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::signals::attributes::{Attributes, Origin, id, pairs};
-use crate::signals::{logger_ns, rfc3339_ns};
+use crate::signals::logger_ns;
 use backlot_windows::clip;
 
 /// Longest body that is kept.
@@ -81,46 +81,69 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// A record with the moment it is sorted by and its place in the journal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Placed {
     pub time_ns: i64,
     pub seq: u64,
+    /// Without its id, its time and its resource.
     pub record: LogRecord,
+}
+
+/// What one author says in a request.
+#[derive(Debug)]
+pub struct Said {
+    pub author: Author,
+    pub records: Vec<Placed>,
+}
+
+/// Who wrote some records: their resource, and what it says about all of them.
+#[derive(Debug, Default)]
+pub struct Author {
+    pub resource: Map<String, Value>,
+    dropped: u32,
+    origin: Origin,
+    severity: Option<u8>,
+}
+
+impl From<Attributes> for Author {
+    fn from(resource: Attributes) -> Self {
+        let (origin, severity) = (Origin::said_by(&resource), severity_said(&resource));
+        Self { resource: resource.values, dropped: resource.dropped, origin, severity }
+    }
 }
 
 /// The records of a request whose first one stands at `first_seq`.
 #[must_use]
-pub fn records(request: &ExportLogsServiceRequest, first_seq: u64, arrived_ms: u64) -> Vec<Placed> {
-    let mut placed = Vec::new();
-    for group in &request.resource_logs {
-        let resource = Attributes::of_resource(group.resource.as_ref());
+pub fn records(request: &ExportLogsServiceRequest, first_seq: u64, arrived_ms: u64) -> Vec<Said> {
+    let mut next = first_seq..;
+    let said_by = |group: &ResourceLogs| {
+        let author = Author::from(Attributes::of_resource(group.resource.as_ref()));
+        let mut records = Vec::new();
         for scoped in &group.scope_logs {
             let scope = scoped.scope.as_ref().map(|scope| scope.name.as_str()).filter(|name| !name.is_empty());
-            for record in &scoped.log_records {
-                let seq = first_seq + placed.len() as u64;
-                placed.push(place(record, &resource, scope, seq, arrived_ms));
-            }
+            let placed = scoped.log_records.iter().zip(next.by_ref());
+            records.extend(placed.map(|(record, seq)| place(record, &author, scope, seq, arrived_ms)));
         }
-    }
-    placed
+        Said { author, records }
+    };
+    request.resource_logs.iter().map(said_by).collect()
 }
 
 pub(super) fn id_of(seq: u64) -> String {
     format!("{seq:016x}")
 }
 
-fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
+fn place(record: &OtlpRecord, author: &Author, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
     let mut own = Attributes::of(&record.attributes, record.dropped_attributes_count);
-    let (body, said_ns) = body_of(record, &mut own);
+    let (mut body, said_ns) = body_of(record, &mut own);
     let moments = [record.time_unix_nano, said_ns.unwrap_or(0), record.observed_time_unix_nano];
     let moment = moments.into_iter().find(|ns| *ns != 0);
     let time_ns = i64::try_from(moment.unwrap_or_else(|| arrived_ms.saturating_mul(1_000_000))).unwrap_or(i64::MAX);
-    let severity = severity_of(record, &own, resource);
-    let origin = Origin::of(&own, resource);
-    let kept = clip(&body, BODY_BYTES_MAX);
+    let severity = severity_of(record, &own).or(author.severity);
+    let origin = Origin::said_by(&own).or(&author.origin);
+    let truncated = body.len() > BODY_BYTES_MAX;
+    body.truncate(clip(&body, BODY_BYTES_MAX).len());
     let made = LogRecord {
-        id: id_of(seq),
-        time: rfc3339_ns(time_ns),
         level: severity.map(|number| level_of(number).to_owned()),
         severity,
         service: origin.service,
@@ -132,11 +155,11 @@ fn place(record: &OtlpRecord, resource: &Attributes, scope: Option<&str>, seq: u
         span_id: id(&record.span_id, 8).or_else(|| own.named(&["span_id"])),
         scope: scope.map(|name| clip(name, 256).to_owned()),
         event: event_of(record),
-        truncated: kept.len() < body.len(),
-        body: kept.to_owned(),
-        dropped_attributes: own.dropped.saturating_add(resource.dropped),
+        truncated,
+        body,
+        dropped_attributes: own.dropped.saturating_add(author.dropped),
         attributes: own.values,
-        resource: resource.values.clone(),
+        ..LogRecord::default()
     };
     Placed { time_ns, seq, record: made }
 }
@@ -210,13 +233,16 @@ pub(super) fn take_message(object: &mut Map<String, Value>) -> Option<String> {
 }
 
 /// The severity number, from the record's number, its text, or an attribute called level.
-fn severity_of(record: &OtlpRecord, own: &Attributes, resource: &Attributes) -> Option<u8> {
+fn severity_of(record: &OtlpRecord, own: &Attributes) -> Option<u8> {
     if let Ok(number @ 1..=24) = u8::try_from(record.severity_number) {
         return Some(number);
     }
-    const NAMES: &[&str] = &["level", "severity", "log.level", "levelname", "detected_level"];
-    let named = |of: &Attributes| severity_named(&of.named(NAMES)?);
-    severity_named(&record.severity_text).or_else(|| named(own)).or_else(|| named(resource))
+    severity_named(&record.severity_text).or_else(|| severity_said(own))
+}
+
+fn severity_said(attributes: &Attributes) -> Option<u8> {
+    let said = attributes.named(&["level", "severity", "log.level", "levelname", "detected_level"])?;
+    severity_named(&said)
 }
 
 /// The number of a level as people write it.

@@ -9,14 +9,16 @@
 //!
 //! What is stored of a record is its JSON without the id and the time, which the document has anyway ([`answer`] puts them back).
 
-use backlot_windows::{Document, Position, Value};
+use std::sync::Arc;
+
+use backlot_windows::{Document, Position, Shared, Value};
 use prost::Message as _;
 
 use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 
 use super::cloudwatch::{INGESTED, ORIGINAL};
-use super::model::{LogRecord, Placed, id_of, records};
+use super::model::{LogRecord, Placed, Said, id_of, records};
 use super::pattern;
 use crate::edge::otlp::ExportLogsServiceRequest;
 use crate::signals::attributes::index_all;
@@ -24,7 +26,7 @@ use crate::signals::rfc3339_ns;
 
 /// Names that are found as a whole, and whose values are counted exactly.
 pub(super) const KEYWORDS: &[&str] =
-    &["level", "service", "host", "job", "attempt", "queue", "trace", "scope", "event", STREAM, PATTERN];
+    &["level", "service", "host", "job", "attempt", "queue", "trace", "scope", "event", PATTERN, STREAM];
 /// About every record has one of its own.
 pub(super) const SPAN: &str = "span";
 pub(super) const SEVERITY: &str = "severity";
@@ -41,13 +43,19 @@ pub(super) const RESERVED: &[&str] = &[
 
 /// The documents of one record of the telemetry journal.
 pub(super) fn documents(payload: &[u8], first_seq: u64, arrived_ms: u64) -> Vec<Document> {
-    match ExportLogsServiceRequest::decode(payload) {
-        Ok(request) => records(&request, first_seq, arrived_ms).into_iter().map(document).collect(),
+    let request = match ExportLogsServiceRequest::decode(payload) {
+        Ok(request) => request,
         Err(error) => {
             tracing::error!(%error, lsn = first_seq, "skipped a journal record that was readable when it arrived");
-            Vec::new()
+            return Vec::new();
         }
+    };
+    let mut made = Vec::new();
+    for Said { author, records } in records(&request, first_seq, arrived_ms) {
+        let known = Known::of(author.resource);
+        made.extend(records.into_iter().map(|placed| document(placed, &known)));
     }
+    made
 }
 
 /// Makes documents of a request as the journal gives it back, where it must be readable: for fuzzing.
@@ -57,13 +65,41 @@ pub fn fuzz_export(request: &ExportLogsServiceRequest) {
     documents(&payload, 0, 0);
 }
 
-fn document(placed: Placed) -> Document {
-    let Placed { time_ns, seq, mut record } = placed;
-    (record.id, record.time) = (String::new(), String::new()); // not stored: see `answer`
-    let source = serde_json::to_vec(&record).unwrap_or_default();
+/// What the records of one author have alike, made once.
+struct Known {
+    resource: Map<String, serde_json::Value>,
+    /// As it ends the source of each: `,"resource":{…}}`.
+    ending: Vec<u8>,
+    shared: Arc<Shared>,
+}
+
+impl Known {
+    fn of(resource: Map<String, serde_json::Value>) -> Self {
+        let mut ending = b"}".to_vec();
+        if !resource.is_empty() {
+            ending = [br#","resource":"#, serde_json::to_vec(&resource).unwrap_or_default().as_slice(), b"}"].concat();
+        }
+        let mut document = Document::default();
+        document.add(STREAM, Value::Keyword(stream_of(&resource)));
+        index_all(&resource, &mut document, RESERVED);
+        Self { resource, ending, shared: Arc::new(Shared::from(document)) }
+    }
+}
+
+fn document(placed: Placed, known: &Known) -> Document {
+    let Placed { time_ns, seq, record } = placed;
+    let mut source = serde_json::to_vec(&record).unwrap_or_default();
+    source.pop(); // the closing brace; there is a body before it, so a comma is right
+    source.extend_from_slice(&known.ending);
     let mut document = Document::new(time_ns, seq);
-    describe(record, &mut document);
     document.source = source;
+    // What a record says of itself hides what its resource says under the same name.
+    if known.resource.keys().any(|name| record.attributes.contains_key(name)) {
+        describe(LogRecord { resource: known.resource.clone(), ..record }, &mut document);
+    } else {
+        describe_own(record, &mut document);
+        document.share(Arc::clone(&known.shared));
+    }
     document
 }
 
@@ -86,11 +122,19 @@ pub(super) fn answer(position: Position, source: &[u8]) -> Option<String> {
     Some(format!(r#"{{"id":"{id}","time":"{time}"{comma}{rest}"#))
 }
 
-fn describe(record: LogRecord, document: &mut Document) {
-    let stream = stream_of(&record.resource);
+fn describe(mut record: LogRecord, document: &mut Document) {
+    let mut resource = std::mem::take(&mut record.resource);
+    document.add(STREAM, Value::Keyword(stream_of(&resource)));
+    resource.retain(|name, _| !record.attributes.contains_key(name));
+    describe_own(record, document);
+    index_all(&resource, document, RESERVED);
+}
+
+/// All but what the resource says.
+fn describe_own(record: LogRecord, document: &mut Document) {
     let pattern = pattern::key(&record.body);
     let LogRecord { level, service, host, job, attempt, queue, trace_id, scope, event, body, .. } = record;
-    let values = [level, service, host, job, attempt, queue, trace_id, scope, event, Some(stream), Some(pattern)];
+    let values = [level, service, host, job, attempt, queue, trace_id, scope, event, Some(pattern)];
     for (name, value) in KEYWORDS.iter().zip(values) {
         if let Some(value) = value {
             document.add(*name, Value::Keyword(value));
@@ -110,9 +154,6 @@ fn describe(record: LogRecord, document: &mut Document) {
     }
     attributes.remove(INGESTED);
     index_all(&attributes, document, RESERVED);
-    let mut resource = record.resource;
-    resource.retain(|name, _| !attributes.contains_key(name));
-    index_all(&resource, document, RESERVED);
 }
 
 /// A short name of a resource, the same for the same attributes.

@@ -208,7 +208,28 @@ impl Origin {
     /// The record's own attributes win over those of its resource.
     #[must_use]
     pub fn of(own: &Attributes, resource: &Attributes) -> Self {
-        let find = |names: &[&str]| own.named(names).or_else(|| resource.named(names));
+        Self::said_by(own).or(&Self::said_by(resource))
+    }
+
+    /// What is known of it already fills in what it does not say.
+    #[must_use]
+    pub fn or(self, known: &Self) -> Self {
+        let either = |own: Option<String>, known: &Option<String>| own.or_else(|| known.clone());
+        Self {
+            service: either(self.service, &known.service),
+            host: either(self.host, &known.host),
+            job: either(self.job, &known.job),
+            attempt: either(self.attempt, &known.attempt),
+            queue: either(self.queue, &known.queue),
+        }
+    }
+
+    #[must_use]
+    pub fn said_by(attributes: &Attributes) -> Self {
+        if attributes.values.is_empty() {
+            return Self::default();
+        }
+        let find = |names: &[&str]| attributes.named(names);
         Self {
             service: find(&["service.name", "service", "service_name", "app"]),
             host: find(&["host.name", "host.id", "host", "hostname", "host_name", "agent"]),

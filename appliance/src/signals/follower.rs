@@ -33,7 +33,9 @@ pub(super) type Convert = fn(payload: &[u8], first_seq: u64, arrived_ms: u64) ->
 pub(super) fn encode(arrived_ms: u64, request: &impl prost::Message) -> Vec<u8> {
     let mut payload = Vec::with_capacity(8 + request.encoded_len());
     payload.extend(arrived_ms.to_le_bytes());
-    payload.extend(request.encode_to_vec());
+    if let Err(error) = request.encode(&mut payload) {
+        unreachable!("a vector grows as it must: {error}");
+    }
     payload
 }
 

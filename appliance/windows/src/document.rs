@@ -3,6 +3,9 @@
 //! The same functions make the terms of the index and judge the documents in the ring, so that both find the same.
 
 use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use crate::index::Prepared;
 
 /// Longest name of a value; a longer one is cut.
 const NAME_BYTES_MAX: usize = 256;
@@ -21,8 +24,39 @@ pub struct Document {
     /// Position in the journal, unique and rising.
     pub seq: u64,
     fields: Vec<(Cow<'static, str>, Value)>,
+    shared: Option<Arc<Shared>>,
     /// What the search answers with.
     pub source: Vec<u8>,
+}
+
+/// Values that many documents have alike, such as those of whoever wrote them: held once, and made into terms once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    fields: Vec<(Cow<'static, str>, Value)>,
+    prepared: OnceLock<Prepared>,
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields == other.fields
+    }
+}
+
+impl Shared {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.fields.iter().map(|(name, value)| (name.as_ref(), value))
+    }
+
+    pub(crate) fn prepared(&self) -> &Prepared {
+        self.prepared.get_or_init(|| Prepared::of(self))
+    }
+}
+
+impl From<Document> for Shared {
+    /// The values of a document that is made for nothing else.
+    fn from(document: Document) -> Self {
+        Self { fields: document.fields, prepared: OnceLock::new() }
+    }
 }
 
 /// A value to be found by.
@@ -52,8 +86,22 @@ impl Document {
         self.fields.push((name_key(name.into()), value));
     }
 
+    /// Adds values that other documents have too.
+    pub fn share(&mut self, shared: Arc<Shared>) {
+        self.shared = Some(shared);
+    }
+
+    /// Its own values, and those it shares.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.own_fields().chain(self.shared().into_iter().flat_map(Shared::fields))
+    }
+
+    pub(crate) fn own_fields(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.fields.iter().map(|(name, value)| (name.as_ref(), value))
+    }
+
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.shared.as_deref()
     }
 
     /// What has this name.

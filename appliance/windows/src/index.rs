@@ -29,7 +29,7 @@ use tantivy::{
     TantivyError, Term,
 };
 
-use crate::document::{Document, Value, id_key, keyword_key, word_key};
+use crate::document::{Document, Shared, Value, id_key, keyword_key, word_key};
 
 const META_FILE: &str = "meta.json";
 const WORDS: &str = "backlot_words";
@@ -340,6 +340,29 @@ pub(crate) struct Writer {
     fields: Fields,
 }
 
+/// What the values of a document are in the index.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    terms: Vec<String>,
+    words: Vec<String>,
+    numbers: Vec<(String, f64)>,
+}
+
+impl Prepared {
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let mut made = Self::default();
+        for (name, value) in shared.fields() {
+            made.terms.push(term_of(name, value));
+            match value {
+                Value::Keyword(_) | Value::Id(_) => {}
+                Value::Number(value) => made.numbers.push((column(name), *value)),
+                Value::Text(value) => made.words.push(format!("{name}\0{value}")),
+            }
+        }
+        made
+    }
+}
+
 impl Writer {
     pub(crate) fn add(&self, document: &Document) -> tantivy::Result<()> {
         let Fields { time, seq, term, word, number, source, .. } = self.fields;
@@ -347,31 +370,19 @@ impl Writer {
         let mut numbers = BTreeMap::<String, OwnedValue>::new();
         made.add_i64(time, document.time_ns);
         made.add_u64(seq, document.seq);
-        for (name, value) in document.fields() {
+        for (name, value) in document.own_fields() {
+            made.add_text(term, term_of(name, value));
             match value {
-                Value::Keyword(value) => made.add_text(term, keyword_term(name, value)),
-                Value::Id(value) => made.add_text(term, id_term(name, value)),
-                Value::Number(value) => {
-                    made.add_text(term, number_term(name));
-                    match numbers.entry(column(name)) {
-                        Entry::Vacant(vacant) => drop(vacant.insert(numeric(*value))),
-                        Entry::Occupied(mut taken) => {
-                            let before = taken.insert(OwnedValue::Null);
-                            taken.insert(match before {
-                                OwnedValue::Array(mut several) => {
-                                    several.push(numeric(*value));
-                                    OwnedValue::Array(several)
-                                }
-                                one => OwnedValue::Array(vec![one, numeric(*value)]),
-                            });
-                        }
-                    }
-                }
-                Value::Text(value) => {
-                    made.add_text(term, text_term(name));
-                    made.add_text(word, format!("{name}\0{value}"));
-                }
+                Value::Keyword(_) | Value::Id(_) => {}
+                Value::Number(value) => put_number(&mut numbers, column(name), *value),
+                Value::Text(value) => made.add_text(word, [name, "\0", value].concat()),
             }
+        }
+        if let Some(shared) = document.shared() {
+            let prepared = shared.prepared();
+            prepared.terms.iter().for_each(|text| made.add_text(term, text));
+            prepared.words.iter().for_each(|text| made.add_text(word, text));
+            prepared.numbers.iter().for_each(|(column, value)| put_number(&mut numbers, column.clone(), *value));
         }
         if !numbers.is_empty() {
             made.add_object(number, numbers);
@@ -403,26 +414,62 @@ impl Writer {
     }
 }
 
+fn put_number(numbers: &mut BTreeMap<String, OwnedValue>, column: String, value: f64) {
+    match numbers.entry(column) {
+        Entry::Vacant(vacant) => drop(vacant.insert(numeric(value))),
+        Entry::Occupied(mut taken) => {
+            let before = taken.insert(OwnedValue::Null);
+            taken.insert(match before {
+                OwnedValue::Array(mut several) => {
+                    several.push(numeric(value));
+                    OwnedValue::Array(several)
+                }
+                one => OwnedValue::Array(vec![one, numeric(value)]),
+            });
+        }
+    }
+}
+
+/// By what a value is found, or that there is one.
+fn term_of(name: &str, value: &Value) -> String {
+    match value {
+        Value::Keyword(value) => keyword_term(name, value),
+        Value::Id(value) => id_term(name, value),
+        Value::Number(_) => number_term(name),
+        Value::Text(_) => text_term(name),
+    }
+}
+
 pub(crate) fn keyword_term(name: &str, value: &str) -> String {
-    format!("{name}\0k{}", keyword_key(value))
+    [name, "\0k", keyword_key(value)].concat()
 }
 
 pub(crate) fn text_term(name: &str) -> String {
-    format!("{name}\0t")
+    [name, "\0t"].concat()
 }
 
 pub(crate) fn id_term(name: &str, value: &str) -> String {
-    format!("{name}\0i{}", id_key(value))
+    [name, "\0i", id_key(value)].concat()
 }
 
 /// Where a number of this name is.
 pub(crate) fn number_term(name: &str) -> String {
-    format!("{name}\0n")
+    [name, "\0n"].concat()
 }
 
 /// The column of a name. Dots and backslashes have a meaning in the paths of columns, control characters are in no name.
 pub(crate) fn column(name: &str) -> String {
-    name.replace('.', "\u{2}").replace('\\', "\u{3}")
+    name.chars()
+        .map(|c| {
+            if c == '.' {
+                '\u{2}'
+            } else if c == '\\' {
+                '\u{3}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// The column of a name as a segment's reader knows it.

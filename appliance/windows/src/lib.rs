@@ -40,7 +40,7 @@ use std::path::PathBuf;
 
 pub use class::{Class, DEFAULT_CLASS};
 pub use current::{Current, Opening};
-pub use document::{Document, Value, clip, word_key, words};
+pub use document::{Document, Shared, Value, clip, word_key, words};
 pub use examine::{Examined, examine};
 pub use index::fuzz_meta;
 pub use language::{Dialect, QueryError, parse};
