@@ -1,11 +1,13 @@
 """Requests that are signed and wrong: chunk signatures, lengths, entity bombs, odd keys."""
 
+import base64
 import datetime
 import hashlib
 import hmac
 import http.client
 import os
 import urllib.parse
+import zlib
 
 import boto3
 from botocore.config import Config
@@ -68,6 +70,17 @@ def main():
         trailer = {"x-amz-decoded-content-length": "1", "x-amz-trailer": "x-amz-checksum-crc32"}
         status, answer = call("PUT", "/studio/k2", body, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", trailer)
         assert 400 <= status < 500 and "<Code>" in answer, (body[:20], status, answer)
+    # A signed chunk that would have to be held whole; one that is not signed may be as long as it likes.
+    large = b"1000001;chunk-signature=" + b"0" * 64 + b"\r\n" + b"x" * 70_000
+    expect(call("PUT", "/studio/k2", large, streaming, {"x-amz-decoded-content-length": "16777217"}), 400, "InvalidRequest")
+    data = b"y" * (17 << 20)
+    crc = base64.b64encode(zlib.crc32(data).to_bytes(4, "big"))
+    single = b"%x\r\n" % len(data) + data + b"\r\n0\r\nx-amz-checksum-crc32:" + crc + b"\r\n\r\n"
+    announced = trailer | {"x-amz-decoded-content-length": str(len(data))}
+    status, answer = call("PUT", "/studio/single", single, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", announced)
+    assert status == 200, (status, answer)
+    assert s3.get_object(Bucket="studio", Key="single")["Body"].read() == data
+    s3.delete_object(Bucket="studio", Key="single")
     # A trailer that says another checksum than the bytes have.
     wrong = b"1\r\nx\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
     expect(call("PUT", "/studio/k2", wrong, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", trailer), 400, "BadDigest")

@@ -127,6 +127,12 @@ pub(in crate::artifacts) fn body_error(text: &str) -> S3Error {
     if text.contains("timeout") || text.contains("timed out") {
         return s3_error!(RequestTimeout, "the body came too slowly");
     }
+    if text.contains(super::chunks::TOO_LARGE) {
+        return s3_error!(
+            InvalidRequest,
+            "a signed chunk has at most 16 MiB: none of it is taken before all of it is checked"
+        );
+    }
     if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
         return s3_error!(InvalidRequest, "the body is not well-formed aws-chunked");
     }

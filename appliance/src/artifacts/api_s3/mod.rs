@@ -6,6 +6,7 @@ mod access;
 mod access_log;
 mod acl;
 mod buckets;
+mod chunks;
 mod convert;
 mod cors;
 mod deletes;
@@ -222,7 +223,7 @@ impl Service {
         }
         let empty = says_nothing_of_a_body(&request);
         let operation = request.extensions().get::<OperationCell>().cloned().unwrap_or_default();
-        let (request, verdict) = signed::Signed::of(request);
+        let (request, verdict) = signed::Signed::of(chunks::Chunks::of(request));
         let body = |body| if empty { s3s::Body::empty() } else { s3s::Body::http_body_unsync(body) };
         let mut answer = self.s3.call(request.map(body)).await;
         let is_fault =

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
 use super::access::reads_xml;
-use crate::edge::{OperationCell, Request};
+use super::chunks::Chunks;
+use crate::edge::OperationCell;
 
 /// A body beside what its sender has signed.
 pub(super) struct Signed {
-    inner: Body,
+    inner: Chunks,
     claim: Option<String>,
     operation: OperationCell,
     digest: Sha256,
@@ -37,7 +37,7 @@ impl Verdict {
 }
 
 impl Signed {
-    pub(super) fn of(request: Request) -> (http::Request<Self>, Verdict) {
+    pub(super) fn of(request: http::Request<Chunks>) -> (http::Request<Self>, Verdict) {
         let verdict = Verdict::default();
         let claim = request.headers().get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
         let claim = claim.filter(|claim| claim.len() == 64).map(str::to_ascii_lowercase); // the others are words
