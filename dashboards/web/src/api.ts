@@ -31,7 +31,8 @@ export interface Agent {
   attempts: string[]; last_seen_at: string;
 }
 export interface LogRecord {
-  id: string; time: string; level?: string; service?: string; body: string; attempt?: string; attributes?: Record<string, unknown>;
+  id: string; time: string; level?: string; service?: string; host?: string; job?: string; trace_id?: string; body: string; attempt?: string;
+  scope?: string; event?: string; attributes?: Record<string, unknown>; resource?: Record<string, unknown>;
 }
 export interface Series { metric: Record<string, string>; values: [number, string][] }
 

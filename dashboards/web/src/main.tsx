@@ -8,6 +8,7 @@ import { live } from "./live";
 import { place } from "./router";
 import { JobPage } from "./pages/job";
 import { Jobs } from "./pages/jobs";
+import { Logs } from "./pages/logs";
 import { Overview } from "./pages/overview";
 import { SignIn } from "./pages/signin";
 
@@ -16,6 +17,7 @@ function Page() {
   const job = /^\/jobs\/([^/]+)$/.exec(path);
   if (job?.[1]) return <JobPage key={job[1]} id={decodeURIComponent(job[1])} />;
   if (path === "/jobs") return <Jobs />;
+  if (path === "/logs") return <Logs />;
   if (path === "/") return <Overview />;
   return <main><h1>Nothing is here</h1><p>Try the <a href="/">overview</a>.</p></main>;
 }
@@ -33,6 +35,7 @@ function Header() {
       <nav aria-label="Main">
         {link("/", "Overview", path === "/")}
         {link("/jobs", "Jobs", path.startsWith("/jobs"))}
+        {link("/logs", "Logs", path === "/logs")}
       </nav>
       <span class="grow" />
       {!live.value && <span class="offline" role="status">connection lost, trying again</span>}

@@ -81,6 +81,40 @@ try {
     await page.waitForFunction(() => document.querySelector("#output img")?.naturalWidth > 0);
     await accessible("picture");
   });
+  await step("logs", async () => {
+    await page.getByRole("navigation").getByRole("link", { name: "Logs" }).click();
+    await page.getByLabel("Query").fill(`job:${picture}`);
+    await page.getByRole("button", { name: "Search" }).click();
+    await page.waitForURL(/\/logs\?query=/);
+    await page.getByRole("img", { name: /over time/ }).waitFor();
+    await page.locator(".line button").first().click();
+    await page.locator(".line dl a", { hasText: picture }).waitFor();
+    await accessible("logs");
+    const all = await page.locator(".line").count();
+    await page.locator(".histogram .reach").last().click(); // one stretch of time
+    await page.waitForURL(/to=/);
+    await page.waitForFunction((before) => document.querySelectorAll(".line").length <= before, all);
+    await page.getByLabel("Query").fill("level:error (");
+    const refused = page.waitForEvent("console", (message) => message.type() === "error"); // the browser tells of each 400
+    await page.getByRole("button", { name: "Search" }).click();
+    await page.getByRole("alert").filter({ hasText: "^" }).waitFor();
+    await refused;
+    complaints.splice(0, complaints.length, ...complaints.filter((one) => !one.includes("400")));
+  });
+  await step("logs-live", async () => {
+    await page.goto(`${base}/logs?live=1&query=${encodeURIComponent("body:following")}`);
+    await page.getByText("Following,").waitFor();
+    const sent = await page.evaluate(async () => {
+      const lines = Array.from({ length: 3000 }, (_, i) => `line ${i} of those that the page is following`).join("\n");
+      const response = await fetch("/v1/logs?service.name=walk", { method: "POST", body: lines });
+      return response.status;
+    });
+    if (sent !== 200) throw new Error(`lines were answered ${sent}`);
+    await page.getByText("line 2999 of those").waitFor();
+    const shown = await page.locator(".line").count();
+    if (shown > 500) throw new Error(`${shown} lines on the page`);
+    await accessible("logs-live");
+  });
   await step("clip", async () => {
     await page.goto(`${base}/jobs/${clip}`);
     await page.locator("#output video").waitFor();
