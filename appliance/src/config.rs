@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::logs::LogClass;
 pub use self::redaction::RedactionRule;
-pub use self::upstream::Engine;
+pub use self::upstream::{Engine, EtagKind};
 use crate::other_s3::OtherS3;
 
 /// One key, for the reference page.
@@ -106,6 +106,9 @@ config! {
         small_object_bytes_max: usize = 65_536;
         /// Size at which a pack file is followed by a new one, in bytes.
         pack_bytes: u64 = 67_108_864;
+        /// The ETag of an object over 8 MiB that is put in one piece: `md5` of its bytes, or `quick`: random, in the form `…-1` that clients
+        /// do not take for an MD5. Reckoning the MD5 takes twice as long as writing the bytes to a good disk.
+        etag: EtagKind = EtagKind::Md5;
         /// Domains below which a name is a bucket: `dailies.s3.studio.example` with `s3.studio.example`. `localhost` always is one.
         domains: Vec<String> = Vec::new();
         /// Largest clip or sound that is copied for ffmpeg to look at, in bytes.

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::blocks::Summing;
-use super::checksums::{Algorithm, Digests, Hasher, Verifier};
+use super::checksums::{Digests, Hasher, Sums, Verifier};
 use super::label::{self, Found, Label};
 use super::seal::{RunKey, Sealing};
 
@@ -76,7 +76,7 @@ impl Blobs {
     }
 
     /// Begins a blob, encrypted where `key` is given.
-    pub(super) async fn create(&self, id: Uuid, extra: Option<Algorithm>, key: Option<RunKey>) -> io::Result<Writer> {
+    pub(super) async fn create(&self, id: Uuid, wanted: impl Into<Sums>, key: Option<RunKey>) -> io::Result<Writer> {
         let path = self.temporary(id);
         let at = path.clone();
         let file = blocking(move || OpenOptions::new().write(true).create_new(true).open(at)).await?;
@@ -91,7 +91,7 @@ impl Blobs {
             id,
             temporary: Some(path),
             file,
-            hasher: Some(Box::new(Hasher::new(extra))),
+            hasher: Some(Box::new(Hasher::new(wanted))),
             storing: Some(Box::new(Storing { run, sealing: key.map(Sealing::new) })),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -367,6 +367,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifacts::checksums::Algorithm;
     use crate::artifacts::label::What;
     use crate::artifacts::model::Description;
 
@@ -378,6 +379,7 @@ mod tests {
             id,
             written_ms: 1,
             md5: digests.md5.clone(),
+            parts: 0,
             crc: digests.crc,
             description: Description::default(),
             version: None,

@@ -110,10 +110,25 @@ enum Extra {
     Sha256(Sha256),
 }
 
+/// What is to be computed of some bytes beside CRC-64/NVME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    pub extra: Option<Algorithm>,
+    /// The MD5, which takes longer than everything else together.
+    pub md5: bool,
+}
+
+impl From<Option<Algorithm>> for Sums {
+    /// With the MD5.
+    fn from(extra: Option<Algorithm>) -> Self {
+        Self { extra, md5: true }
+    }
+}
+
 /// Computes everything wanted of a stream in one pass.
 pub(super) struct Hasher {
     size: u64,
-    md5: Md5,
+    md5: Option<Md5>,
     crc: Crc64Nvme,
     extra: Option<(Algorithm, Extra)>,
 }
@@ -122,15 +137,16 @@ pub(super) struct Hasher {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digests {
     pub size: u64,
+    /// Empty where it was not asked for.
     pub md5: Digest,
     pub crc: u64,
     extra: Option<Checksum>,
 }
 
 impl Hasher {
-    /// `extra` is computed beside MD5 and CRC-64/NVME.
     #[must_use]
-    pub(super) fn new(extra: Option<Algorithm>) -> Self {
+    pub(super) fn new(sums: impl Into<Sums>) -> Self {
+        let Sums { extra, md5 } = sums.into();
         let extra = extra.and_then(|algorithm| {
             let state = match algorithm {
                 Algorithm::Crc32 => Extra::Crc32(Crc32::new()),
@@ -141,12 +157,14 @@ impl Hasher {
             };
             Some((algorithm, state))
         });
-        Self { size: 0, md5: Md5::new(), crc: Crc64Nvme::new(), extra }
+        Self { size: 0, md5: md5.then(Md5::new), crc: Crc64Nvme::new(), extra }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
-        self.md5.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.crc.update(bytes);
         match &mut self.extra {
             Some((_, Extra::Crc32(state))) => state.update(bytes),
@@ -170,7 +188,7 @@ impl Hasher {
         });
         Digests {
             size: self.size,
-            md5: Digest(self.md5.finalize().to_vec()),
+            md5: Digest(self.md5.map(|md5| md5.finalize().to_vec()).unwrap_or_default()),
             crc: u64::from_be_bytes(self.crc.finalize()),
             extra,
         }

@@ -136,7 +136,7 @@ impl Artifacts {
             named: held.versioning == Versioning::Enabled,
             modified_ms: now_ms,
             size: digests.size,
-            etag: ETag { md5: etag, parts: 0 },
+            etag,
             body: Body::One(settled.extent.clone()),
             checksum: digests.checksum(),
             description,

@@ -8,15 +8,19 @@ use futures::{Stream, StreamExt};
 use uuid::Uuid;
 
 use super::blobs::{Blobs, Settling, Written};
-use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher, Verifier};
+use super::checksums::{Algorithm, Checksum, Digest, Digests, Hasher, Sums, Verifier};
 use super::error::ArtifactError;
 use super::label::{Label, What};
-use super::model::{Description, Extent, Place, Versioning};
+use super::model::{Description, ETag, Extent, Place, Versioning};
 use super::packs::Packed;
 use super::seal::{RunKey, Sealing};
 use super::seal_keys::{Seal, Sealer};
 use super::{Artifacts, new_id};
+use crate::config::EtagKind;
 use crate::master::random;
+
+/// Smaller objects have their MD5 whatever the configuration says: it takes little time.
+const QUICK_FROM_BYTES: u64 = 8 << 20;
 
 /// What the caller says the bytes must be.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +90,7 @@ pub struct Received {
     bytes: Arrived,
     digests: Digests,
     taking: Taking,
-    md5: Digest,
+    etag: ETag,
 }
 
 enum Arrived {
@@ -96,14 +100,17 @@ enum Arrived {
 
 impl Received {
     fn new(bytes: Arrived, digests: Digests, taking: Taking) -> Result<Self, ArtifactError> {
-        let md5 = match taking.sealer() {
-            Some(sealer) if !sealer.seal.shows_md5() => {
-                let random = random::<16>().map_err(|error| ArtifactError::fault("make an ETag")(error.to_string()))?;
-                Digest(random.to_vec())
-            }
-            _ => digests.md5.clone(),
+        let hides = taking.sealer().is_some_and(|sealer| !sealer.seal.shows_md5());
+        let quick = digests.md5.0.is_empty();
+        let md5 = if hides || quick {
+            let random = random::<16>().map_err(|error| ArtifactError::fault("make an ETag")(error.to_string()))?;
+            Digest(random.to_vec())
+        } else {
+            digests.md5.clone()
         };
-        Ok(Self { bytes, digests, taking, md5 })
+        // As that of an upload in one part, so that no client takes it for the MD5 of what it has sent.
+        let etag = ETag { md5, parts: u16::from(quick && !hides) };
+        Ok(Self { bytes, digests, taking, etag })
     }
 
     #[must_use]
@@ -125,9 +132,9 @@ impl Received {
         self.taking.sealer().map(|sealer| sealer.seal.clone())
     }
 
-    /// What the ETag says: the MD5 of the bytes, or something random where that would tell too much.
-    pub(super) fn etag(&self) -> &Digest {
-        &self.md5
+    /// The MD5 of the bytes, or something random where that would tell too much or take too long.
+    pub(super) fn etag(&self) -> &ETag {
+        &self.etag
     }
 }
 
@@ -165,7 +172,7 @@ impl Drop for Settled {
 impl Artifacts {
     /// Takes a body in: a small one into memory, a large one into a blob. Nothing is durable or visible yet.
     ///
-    /// `extra` is the checksum that the client wants beside MD5; a body over `bytes_max` is refused as soon as that is known. What goes to
+    /// `sums` are what the client wants; a small body has its MD5 whatever they say. A body over `bytes_max` is refused as soon as that is known. What goes to
     /// the disk is encrypted as `taking` says.
     ///
     /// # Errors
@@ -173,10 +180,11 @@ impl Artifacts {
     pub async fn receive(
         &self,
         mut body: impl Stream<Item = Result<Bytes, ArtifactError>> + Send + Unpin,
-        extra: Option<Algorithm>,
+        sums: impl Into<Sums>,
         bytes_max: u64,
         taking: Taking,
     ) -> Result<Received, ArtifactError> {
+        let sums = sums.into();
         let small_max = self.0.config.small_object_bytes_max;
         let mut small = BytesMut::new();
         let mut first = None;
@@ -192,13 +200,13 @@ impl Artifacts {
             small.extend_from_slice(&bytes);
         }
         let Some(first) = first else {
-            let mut hasher = Hasher::new(extra);
+            let mut hasher = Hasher::new(sums.extra);
             hasher.update(&small);
             return Received::new(Arrived::Small(small.freeze()), hasher.finish(), taking);
         };
         let failed = ArtifactError::write("write a blob");
         let id = new_id(self.now());
-        let mut writer = self.0.stores.blobs.create(id, extra, taking.run(id)?).await.map_err(&failed)?;
+        let mut writer = self.0.stores.blobs.create(id, sums, taking.run(id)?).await.map_err(&failed)?;
         let mut size = (small.len() + first.len()) as u64;
         writer.push(small.freeze()).await.map_err(&failed)?;
         writer.push(first).await.map_err(&failed)?;
@@ -215,6 +223,12 @@ impl Artifacts {
         Received::new(Arrived::Large(Box::new(written)), digests, taking)
     }
 
+    /// What is computed of an object that is put: its MD5 too, unless the configuration spares it, it is large, and nobody asks.
+    #[must_use]
+    pub fn sums(&self, extra: Option<Algorithm>, expected: &Expected) -> Sums {
+        sums(self.0.config.etag, extra, expected)
+    }
+
     /// Makes received bytes durable. A part always becomes a file, as its object is put together from files. `version` is the id
     /// that the object will have unless another put of its key comes in between.
     pub(super) async fn settle(
@@ -227,7 +241,7 @@ impl Artifacts {
         version: Option<Uuid>,
     ) -> Result<Settled, ArtifactError> {
         let failed = ArtifactError::write("make a blob durable");
-        let Received { bytes, digests, taking, md5 } = received;
+        let Received { bytes, digests, taking, etag } = received;
         let now = self.now();
         let named = version.is_some() && self.versioning(bucket)? == Versioning::Enabled;
         let checksum = version.map(|_| digests.checksum());
@@ -237,7 +251,8 @@ impl Artifacts {
             what: what.clone(),
             id,
             written_ms: now.wall_ms,
-            md5: md5.clone(),
+            md5: etag.md5.clone(),
+            parts: etag.parts,
             crc,
             // Who may read it can change; what is read back from headers is private.
             description: Description { acl: None, ..description.clone() },
@@ -288,4 +303,11 @@ fn sealed(key: RunKey, data: &[u8]) -> std::io::Result<(Bytes, u64)> {
     let mut crc = Verifier::default();
     crc.update(&stored);
     Ok((stored.freeze(), crc.finish()))
+}
+
+/// As [`Artifacts::sums`], where the configuration says `kind`.
+pub(super) fn sums(kind: EtagKind, extra: Option<Algorithm>, expected: &Expected) -> Sums {
+    let is_large = expected.size.is_some_and(|bytes| bytes >= QUICK_FROM_BYTES);
+    let spared = kind == EtagKind::Quick && is_large && expected.md5.is_none();
+    Sums { extra, md5: !spared }
 }

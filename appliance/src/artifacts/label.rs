@@ -32,6 +32,9 @@ pub(super) struct Label {
     /// What the ETag says: of the bytes, unless they are encrypted in a way that must not tell it.
     #[serde(rename = "m")]
     pub(super) md5: Digest,
+    /// The number behind it in the ETag of an object that is no upload of parts: see [`super::intake`].
+    #[serde(rename = "q", default, skip_serializing_if = "is_zero")]
+    pub(super) parts: u16,
     /// Of the bytes on the disk.
     #[serde(rename = "c")]
     pub(super) crc: u64,
@@ -50,6 +53,11 @@ pub(super) struct Label {
     /// Of bytes that are encrypted: the wrapped key.
     #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
     pub(super) seal: Option<Seal>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(parts: &u16) -> bool {
+    *parts == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +138,7 @@ mod tests {
             id: Uuid::from_u128(9),
             written_ms: 5,
             md5: Digest(vec![1; 16]),
+            parts: 0,
             crc: 77,
             description: Description::default(),
             version: Some(Uuid::from_u128(4)),

@@ -52,6 +52,7 @@ impl Artifacts {
             id: upload,
             written_ms: self.now().wall_ms,
             md5: written.digests.md5.clone(),
+            parts: 0,
             crc: written.digests.crc,
             description: Description::default(),
             seal: None,

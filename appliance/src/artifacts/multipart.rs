@@ -131,7 +131,7 @@ impl Artifacts {
             let wanted = upload.algorithm.map_or("", Algorithm::name);
             return Err(ArtifactError::InvalidRequest(format!("the upload was begun with {wanted} checksums")));
         }
-        let (is_sealed, md5) = (received.seal().is_some(), received.etag().clone());
+        let (is_sealed, md5) = (received.seal().is_some(), received.etag().md5.clone());
         if is_sealed != upload.seal.is_some() {
             return Err(ArtifactError::InvalidRequest("a part is encrypted as its upload is".into()));
         }

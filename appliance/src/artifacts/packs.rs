@@ -330,6 +330,7 @@ mod tests {
             id: Uuid::from_u128(number.into()),
             written_ms: 1,
             md5: digests.md5.clone(),
+            parts: 0,
             crc: digests.crc,
             description: Description::default(),
             version: None,

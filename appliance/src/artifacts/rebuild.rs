@@ -249,7 +249,7 @@ fn row_of(found: Found, place: Place) -> Option<ObjectRow> {
         named: label.named,
         modified_ms: label.written_ms,
         size,
-        etag: ETag { md5: label.md5, parts: 0 },
+        etag: ETag { md5: label.md5, parts: label.parts },
         body: Body::One(Extent { place, size, crc: label.crc }),
         checksum: label.checksum.unwrap_or_else(|| crc64(label.crc)),
         description: label.description,

@@ -20,12 +20,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use proptest::prelude::*;
 
+use super::checksums::Sums;
 use super::engine::Wanted;
 use super::label::What;
 use super::listing::Query;
 use super::multipart::{Begin, Completion, ListedPart, UploadName};
 use super::*;
-use crate::config::JournalConfig;
+use crate::config::{EtagKind, JournalConfig};
 use crate::control;
 
 /// Objects over this have a file of their own, so that small tests have both kinds.
@@ -111,6 +112,15 @@ impl Store {
 
     async fn put(&self, key: &str, bytes: &[u8]) -> Stored {
         self.put_if(key, bytes, WriteConditions::default()).await.unwrap()
+    }
+
+    /// Without reckoning an MD5.
+    async fn put_quick(&self, key: &str, bytes: &[u8]) -> Stored {
+        let sums = Sums { extra: None, md5: false };
+        let body = futures::stream::iter([Ok(Bytes::copy_from_slice(bytes))]);
+        let received = self.artifacts.receive(body, sums, 1 << 30, Taking::Plain).await.unwrap();
+        let put = Put { bucket: BUCKET.into(), key: key.into(), ..Put::default() };
+        self.artifacts.put(put, received).await.unwrap()
     }
 
     async fn delete(&self, key: &str) -> bool {
@@ -398,4 +408,27 @@ async fn a_flipped_bit_or_a_missing_blob_is_an_error_and_never_wrong_bytes() {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(store.read(key, Wanted::All).await, Err(ArtifactError::Damaged { .. })), "{key}");
     }
+}
+
+#[tokio::test]
+async fn an_etag_without_an_md5_cannot_be_taken_for_one() {
+    let store = Store::new().await;
+    let bytes = vec![7; 4000];
+    let (first, second) = (store.put_quick("a", &bytes).await, store.put_quick("b", &bytes).await);
+    assert!(first.etag.to_string().ends_with("-1") && first.etag.to_string().len() == 34, "{}", first.etag);
+    assert_ne!(first.etag, second.etag);
+    assert_eq!(store.read("a", Wanted::Part(1)).await.unwrap(), bytes);
+    let small = store.put_quick("small", &[1; 10]).await; // its MD5 costs nothing
+    assert_eq!(small.etag, store.put("same", &[1; 10]).await.etag);
+
+    let expected = |size, md5: Option<&str>| Expected {
+        size: Some(size),
+        md5: md5.map(|_| checksums::Digest(vec![0; 16])),
+        ..Expected::default()
+    };
+    let is_reckoned = |kind, expected: Expected| intake::sums(kind, None, &expected).md5;
+    assert!(!is_reckoned(EtagKind::Quick, expected(8 << 20, None)));
+    assert!(is_reckoned(EtagKind::Quick, expected(8 << 20, Some("asked for"))));
+    assert!(is_reckoned(EtagKind::Quick, expected(1 << 20, None)));
+    assert!(is_reckoned(EtagKind::Md5, expected(8 << 20, None)));
 }

@@ -16,6 +16,17 @@ pub enum Engine {
     S3,
 }
 
+/// What the ETag of a large object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtagKind {
+    /// The MD5 of its bytes.
+    #[default]
+    Md5,
+    /// Something random, where the client does not ask for the MD5 itself.
+    Quick,
+}
+
 impl UpstreamConfig {
     /// The S3 that it describes.
     #[must_use]

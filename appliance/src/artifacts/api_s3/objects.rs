@@ -74,7 +74,8 @@ pub(super) async fn put(
     let body = convert::body(input.body.take());
     // A form's policy says how long its file may be.
     let bounds = extensions.get::<Bounds>().copied().unwrap_or(Bounds { min: 0, max: PUT_BYTES_MAX });
-    let received = artifacts.receive(body, checksum.algorithm, bounds.max, Taking::object(sealer));
+    let sums = artifacts.sums(checksum.algorithm, &put.expected);
+    let received = artifacts.receive(body, sums, bounds.max, Taking::object(sealer));
     let received = received.await.map_err(error)?;
     if received.size() < bounds.min {
         return Err(s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size"));

@@ -73,6 +73,7 @@ async fn from_blobs_alone_everything_that_was_put_is_back_with_its_versions() {
     store.put("small", &[2; 40]).await;
     store.clock.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     store.put("small", &[3; 40]).await; // the first still lies in its pack
+    let quick = store.put_quick("quick", &[9; 4000]).await.etag;
     store.put("deleted", &[4; 40]).await;
     store.delete("deleted").await;
     store.put_sealed("sealed", &[5; 200_000], &SealAsked::Kept(Kept::default())).await;
@@ -112,6 +113,7 @@ async fn from_blobs_alone_everything_that_was_put_is_back_with_its_versions() {
     assert_eq!(store.read("deleted", Wanted::All).await.unwrap(), [4; 40], "what headers cannot know");
     assert_eq!(store.read("sealed", Wanted::All).await.unwrap(), [5; 200_000]);
     assert_eq!(store.artifacts.head(BUCKET, "sealed").unwrap().etag, etag);
+    assert_eq!(store.artifacts.head(BUCKET, "quick").unwrap().etag, quick);
     assert!(store.read("parts", Wanted::All).await.unwrap() == [big.as_slice(), &[7; 9]].concat());
     assert_eq!(store.artifacts.head(BUCKET, "parts").unwrap().etag, stored.etag);
     assert_eq!(names(store.artifacts.list_versions("versions", query()).await.unwrap()), versions);
