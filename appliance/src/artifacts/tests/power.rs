@@ -106,7 +106,13 @@ async fn whatever_was_put_survives_a_power_cut() {
     let Some(disk) = disk_or_skip(name, 256 << 20) else { return };
     let data = disk.path().join("data");
     let (mut told, mut versions) = (BTreeMap::new(), Vec::new());
-    for round in 0..ROUNDS {
+    let puts = |told: &BTreeMap<String, Told>| told.values().filter(|told| told.put > 0).count() as u64;
+    let enough = |told: &_, versions: &Vec<_>| puts(told) == CALLERS * KEYS_OF_A_CALLER && versions.len() > 100;
+    // A busy machine gets less done in a round and has more rounds.
+    for round in 0..8 * ROUNDS {
+        if round >= ROUNDS && enough(&told, &versions) {
+            break;
+        }
         let work = Work {
             test: "artifacts::tests::power::child",
             told: (CHILD, format!("{} {}", data.display(), round << 20)),
@@ -127,9 +133,7 @@ async fn whatever_was_put_survives_a_power_cut() {
         store.control.close();
         drop(store);
     }
-    let puts = told.values().filter(|told| told.put > 0).count();
-    assert!(puts as u64 == CALLERS * KEYS_OF_A_CALLER, "the rounds did too little: {told:?}");
-    assert!(versions.len() > 100, "the rounds kept only {} versions", versions.len());
+    assert!(enough(&told, &versions), "the rounds did too little: {} versions, {told:?}", versions.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
