@@ -23,7 +23,8 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const USAGE: &str = "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--alone] [--bytes N] [--objects N] [--spans N]
+const USAGE: &str =
+    "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--alone] [--bytes N] [--objects N] [--spans N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
