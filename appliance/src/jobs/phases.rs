@@ -212,7 +212,7 @@ mod tests {
         let told = compare("j", "x", &attempt(1, None, &[]), &[], Now { mono_ms: 0, wall_ms: 7_000 });
         assert_eq!((told.phases.len(), told.whole.seconds, told.whole.median_s), (0, 2.0, None));
         let none = attempt(1, Some(Outcome::Succeeded), &[("queued", 3, Some(3))]);
-        let told = compare("j", "x", &none, &[none.clone()], Now::default());
+        let told = compare("j", "x", &none, std::slice::from_ref(&none), Now::default());
         assert_eq!((told.phases[0].median_s, told.phases[0].ratio), (Some(0.0), None));
     }
 
