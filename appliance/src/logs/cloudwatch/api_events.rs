@@ -24,8 +24,9 @@ use crate::edge::aws::AwsError;
 const EVENTS_MAX: usize = 10_000;
 /// Most streams that a call may name (AWS).
 const STREAMS_MAX: usize = 100;
-/// Most records that one call looks at; it then answers with what it has, and with a token.
+/// Most records that one call looks at, and how long; it then answers with what it has, and with a token.
 const LOOKED_MAX: usize = 50_000;
+const LOOKED_MS_MAX: u64 = 5_000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +146,7 @@ impl CloudWatch {
         selection.query = Query::And(std::iter::once(selection.query.clone()).chain(narrowed).collect());
         let test = test(pattern);
         let (mut events, mut bytes, mut looked) = (Vec::new(), 0, 0);
+        let ends_ms = self.source.logs.store.now().mono_ms.saturating_add(LOOKED_MS_MAX);
         let next = 'pages: loop {
             let asked = Asked { after, test: test.clone(), ..Asked::all(from_ns, to_ns, order) };
             let Page { events: found, looked: read, last, more, .. } = self.source.page(&selection, asked).await?;
@@ -163,7 +165,7 @@ impl CloudWatch {
             if !more {
                 break None;
             }
-            if looked >= LOOKED_MAX {
+            if looked >= LOOKED_MAX || self.source.logs.store.now().mono_ms >= ends_ms {
                 break after;
             }
         };

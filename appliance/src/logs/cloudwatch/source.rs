@@ -27,6 +27,8 @@ const SERVICES_FRESH_MS: u64 = 5_000;
 const STREAM_IDS_MAX: usize = 512;
 /// Events of one search.
 pub(super) const PAGE_EVENTS: usize = 1_000;
+/// Shortest word that is looked up in the index.
+const WORD_BYTES_MIN: usize = 3;
 /// Bytes of one search, as they are stored.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -288,6 +290,11 @@ impl Source {
     }
 }
 
+/// Whether a word of `text` ends at neither of its ends, so that it is a whole word of every line that holds it.
+fn is_inner(text: &str, word: &str) -> bool {
+    !text.starts_with(word) && !text.ends_with(word)
+}
+
 /// The earliest moment that a group's retention leaves.
 pub(super) fn floor_of(row: &GroupRow, wall_ms: u64) -> i64 {
     let Some(days) = row.retention_days else { return i64::MIN };
@@ -295,8 +302,13 @@ pub(super) fn floor_of(row: &GroupRow, wall_ms: u64) -> i64 {
     i64::try_from(floor_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
-/// Narrows a question down to lines that may hold `text`. A line that the store has taken apart must be looked at.
+/// Narrows a question down to lines that may hold `text`. A line that the store has taken apart must be looked at. What has no
+/// word of some length is not looked up: it would be looked for in every line, in one go.
 pub(super) fn may_hold(text: &str) -> Query {
+    let whole = |word: &&str| word.len() >= WORD_BYTES_MIN && (word.len() == text.len() || is_inner(text, word));
+    if !backlot_windows::words(text).any(|word| whole(&word)) {
+        return Query::All;
+    }
     let holds = Query::Contains { name: BODY.to_owned(), text: text.to_owned() };
     Query::Or(vec![holds, Query::Exists { name: super::event::ORIGINAL.to_owned() }])
 }

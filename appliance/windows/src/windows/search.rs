@@ -96,7 +96,13 @@ impl Windows {
     }
 
     fn try_search(&self, search: &Search, cancel: &Cancel) -> Result<Found, SearchFault> {
-        let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
+        let mut range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
+        // A page begins where the one before ended, instead of passing over all of those before.
+        match (search.order, search.after) {
+            (Order::Newest, Some(after)) => range.to_ns = range.to_ns.min(after.time_ns),
+            (Order::Oldest, Some(after)) => range.from_ns = range.from_ns.max(after.time_ns),
+            (_, None) => {}
+        }
         let limit = search.limit.max(1);
         let number = self.next_search();
         let Seen { ring, mut windows, set_aside } = self.seen(range)?;
