@@ -27,8 +27,6 @@ const SERVICES_FRESH_MS: u64 = 5_000;
 const STREAM_IDS_MAX: usize = 512;
 /// Events of one search.
 pub(super) const PAGE_EVENTS: usize = 1_000;
-/// Shortest word that is looked up in the index.
-const WORD_BYTES_MIN: usize = 3;
 /// Bytes of one search, as they are stored.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -302,13 +300,14 @@ pub(super) fn floor_of(row: &GroupRow, wall_ms: u64) -> i64 {
     i64::try_from(floor_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
-/// Narrows a question down to lines that may hold `text`. A line that the store has taken apart must be looked at. What has no
-/// word of some length is not looked up: it would be looked for in every line, in one go.
+/// Narrows a question down to lines that may hold `text`: those with the words within it. A line that the store has taken apart
+/// must be looked at, and so must all lines where the text has no word that stands whole in it. What is asked here the index
+/// answers by itself: were it to read the lines, they would be read twice.
 pub(super) fn may_hold(text: &str) -> Query {
-    let whole = |word: &&str| word.len() >= WORD_BYTES_MIN && (word.len() == text.len() || is_inner(text, word));
-    if !backlot_windows::words(text).any(|word| whole(&word)) {
+    let inner = backlot_windows::words(text).filter(|word| is_inner(text, word));
+    let words: Vec<_> = inner.map(|word| Query::text(BODY, word)).collect();
+    if words.is_empty() {
         return Query::All;
     }
-    let holds = Query::Contains { name: BODY.to_owned(), text: text.to_owned() };
-    Query::Or(vec![holds, Query::Exists { name: super::event::ORIGINAL.to_owned() }])
+    Query::Or(vec![Query::And(words), Query::Exists { name: super::event::ORIGINAL.to_owned() }])
 }
