@@ -266,6 +266,29 @@ config! {
         /// `[[logs.class]]` with `name`, `match`, `days` and `bytes`: what is kept for a time of its own, or within bytes of its own. A record belongs to the first class whose query it answers to.
         class: Vec<LogClass> = Vec::new();
     }
+    /// Log lines by syslog, RFC 5424 and 3164. Whoever reaches these addresses may write, without a key.
+    [syslog] Syslog {
+        /// Address for syslog over TCP, such as 127.0.0.1:514. Empty: there is none.
+        tcp: String = String::new();
+        /// Address for syslog over UDP. Empty: there is none.
+        udp: String = String::new();
+        /// Address for syslog over TLS, such as 0.0.0.0:6514. Empty: there is none.
+        tls: String = String::new();
+        /// PEM file with the certificates that `tls` shows, its own first.
+        certificate: String = String::new();
+        /// PEM file with the private key of that certificate.
+        private_key: String = String::new();
+        /// PEM file with certificates, one of which must have signed that of whoever sends over TLS. Empty: nobody needs one.
+        client_ca: String = String::new();
+        /// Time zone of times that say none, such as Europe/Berlin.
+        timezone: String = "UTC".into();
+        /// Longest message, in bytes; a longer one is cut and marked.
+        line_bytes_max: usize = 262_144;
+        /// Most connections of TCP, and of TLS; a further one is closed at once.
+        connections_max: usize = 512;
+        /// After how long without a byte a connection is closed, in seconds. Senders may lose a message then.
+        idle_s: u64 = 86_400;
+    }
     /// Traces.
     [traces] Traces {
         /// Days after which spans go, whole windows at a time.
@@ -277,6 +300,10 @@ config! {
     [signals] SignalsConfig {
         /// Most bytes of log and span windows together on disk; past it, that window goes first that has had the largest part of its time. 0 sets no limit.
         disk_bytes_max: u64 = 103_079_215_104;
+        /// Most services of logs, and of traces, that are found by their names; records of further ones are kept and not found by that.
+        services_max: usize = 10_000;
+        /// Most names of attributes in logs, and in traces, that are indexed; values of further ones are kept and shown.
+        attribute_names_max: usize = 20_000;
     }
     /// What is taken out of logs and traces before they are written.
     [redaction] Redaction {
@@ -444,6 +471,7 @@ impl Config {
         self.check_engine()?;
         let classes = crate::logs::classes(&self.logs);
         classes.map_err(|problem| ConfigError::Value { key: "logs.class", problem })?;
+        crate::logs::check_syslog(&self.syslog).map_err(|(key, problem)| ConfigError::Value { key, problem })?;
         let redaction = crate::signals::redact::check(&self.redaction);
         redaction.map_err(|problem| ConfigError::Value { key: "redaction", problem })?;
         if self.encryption.rewraps_s_max == 0 {

@@ -51,11 +51,12 @@ use crate::edge::otlp::Sinks;
 use crate::edge::{AwsDoor, Door, Endpoints, Gate, Listener, S3Door, S3Keys};
 use crate::identity::{Credential, Identity};
 use crate::jobs::{Book, JobIds, Jobs};
-use crate::logs::Logs;
 use crate::logs::cloudwatch::{CloudWatch, Groups};
+use crate::logs::{Logs, SyslogError, SyslogSockets};
 use crate::master::MasterKeys;
 use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
+use crate::signals::Common;
 use crate::signals::budget::Budget;
 use crate::signals::redact::Redactor;
 use crate::tasks::{Stage, Stages};
@@ -84,6 +85,8 @@ pub enum StartError {
     Master(#[from] master::MasterError),
     #[error(transparent)]
     Listen(#[from] edge::ListenError),
+    #[error(transparent)]
+    Syslog(#[from] SyslogError),
     #[error(transparent)]
     Control(#[from] control::StartError),
     #[error(transparent)]
@@ -221,6 +224,7 @@ impl Appliance {
             .merge(budget.routes())
             .merge(metrics::routes(metrics.clone()))
             .merge(alerting::routes(alerting));
+        listeners.syslog.serve(&doors, logs.clone());
         let sinks = Sinks { logs: Arc::new(logs), traces: Arc::new(traces), metrics: Arc::new(metrics) };
         let otlp_bytes_max = config.edge.otlp_body_bytes_max;
         let otlp_http = edge::otlp::http_routes(&sinks, otlp_bytes_max);
@@ -395,9 +399,10 @@ impl Signals {
         options.reserve_bytes = 0; // nothing in it shrinks: it is let go by segments
         let (journal, opened) = TelemetryJournal::open(data, options)?;
         let redactor = Redactor::new(&config.redaction).map_err(StartError::Redaction)?;
-        let (logs, log_windows) =
-            Logs::build(data, &config.logs, journal.clone(), redactor.clone(), Arc::clone(clock))?;
-        let (traces, span_windows) = Traces::build(data, &config.traces, journal.clone(), redactor, Arc::clone(clock))?;
+        let limits = config.signals.clone();
+        let common = Common { journal: journal.clone(), redactor, limits, clock: Arc::clone(clock) };
+        let (logs, log_windows) = Logs::build(data, &config.logs, &common)?;
+        let (traces, span_windows) = Traces::build(data, &config.traces, &common)?;
         let metrics = Metrics::build(journal.clone(), Arc::clone(clock), data, &config.metrics)?;
         let stores = stages.stage("stores");
         journal.start(&stores);
@@ -455,6 +460,7 @@ struct Listeners {
     otlp_grpc: Listener,
     otlp_http: Listener,
     public: Option<Listener>,
+    syslog: SyslogSockets,
 }
 
 impl Listeners {
@@ -469,23 +475,32 @@ impl Listeners {
                 "" => None,
                 address => Some(Listener::bind(Door::Public, address, edge).await?),
             },
+            syslog: SyslogSockets::bind(&config.syslog, edge).await?,
         };
         let all = [&listeners.aws, &listeners.http, &listeners.otlp_grpc, &listeners.otlp_http];
         let open = all.into_iter().chain(&listeners.public).find(|listener| !listener.address().ip().is_loopback());
         match open.map(Listener::door) {
             Some(door) if dev => Err(StartError::DevIsOpen(door.name())),
+            None if dev && listeners.syslog.addresses().iter().flatten().any(|address| !address.ip().is_loopback()) => {
+                Err(StartError::DevIsOpen("syslog"))
+            }
             _ => Ok(listeners),
         }
     }
 
     fn endpoints(&self) -> Endpoints {
         let url = |listener: &Listener| format!("http://{}", listener.address());
+        let [syslog_tcp, syslog_tls, syslog_udp] =
+            self.syslog.addresses().map(|address| address.map(|address| address.to_string()));
         Endpoints {
             aws: url(&self.aws),
             http: url(&self.http),
             otlp_grpc: url(&self.otlp_grpc),
             otlp_http: url(&self.otlp_http),
             public: self.public.as_ref().map(url),
+            syslog_tcp,
+            syslog_tls,
+            syslog_udp,
         }
     }
 }

@@ -33,6 +33,13 @@ pub struct Addresses {
     /// Of the public door, where there is one.
     #[serde(default)]
     pub public: Option<String>,
+    /// `host:port` of the syslog listeners that are configured.
+    #[serde(default)]
+    pub syslog_tcp: Option<String>,
+    #[serde(default)]
+    pub syslog_tls: Option<String>,
+    #[serde(default)]
+    pub syslog_udp: Option<String>,
 }
 
 /// A running appliance. Dropped, it is killed.

@@ -24,6 +24,12 @@ pub struct Endpoints {
     pub otlp_http: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syslog_tcp: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syslog_tls: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syslog_udp: Option<String>,
 }
 
 struct Own {

@@ -27,18 +27,17 @@ use backlot_windows::{Found, Opened, Options, Search, WindowsError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
 use crate::config;
 use crate::edge::ApiError;
-use crate::signals::Store;
-use crate::signals::redact::Redactor;
+use crate::signals::{Common, Nature, Store};
 use crate::tasks::Stage;
-use crate::telemetry_journal::{Kind, TelemetryJournal};
+use crate::telemetry_journal::Kind;
 
 pub use api::fuzz_values;
 pub use classes::classes;
 pub use elastic::fuzz_search as fuzz_elastic;
-pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push};
+pub use inlets::syslog::{Sockets as SyslogSockets, SyslogError, check as check_syslog};
+pub use inlets::{fuzz_bulk, fuzz_lines, fuzz_push, fuzz_syslog};
 pub use loki::fuzz_query as fuzz_logql;
 pub use model::{BODY_BYTES_MAX, LogRecord, Said, records};
 use query::field;
@@ -63,15 +62,10 @@ impl Logs {
     ///
     /// # Errors
     /// [`WindowsError`] when the folder cannot be read or written.
-    pub fn build(
-        data_dir: &Path,
-        config: &config::Logs,
-        journal: TelemetryJournal,
-        redactor: Redactor,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Opened), WindowsError> {
+    pub fn build(data_dir: &Path, config: &config::Logs, common: &Common) -> Result<(Self, Opened), WindowsError> {
         let options = options(data_dir, config).map_err(WindowsError::Wanted)?;
-        let (store, opened) = Store::open(options, Kind::Logs, schema::documents, journal, redactor, clock)?;
+        let nature = Nature { kind: Kind::Logs, convert: schema::documents, fixed: schema::RESERVED };
+        let (store, opened) = Store::open(options, nature, common)?;
         let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Ok((Self { store, tails, resources: Resources::default() }, opened))
     }

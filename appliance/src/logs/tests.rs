@@ -12,9 +12,11 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::schema::answer;
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::edge::otlp::{ExportLogsServiceRequest, Sink};
+use crate::signals::redact::Redactor;
 use crate::tasks::Stages;
+use crate::telemetry_journal::TelemetryJournal;
 
 fn text(value: &str) -> Option<AnyValue> {
     Some(AnyValue { value: Some(Any::StringValue(value.into())) })
@@ -69,7 +71,8 @@ fn run_with(dir: &Path, config: &config::Logs) -> Running {
     let (journal, _) = TelemetryJournal::open(dir, options).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let redactor = Redactor::new(&config::Redaction::default()).unwrap();
-    let (logs, _) = Logs::build(dir, config, journal.clone(), redactor, clock).unwrap();
+    let common = Common { journal: journal.clone(), redactor, limits: config::SignalsConfig::default(), clock };
+    let (logs, _) = Logs::build(dir, config, &common).unwrap();
     let stages = Stages::new(&[("stores", Duration::from_secs(20))]);
     logs.start(&stages.stage("stores"));
     Running { logs, stages, journal }

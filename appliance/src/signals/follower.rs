@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use backlot_journal::Lsn;
 use backlot_windows::{Document, Windows, WindowsError};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::budget::tell;
+use super::names::Names;
 use crate::clock::Clock;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
@@ -54,6 +56,7 @@ pub(super) struct Follower {
     windows: Windows,
     clock: Arc<dyn Clock>,
     convert: Convert,
+    names: Arc<Mutex<Names>>,
     /// Position up to which everything can be found.
     found: Arc<watch::Sender<Lsn>>,
 }
@@ -66,9 +69,10 @@ impl Follower {
         windows: Windows,
         clock: Arc<dyn Clock>,
         convert: Convert,
+        names: Names,
     ) -> Self {
         let found = Arc::new(watch::channel(Lsn::default()).0);
-        Self { journal, kind, windows, clock, convert, found }
+        Self { journal, kind, windows, clock, convert, names: Arc::new(Mutex::new(names)), found }
     }
 
     /// Starts following. Commits at the stop.
@@ -109,8 +113,13 @@ impl Follower {
                     () = tokio::time::sleep(commit_in) => {}
                 }
             }
-            let windows = follower.windows.clone();
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || windows.commit()).await {
+            let (windows, names) = (follower.windows.clone(), Arc::clone(&follower.names));
+            let wall_ms = follower.clock.now().wall_ms;
+            let last = move || {
+                names.lock().keep(wall_ms);
+                windows.commit()
+            };
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(last).await {
                 tracing::warn!(%error, "last commit failed; the journal has what it lacks");
             }
         });
@@ -156,7 +165,8 @@ impl Follower {
                 tracing::error!(kind = self.kind.as_str(), lsn = lsn.0, "skipped a record without a head");
                 return true;
             };
-            let documents = (self.convert)(request, lsn.0, arrived_ms);
+            let mut documents = (self.convert)(request, lsn.0, arrived_ms);
+            self.names.lock().bound(&mut documents, arrived_ms);
             let end = lsn.0 + payload.len() as u64; // after the position of each of its documents
             let now_ms = self.clock.now().mono_ms;
             if let Err(error) = self.windows.add(documents, arrived_ms, end, now_ms) {
@@ -194,8 +204,12 @@ impl Follower {
     }
 
     async fn housekeep(&self) {
-        let (windows, wall_ms) = (self.windows.clone(), self.clock.now().wall_ms);
-        match tokio::task::spawn_blocking(move || windows.housekeep(wall_ms)).await {
+        let (windows, names, wall_ms) = (self.windows.clone(), Arc::clone(&self.names), self.clock.now().wall_ms);
+        let work = move || {
+            names.lock().keep(wall_ms);
+            windows.housekeep(wall_ms)
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(Ok(dropped)) => tell(self.kind.as_str(), &dropped),
             Ok(Err(error)) => tracing::warn!(%error, "housekeeping of windows; the next round tries again"),
             Err(error) => tracing::error!(%error, "housekeeping of windows"),

@@ -6,6 +6,7 @@ pub mod attributes;
 pub mod budget;
 mod follower;
 mod moments;
+mod names;
 pub mod redact;
 mod searches;
 mod store;
@@ -14,4 +15,4 @@ mod store;
 pub const ITEMS_MAX: usize = 50_000;
 
 pub use moments::{Moment, duration_ms, logger_ns, rfc3339_ns};
-pub use store::Store;
+pub use store::{Common, Nature, Store};

@@ -8,9 +8,11 @@ use backlot_windows::{
 use tokio::sync::broadcast;
 
 use super::follower::{Convert, Follower, encode};
+use super::names::Names;
 use super::redact::{Redact, Redactor};
 use super::searches::Searches;
 use crate::clock::{Clock, Now};
+use crate::config;
 use crate::edge::ApiError;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{AppendError, Kind, TelemetryJournal};
@@ -30,21 +32,35 @@ pub struct Store {
     clock: Arc<dyn Clock>,
 }
 
+/// What one kind of record is like.
+pub struct Nature {
+    pub kind: Kind,
+    /// Makes documents of a record as [`Store::keep`] has put it into the journal.
+    pub convert: Convert,
+    /// Names that fields of every record have.
+    pub fixed: &'static [&'static str],
+}
+
+/// What all stores have in common. Cheap to clone.
+#[derive(Clone)]
+pub struct Common {
+    pub journal: TelemetryJournal,
+    pub redactor: Redactor,
+    pub limits: config::SignalsConfig,
+    pub clock: Arc<dyn Clock>,
+}
+
 impl Store {
-    /// Opens the windows. `convert` makes documents of a record as [`Store::keep`] has put it into the journal.
+    /// Opens the windows.
     ///
     /// # Errors
     /// [`WindowsError`] when the folder cannot be read or written.
-    pub fn open(
-        options: Options,
-        kind: Kind,
-        convert: Convert,
-        journal: TelemetryJournal,
-        redactor: Redactor,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Opened), WindowsError> {
+    pub fn open(options: Options, nature: Nature, common: &Common) -> Result<(Self, Opened), WindowsError> {
+        let Nature { kind, convert, fixed } = nature;
+        let Common { journal, redactor, clock, limits } = common.clone();
+        let names = Names::open(kind.as_str(), &options, &limits, fixed);
         let (windows, opened) = Windows::open(options)?;
-        let follower = Follower::new(journal.clone(), kind, windows.clone(), Arc::clone(&clock), convert);
+        let follower = Follower::new(journal.clone(), kind, windows.clone(), Arc::clone(&clock), convert, names);
         let searches = Searches::new(windows.clone());
         Ok((Self { kind, journal, windows, follower, searches, redactor, clock }, opened))
     }

@@ -21,16 +21,14 @@ mod trace;
 mod tree;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use backlot_windows::{Opened, Options, WindowsError};
 
-use crate::clock::Clock;
 use crate::config;
 use crate::signals;
-use crate::signals::redact::Redactor;
+use crate::signals::{Common, Nature};
 use crate::tasks::Stage;
-use crate::telemetry_journal::{Kind, TelemetryJournal};
+use crate::telemetry_journal::Kind;
 
 pub use list::{Asked, Page};
 pub use model::{Span, SpanEvent, SpanLink, SpanStatus};
@@ -52,15 +50,9 @@ impl Traces {
     ///
     /// # Errors
     /// [`WindowsError`] when the folder cannot be read or written.
-    pub fn build(
-        data_dir: &Path,
-        config: &config::Traces,
-        journal: TelemetryJournal,
-        redactor: Redactor,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Opened), WindowsError> {
-        let options = options(data_dir, config);
-        let (store, opened) = signals::Store::open(options, Kind::Spans, schema::documents, journal, redactor, clock)?;
+    pub fn build(data_dir: &Path, config: &config::Traces, common: &Common) -> Result<(Self, Opened), WindowsError> {
+        let nature = Nature { kind: Kind::Spans, convert: schema::documents, fixed: schema::RESERVED };
+        let (store, opened) = signals::Store::open(options(data_dir, config), nature, common)?;
         Ok((Self { store }, opened))
     }
 

@@ -91,6 +91,19 @@ impl Document {
         self.shared = Some(shared);
     }
 
+    /// Keeps the values that pass; what the search answers with stays as it is.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &Value) -> bool) {
+        self.fields.retain(|(name, value)| keep(name, value));
+        let Some(shared) = self.shared.take() else { return };
+        let kept: Vec<bool> = shared.fields().map(|(name, value)| keep(name, value)).collect();
+        if kept.iter().all(|kept| *kept) {
+            self.shared = Some(shared);
+        } else {
+            let passed = shared.fields.iter().zip(kept).filter(|(_, kept)| *kept);
+            self.fields.extend(passed.map(|(field, _)| field.clone()));
+        }
+    }
+
     /// Its own values, and those it shares.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.own_fields().chain(self.shared().into_iter().flat_map(Shared::fields))

@@ -91,6 +91,9 @@ catalogue! {
     WINDOWS_DROPPED = Kind::Counter, "backlot_windows_dropped_total", "{window}", ["signal", "class", "reason"], "Windows that went: age, class_bytes (its class had more than its bytes), total (all together had).";
     WINDOWS_DROPPED_RECORDS = Kind::Counter, "backlot_windows_dropped_records_total", "{record}", ["signal", "class", "reason"], "Log records and spans in windows that went.";
     CLOUDWATCH_LOGS_REFUSED = Kind::Counter, "backlot_cloudwatch_logs_refused_total", "{item}", ["operation", "reason"], "Log events and calls of CloudWatch Logs that were refused for want of room or for their time: too_old, too_new, throttled, limit, unavailable; and events that a live tail left out: sampled.";
+    INDEXED_NAMES = Kind::Gauge, "backlot_indexed_names", "{name}", ["signal", "kind"], "Services, and names of attributes, that log records or spans are found by.";
+    UNINDEXED_VALUES = Kind::Counter, "backlot_unindexed_values_total", "{value}", ["signal", "kind"], "Services and attributes that were kept and not indexed, because there are too many names.";
+    SYSLOG_MESSAGES = Kind::Counter, "backlot_syslog_messages_total", "{message}", ["transport", "outcome"], "Messages by syslog: taken, cut (taken, and longer than syslog.line_bytes_max), dropped.";
     SERIES = Kind::Gauge, "backlot_metrics_series", "{series}", [], "Series in the memory head.";
 
     JOURNAL_SYNC_DURATION = Kind::Histogram(LATENCY_S), "backlot_journal_sync_duration_seconds", "s", ["journal"], "Time of one fdatasync.";

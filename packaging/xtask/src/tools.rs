@@ -28,6 +28,12 @@ pub(crate) const C_COMPILER: Tool =
 pub(crate) const MKFS: Tool =
     Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
 pub(crate) const RESTIC: Tool = Tool { name: "restic", probe: "restic version", packages: &["restic"] };
+/// Sends syslog in a test, over TLS as well.
+pub(crate) const RSYSLOG: Tool = Tool {
+    name: "rsyslog",
+    probe: "test -x /usr/sbin/rsyslogd && ls /usr/lib/*/rsyslog/lmnsd_gtls.so",
+    packages: &["rsyslog", "rsyslog-gnutls"],
+};
 
 /// Installs what is missing of `tools`.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Log lines of other protocols: Elasticsearch's bulk, Loki's push, lines over HTTP.
+//! Log lines of other protocols: Elasticsearch's bulk, Loki's push, lines over HTTP, syslog.
 //!
 //! Each is read into [`Entries`], which become one request of OTLP and go its way: one format in the journal, one set of names that
 //! are recognised. An answer of success means that the lines are durable.
@@ -7,6 +7,7 @@ mod elastic;
 mod lines;
 mod loki;
 mod stacks;
+pub(super) mod syslog;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -29,6 +30,7 @@ use crate::signals::attributes::pairs;
 pub use elastic::fuzz as fuzz_bulk;
 pub use lines::fuzz as fuzz_lines;
 pub use loki::fuzz as fuzz_push;
+pub use syslog::fuzz as fuzz_syslog;
 
 /// Most bytes of a body after decompression.
 const UNPACKED_BYTES_MAX: usize = 12 << 20;
