@@ -98,6 +98,8 @@ config! {
     spool_bytes_max: u64 = 16_777_216;
     /// How often metrics are shipped, in seconds.
     metrics_s: u64 = 10;
+    /// Units of systemd whose journal is shipped to `otlp`, as `journalctl --unit` takes them, such as `docker.service`; `*` is all of the host. Empty: none.
+    journald_units: Vec<String> = Vec::new();
     /// What is written to standard error, in the directives of `tracing`: `info`, `backlot_agent=debug`.
     log: String = "info".into();
 }
@@ -202,6 +204,10 @@ impl Config {
         let prefix = backlot_wire::job::split_s3_uri(&self.output_prefix);
         if prefix.is_none() || !self.output_prefix.ends_with('/') {
             return Err(("output_prefix", format!("`{}` is not s3://bucket/prefix/", self.output_prefix)));
+        }
+        let is_unit = |unit: &String| !unit.is_empty() && unit.len() <= 256 && !unit.chars().any(char::is_control);
+        if self.journald_units.len() > 256 || !self.journald_units.iter().all(is_unit) {
+            return Err(("journald_units", "holds at most 256 names of units".into()));
         }
         let bounds: [(&'static str, u64, u64, u64); 12] = [
             ("slots", self.slots as u64, 0, 64),

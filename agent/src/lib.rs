@@ -16,6 +16,7 @@ pub mod frames;
 pub mod host;
 pub mod http_client;
 pub mod infer;
+pub mod journald;
 pub mod lease;
 mod output;
 pub mod probe;

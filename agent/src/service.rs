@@ -22,6 +22,7 @@ use crate::door::{Door, basic};
 use crate::events::{Outbox, spool::Spool};
 use crate::host::Gpus;
 use crate::http_client::HttpClient;
+use crate::journald::Journald;
 use crate::queue::Queue;
 use crate::signals::Signals;
 use crate::store::Store;
@@ -105,6 +106,9 @@ async fn serve(
         .map_err(|error| RunError::Configuration(format!("`scratch` {}: {error}", scratch.display())))?;
     let spool =
         Spool::open(&scratch.join("spool"), config.spool_bytes_max).map_err(|error| fault("event spool", &error))?;
+    let follows = !config.otlp.is_empty() && !config.journald_units.is_empty();
+    let journald = follows
+        .then(|| Journald::new(&config.journald_units, http.clone(), &config.otlp, authorization.clone(), &scratch));
     let door = (!config.http.is_empty()).then(|| Door::new(http, &config.http, authorization));
     let outbox = Outbox::new(door.clone(), spool, clock);
 
@@ -166,6 +170,9 @@ async fn serve(
     info!(name = agent.config.name, queue = agent.config.queue, slots = slot_count, types = ?registration.types, "the agent takes jobs");
 
     background.spawn(outbox.run());
+    if let Some(journald) = journald {
+        background.spawn(journald.run());
+    }
     if let Some(door) = door.clone() {
         background.spawn(register(Arc::clone(&agent), door, registration.clone()));
     }
