@@ -30,10 +30,12 @@ else:
     journal.seek(0, 2)
 with open(os.path.join(folder, "runs"), "a") as runs:
     runs.write((cursor[0] if cursor else "end") + "\n")
+line = ""
 while os.getppid() != 1:
-    line = journal.readline()
+    line += journal.readline()
     if line.endswith("\n"):
         sys.stdout.write(line)
+        line = ""
     else:
         sys.stdout.flush()
         time.sleep(0.02)

@@ -180,8 +180,8 @@ mod tests {
         }
         assert_eq!(
             framed(b"2024 years\n", &[8], 14),
-            [("years".to_owned(), false)],
-            "a count that is none cannot be told"
+            [("2024 years".to_owned(), false)],
+            "what seems to be counted and ends early is kept whole"
         );
         assert_eq!(
             framed(b"1234567890 a\n12", &[8], 14),
