@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use backlot_tests::Appliance;
+use std::process::Command;
+
+use backlot_tests::{Appliance, binary};
 
 fn subject(appliance: &Appliance, subject: &str) {
     let said = appliance.python("logs_cloudwatch.py", &[subject]);
@@ -60,7 +62,7 @@ fn groups_and_events_outlive_kill_9_and_a_rebuild() {
         assert!(said.contains("lasting is as it should be"), "{said}");
     }
     assert_eq!(appliance.stop(), Some(0));
-    let rebuilt = appliance.cli(&["rebuild", "--data", appliance.data().to_str().unwrap()]);
+    let rebuilt = Command::new(binary("backlot")).args(["rebuild", "--data"]).arg(appliance.data()).output().unwrap();
     assert!(rebuilt.status.success(), "{rebuilt:?}");
     appliance.start_again();
     let said = appliance.python("logs_cloudwatch.py", &["lasting", "check"]);
