@@ -107,10 +107,18 @@ impl Patterns {
                 changed
             }
             Value::Array(values) => {
-                values.iter_mut().fold(false, |changed, value| self.within(value, mark, counts) || changed)
+                let mut changed = false;
+                for value in values {
+                    changed |= self.within(value, mark, counts);
+                }
+                changed
             }
             Value::Object(entries) => {
-                entries.values_mut().fold(false, |changed, value| self.within(value, mark, counts) || changed)
+                let mut changed = false;
+                for value in entries.values_mut() {
+                    changed |= self.within(value, mark, counts);
+                }
+                changed
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
