@@ -16,8 +16,9 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<ExitCode, CliError> {
             signal(SignalKind::interrupt()).map_err(|error| CliError::fault("listen for SIGINT", error))?;
         let mut terminate =
             signal(SignalKind::terminate()).map_err(|error| CliError::fault("listen for SIGTERM", error))?;
-        let appliance =
-            Appliance::build(config, arguments.dev).await.map_err(|error| CliError::Fault(error.to_string()))?;
+        let appliance = Box::pin(Appliance::build(config, arguments.dev))
+            .await
+            .map_err(|error| CliError::Fault(error.to_string()))?;
         if arguments.print_addresses {
             println!("{}", to_json(&appliance.ready())?);
         } else {

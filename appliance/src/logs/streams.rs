@@ -32,18 +32,20 @@ pub struct Stream {
     pub count: u64,
 }
 
+type Resource = Arc<Map<String, Value>>;
+
 /// What keys stand for. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Resources {
-    known: Arc<Mutex<HashMap<String, Arc<Map<String, Value>>>>>,
+    known: Arc<Mutex<HashMap<String, Resource>>>,
 }
 
 impl Resources {
-    fn get(&self, key: &str) -> Option<Arc<Map<String, Value>>> {
+    fn get(&self, key: &str) -> Option<Resource> {
         self.known.lock().get(key).cloned()
     }
 
-    fn put(&self, key: &str, resource: &Arc<Map<String, Value>>) {
+    fn put(&self, key: &str, resource: &Resource) {
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED_MAX {
             known.clear();
@@ -71,11 +73,7 @@ impl Logs {
         Ok(streams)
     }
 
-    async fn resource(
-        &self,
-        key: &str,
-        (from_ns, to_ns): (i64, i64),
-    ) -> Result<Option<Arc<Map<String, Value>>>, ApiError> {
+    async fn resource(&self, key: &str, (from_ns, to_ns): (i64, i64)) -> Result<Option<Resource>, ApiError> {
         if let Some(resource) = self.resources.get(key) {
             return Ok(Some(resource));
         }

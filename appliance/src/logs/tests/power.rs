@@ -21,7 +21,7 @@ fn classes(round: u64) -> config::Logs {
         days: Some(3),
         bytes: None,
     };
-    let class = if round % 2 == 0 {
+    let class = if round.is_multiple_of(2) {
         vec![class("first", "kind:0"), class("second", "kind:1")]
     } else {
         vec![class("second", "kind:(0 OR 2)")]

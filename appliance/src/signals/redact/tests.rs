@@ -222,7 +222,7 @@ fn cost_of_redaction() {
     use prost::Message as _;
     let body = r#"{"level":"info","msg":"frame 17 of shot 42 rendered in 1834 ms on gpu 3","shot":"42","frame":17,"ms":1834.5,"path":"/mnt/out/17.exr"}"#;
     let record = |at: usize| LogRecord {
-        body: if at % 2 == 0 { text(body) } else { text("frame 17 of shot 42 rendered in 1834 ms on gpu 3") },
+        body: if at.is_multiple_of(2) { text(body) } else { text("frame 17 of shot 42 rendered in 1834 ms on gpu 3") },
         attributes: ["code.file.path", "thread.name", "gpu.index", "job.id", "render.samples", "http.request.method"]
             .map(|name| pair(name, text("some value or other")))
             .to_vec(),
