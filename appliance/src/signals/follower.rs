@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use backlot_journal::Lsn;
 use backlot_windows::{Document, Windows, WindowsError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -81,11 +83,14 @@ impl Follower {
         stage.spawn(self.kind.as_str(), async move {
             let mut more = follower.journal.subscribe();
             let mut housekeep = tokio::time::interval(HOUSEKEEP_EVERY);
+            // Beside the indexing: merging a large window takes half a minute, and what arrives meanwhile is to be found.
+            let mut upkeep = None;
             let mut next = follower.begin();
             loop {
                 more.borrow_and_update();
+                let is_waiting;
                 match follower.step(next).await {
-                    Ok(at) => next = at,
+                    Ok(done) => (next, is_waiting) = done,
                     Err(problem) => {
                         tracing::error!(
                             kind = follower.kind.as_str(),
@@ -96,6 +101,7 @@ impl Follower {
                             () = stop.cancelled() => return,
                             () = tokio::time::sleep(RETRY_AFTER) => {}
                         }
+                        ended(&mut upkeep).await; // it may be at work in what is opened anew
                         follower.recover().await;
                         next = follower.begin();
                         continue;
@@ -104,15 +110,16 @@ impl Follower {
                 if next < *more.borrow() {
                     continue;
                 }
-                let commit_in =
-                    if follower.windows.is_waiting() { Duration::from_millis(250) } else { HOUSEKEEP_EVERY };
+                let commit_in = if is_waiting { Duration::from_millis(250) } else { HOUSEKEEP_EVERY };
                 tokio::select! {
                     () = stop.cancelled() => break,
                     changed = more.changed() => if changed.is_err() { break },
-                    _ = housekeep.tick() => follower.housekeep().await,
+                    _ = housekeep.tick(), if upkeep.is_none() => upkeep = Some(follower.housekeep()),
+                    () = ended(&mut upkeep), if upkeep.is_some() => {}
                     () = tokio::time::sleep(commit_in) => {}
                 }
             }
+            ended(&mut upkeep).await;
             let (windows, names) = (follower.windows.clone(), Arc::clone(&follower.names));
             let wall_ms = follower.clock.now().wall_ms;
             let last = move || {
@@ -149,15 +156,16 @@ impl Follower {
         applied
     }
 
-    async fn step(&self, from: Lsn) -> Result<Lsn, String> {
+    /// Up to where it came, and whether anything waits for a commit.
+    async fn step(&self, from: Lsn) -> Result<(Lsn, bool), String> {
         let follower = self.clone();
-        let next = tokio::task::spawn_blocking(move || follower.step_blocking(from)).await;
-        let next = next.map_err(|error| error.to_string())??;
+        let done = tokio::task::spawn_blocking(move || follower.step_blocking(from)).await;
+        let (next, is_waiting) = done.map_err(|error| error.to_string())??;
         self.found.send_replace(next);
-        Ok(next)
+        Ok((next, is_waiting))
     }
 
-    fn step_blocking(&self, from: Lsn) -> Result<Lsn, String> {
+    fn step_blocking(&self, from: Lsn) -> Result<(Lsn, bool), String> {
         let mut failed: Option<WindowsError> = None;
         let mut bytes = 0;
         let next = self.journal.scan(self.kind, from, &mut |lsn, payload| {
@@ -185,12 +193,13 @@ impl Follower {
         if self.windows.commit_is_due(now.mono_ms) {
             self.windows.commit().map_err(|error| error.to_string())?;
         }
-        if !self.windows.is_waiting() {
+        let is_waiting = self.windows.is_waiting();
+        if !is_waiting {
             self.journal.checkpoint(self.kind, next);
         } else if self.windows.applied() > 0 {
             self.journal.checkpoint(self.kind, Lsn(self.windows.applied()));
         }
-        Ok(next)
+        Ok((next, is_waiting))
     }
 
     async fn recover(&self) {
@@ -203,16 +212,29 @@ impl Follower {
         }
     }
 
-    async fn housekeep(&self) {
+    /// Begins a round of it, and tells what it did when it is waited for.
+    fn housekeep(&self) -> BoxFuture<'static, ()> {
         let (windows, names, wall_ms) = (self.windows.clone(), Arc::clone(&self.names), self.clock.now().wall_ms);
-        let work = move || {
+        let work = tokio::task::spawn_blocking(move || {
             names.lock().keep(wall_ms);
             windows.housekeep(wall_ms)
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(dropped)) => tell(self.kind.as_str(), &dropped),
-            Ok(Err(error)) => tracing::warn!(%error, "housekeeping of windows; the next round tries again"),
-            Err(error) => tracing::error!(%error, "housekeeping of windows"),
+        });
+        let kind = self.kind.as_str();
+        async move {
+            match work.await {
+                Ok(Ok(dropped)) => tell(kind, &dropped),
+                Ok(Err(error)) => tracing::warn!(%error, "housekeeping of windows; the next round tries again"),
+                Err(error) => tracing::error!(%error, "housekeeping of windows"),
+            }
         }
+        .boxed()
+    }
+}
+
+/// Waits until the work under way is done, if there is any.
+async fn ended(work: &mut Option<BoxFuture<'static, ()>>) {
+    if let Some(under_way) = work {
+        under_way.await;
+        *work = None;
     }
 }
