@@ -33,12 +33,15 @@ function fits(job: Job): boolean {
 export function Jobs() {
   const jobs = useSignal<Job[] | null>(null);
   const cursor = useSignal<string | null>(null);
+  const answered = useSignal("");
   const problem = useSignal<string | null>(null);
   const asked = question();
   const load = async (stop?: AbortSignal) => {
     const said = await get<Answer>(`/v1/jobs?${asked}`, stop);
+    if (question() !== asked) return; // the filters have moved on meanwhile
     jobs.value = said.jobs;
     cursor.value = said.cursor ?? null;
+    answered.value = asked;
   };
   usePoll(asked, 30_000, load, problem);
   useEvents("/v1/jobs/events", {
@@ -52,9 +55,13 @@ export function Jobs() {
   });
   const more = async () => {
     const said = await get<Answer>(`/v1/jobs?${asked}&cursor=${encodeURIComponent(cursor.value ?? "")}`);
+    if (question() !== asked) return;
     jobs.value = [...(jobs.value ?? []), ...said.jobs];
     cursor.value = said.cursor ?? null;
   };
+  // Until the answer to new filters is here, the old rows are sieved: never a row under a filter that it does not pass.
+  const waits = answered.value !== asked;
+  const listed = waits ? jobs.value?.filter(fits) : jobs.value;
   const value = (name: string) => place.value.query.get(name) ?? "";
   const change = (event: Event) => {
     const field = event.currentTarget as HTMLInputElement | HTMLSelectElement;
@@ -76,13 +83,13 @@ export function Jobs() {
         <label>Id or error <input name="q" type="search" value={value("q")} onChange={change} /></label>
       </form>
       {problem.value && <p class="problem" role="alert">{problem.value}</p>}
-      {jobs.value?.length === 0 && <p class="empty">No job fits. Submit one: <code>backlot job submit --type image.upscale --input frame.png --param scale=2</code></p>}
-      {!!jobs.value?.length && (
-        <div class="scroll">
+      {!waits && listed?.length === 0 && <p class="empty">No job fits. Submit one: <code>backlot job submit --type image.upscale --input frame.png --param scale=2</code></p>}
+      {!!listed?.length && (
+        <div class="scroll" aria-busy={waits}>
           <table>
             <thead><tr><th>Job</th><th>Type</th><th>Status</th><th>Progress</th><th>Attempts</th><th>Took</th><th>Created</th><th>Error</th></tr></thead>
             <tbody>
-              {jobs.value.map((job) => (
+              {listed.map((job) => (
                 <tr key={job.id}>
                   <td><a href={`/jobs/${encodeURIComponent(job.id)}`}><code>{job.id.slice(0, 13)}</code></a></td>
                   <td>{job.spec.type}</td>
@@ -98,7 +105,7 @@ export function Jobs() {
           </table>
         </div>
       )}
-      {cursor.value && <button type="button" class="quiet" onClick={more}>Show more</button>}
+      {!waits && cursor.value && <button type="button" class="quiet" onClick={more}>Show more</button>}
     </main>
   );
 }
