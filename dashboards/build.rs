@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 fn main() {
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/dist");
+    // Asked when it runs, not when it is compiled: a target folder may be taken along to another checkout.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let dist = Path::new(&here).join("web/dist");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    println!("cargo::rerun-if-changed={}", Path::new(env!("CARGO_MANIFEST_DIR")).join("web").display());
+    println!("cargo::rerun-if-changed={}", Path::new(&here).join("web").display());
     println!("cargo::rerun-if-changed={}", dist.display());
     let mut files = Vec::new();
     collect(&dist, &dist, &mut files);
