@@ -51,6 +51,32 @@ fn a_live_tail_shows_what_arrives_to_boto3_and_the_command_line() {
     subject(&Appliance::start(), "live");
 }
 
+/// The second version of the AWS CLI, as Debian's `awscli` brings it.
+fn command_line(subject: &str) {
+    let version = Command::new("/usr/bin/aws").arg("--version").output();
+    if !version.is_ok_and(|said| said.stdout.starts_with(b"aws-cli/2")) {
+        eprintln!("SKIPPED {subject} of the command line: /usr/bin/aws is not the AWS CLI 2");
+        return;
+    }
+    let said = Appliance::start().python("logs_cli.py", &[subject]);
+    assert!(said.contains(&format!("{subject} is as it should be")), "{said}");
+}
+
+#[test]
+fn aws_logs_tail_follows_each_event_once() {
+    command_line("tail");
+}
+
+#[test]
+fn aws_logs_tail_lays_out_json_and_filters_by_patterns() {
+    command_line("tail_json");
+}
+
+#[test]
+fn scripts_of_the_second_command_line_find_filter_and_query_events() {
+    command_line("calls");
+}
+
 #[test]
 fn groups_and_events_outlive_kill_9_and_a_rebuild() {
     let mut appliance = Appliance::start();

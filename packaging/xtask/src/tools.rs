@@ -35,6 +35,11 @@ pub(crate) const RSYSLOG: Tool = Tool {
     packages: &["rsyslog", "rsyslog-gnutls"],
 };
 
+/// The second version of the AWS CLI, which alone follows logs. The tests call it by its path: the `aws` of their virtual environment
+/// is the first version, and stays the one that is found by name.
+pub(crate) const AWS_CLI: Tool =
+    Tool { name: "the AWS CLI 2", probe: "/usr/bin/aws --version | grep -q '^aws-cli/2'", packages: &["awscli"] };
+
 /// Installs what is missing of `tools`.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<(), String> {
     let missing: Vec<Tool> =
