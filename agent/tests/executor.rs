@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backlot_agent::infer::cpu::Cpu;
 use backlot_agent::infer::executor::{ExecError, Executor, Input};
-use backlot_agent::infer::graph::{Activation, Element, Graph, Op, TensorType, ValueId};
+use backlot_agent::infer::graph::{Activation, Element, Graph, Op, Pad, TensorType, ValueId};
 use backlot_agent::infer::weights::Weights;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
@@ -89,7 +89,7 @@ proptest! {
         let input = graph.input();
         let weight = graph.weight("w", &[outputs, inputs, kernel, kernel]);
         let bias = Some(graph.weight("b", &[outputs]));
-        let end = graph.push("conv", Op::Conv2d { weight, bias, stride, activation: None }, &[input]);
+        let end = graph.push("conv", Op::Conv2d { weight, bias, stride, pad: Pad::Same, activation: None }, &[input]);
         let end = graph.push("bend", Op::Activate(Activation::LeakyRelu { slope: 0.2 }), &[end]);
         graph.output(end);
         let weights = weights(&[("w", &[outputs, inputs, kernel, kernel], &w), ("b", &[outputs], &b)]);
@@ -250,7 +250,7 @@ fn a_missing_weight_and_a_weight_of_another_shape_are_named() {
     let mut graph = Graph::new();
     let input = graph.input();
     let weight = graph.weight("up.weight", &[4, 3, 1, 1]);
-    graph.push("up", Op::Conv2d { weight, bias: None, stride: 1, activation: None }, &[input]);
+    graph.push("up", Op::Conv2d { weight, bias: None, stride: 1, pad: Pad::Same, activation: None }, &[input]);
     let load = |weights: &Weights| match Cpu::new(1, ARENA_BYTES_MAX).unwrap().load(graph.clone(), weights) {
         Ok(_) => String::new(),
         Err(error) => error.to_string(),

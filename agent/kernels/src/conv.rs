@@ -1,4 +1,4 @@
-//! Convolution with a square kernel of side 1 or 3, "same" padding with zeros, stride 1 or 2.
+//! Convolution with a square kernel of side 1 or 3, padded with zeros, stride 1 or 2.
 //!
 //! Two ways to the same sums: [`winograd`](crate::winograd) where it applies (side 3, stride 1, enough channels),
 //! and the direct way here for the rest. The direct way copies the rows it needs into a bordered strip, so that
@@ -12,6 +12,15 @@ use crate::{Size, winograd::Winograd};
 
 /// Pixels of one register tile.
 const ROWS: usize = 6;
+
+/// Where the zeros around a picture are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pad {
+    /// On all sides, so that the size is kept.
+    Same,
+    /// One line below and one at the right: side 3 with stride 2, an odd last line is lost.
+    End,
+}
 
 /// A convolution whose weights are packed for the loops.
 pub struct Conv {
@@ -33,6 +42,8 @@ pub(crate) struct Shape {
     pub(crate) outputs: usize,
     kernel: usize,
     stride: usize,
+    /// Lines of zeros above and at the left.
+    lead: usize,
 }
 
 impl Conv {
@@ -40,7 +51,8 @@ impl Conv {
     /// channel) the result is bent at zero: 0 is ReLU, a constant is leaky ReLU, any is PReLU.
     ///
     /// # Panics
-    /// When the slices' lengths do not agree with the numbers, the kernel is not 1 or 3, the stride not 1 or 2.
+    /// When the slices' lengths do not agree with the numbers, the kernel is not 1 or 3, the stride not 1 or 2, or
+    /// the padding is not for them.
     #[must_use]
     pub fn new(
         weight: &[f32],
@@ -48,11 +60,14 @@ impl Conv {
         slopes: Option<&[f32]>,
         [outputs, inputs, kernel]: [usize; 3],
         stride: usize,
+        pad: Pad,
     ) -> Self {
         assert!(matches!(kernel, 1 | 3) && matches!(stride, 1 | 2), "kernel {kernel}, stride {stride}");
         assert_eq!(weight.len(), outputs * inputs * kernel * kernel, "weights of a convolution");
         assert!(bias.is_none_or(|b| b.len() == outputs) && slopes.is_none_or(|s| s.len() == outputs));
-        let shape = Shape { inputs, outputs, kernel, stride };
+        assert!(pad == Pad::Same || (kernel, stride) == (3, 2), "padding at the end");
+        let lead = if pad == Pad::Same { kernel / 2 } else { 0 };
+        let shape = Shape { inputs, outputs, kernel, stride, lead };
         let way = if kernel == 3 && stride == 1 && Winograd::suits(inputs, outputs) {
             Way::Winograd(Winograd::new(weight, inputs, outputs))
         } else {
@@ -68,7 +83,8 @@ impl Conv {
 
     #[must_use]
     pub fn output_size(&self, size: Size) -> Size {
-        let side = |n: usize| n.div_ceil(self.shape.stride);
+        let Shape { kernel, stride, lead, .. } = self.shape;
+        let side = |n: usize| if lead == kernel / 2 { n.div_ceil(stride) } else { n / stride };
         Size { height: side(size.height), width: side(size.width) }
     }
 
@@ -137,10 +153,10 @@ fn pack(weight: &[f32], shape: Shape) -> Vec<f32> {
 fn fill_strip(strip: &mut [f32], input: &[f32], size: Size, shape: Shape, y: usize) {
     let border = shape.kernel / 2;
     let row_len = size.width * shape.inputs;
-    let edge = border * shape.inputs;
-    for (dy, to) in strip.chunks_exact_mut(row_len + 2 * edge).enumerate() {
+    let edge = shape.lead * shape.inputs;
+    for (dy, to) in strip.chunks_exact_mut(row_len + 2 * border * shape.inputs).enumerate() {
         let to = &mut to[edge..edge + row_len];
-        match (y * shape.stride + dy).checked_sub(border).filter(|from| *from < size.height) {
+        match (y * shape.stride + dy).checked_sub(shape.lead).filter(|from| *from < size.height) {
             Some(from) => to.copy_from_slice(&input[from * row_len..][..row_len]),
             None => to.fill(0.0),
         }
@@ -201,7 +217,7 @@ impl Row<'_> {
         first: usize,
         x: usize,
     ) {
-        let Shape { inputs, outputs, kernel, stride } = self.shape;
+        let Shape { inputs, outputs, kernel, stride, .. } = self.shape;
         let channel = block * BLOCK + first * S::F32_LANES;
         let mut bias = [simd.splat_f32s(0.0); V];
         for (v, bias) in bias.iter_mut().enumerate() {

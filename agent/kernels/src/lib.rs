@@ -6,12 +6,17 @@
 //! here. Work is spread over the rayon pool that the caller has installed. Sizes that do not fit the slices are
 //! the caller's mistake and panic; nothing here reads data from outside the process.
 
+mod attention;
 mod conv;
 mod lanes;
+mod math;
+mod norm;
 mod picture;
 mod pointwise;
 mod winograd;
 
-pub use conv::Conv;
+pub use attention::{Heads, attention};
+pub use conv::{Conv, Pad};
+pub use norm::{Affine, group_norm, layer_norm};
 pub use picture::{Size, concat_rows, pixel_shuffle, resize_bicubic, split_rows, upsample_nearest};
-pub use pointwise::{add, mul, prelu, scale, silu};
+pub use pointwise::{add, add_channels, geglu, gelu, mul, prelu, quick_gelu, scale, silu};

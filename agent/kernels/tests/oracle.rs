@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
 use backlot_kernels::{
-    Conv, Size, add, concat_rows, mul, pixel_shuffle, prelu, resize_bicubic, scale, silu, split_rows, upsample_nearest,
+    Conv, Pad, Size, add, concat_rows, mul, pixel_shuffle, prelu, resize_bicubic, scale, silu, split_rows,
+    upsample_nearest,
 };
 use proptest::prelude::*;
 
@@ -76,7 +77,7 @@ fn check_conv(dims: [usize; 3], stride: usize, size: Size, seed: u64) -> f32 {
         stride,
     };
     let input = values(size.pixels() * inputs, seed + 3);
-    let conv = Conv::new(&case.weight, Some(&case.bias), Some(&case.slopes), dims, stride);
+    let conv = Conv::new(&case.weight, Some(&case.bias), Some(&case.slopes), dims, stride, Pad::Same);
     let to = conv.output_size(size);
     let mut output = vec![f32::NAN; to.pixels() * outputs];
     conv.run(&input, size, &mut output);

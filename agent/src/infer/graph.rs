@@ -5,8 +5,7 @@
 //! loaded. Values are channels-last: a picture is `[batch, height, width, channels]`. Weights keep the layout that
 //! model files have (`[out, in, k, k]`, `[out, in]`); each executor packs them as it likes.
 //!
-//! Absent on purpose: operations that nothing runs yet. Attention, norms and embeddings come with the models that
-//! need them. Broadcasting and control flow never come.
+//! Absent on purpose: operations that nothing runs yet, broadcasting, control flow.
 
 mod plan;
 mod shapes;
@@ -66,16 +65,30 @@ pub enum Activation {
         slopes: WeightId,
     },
     Silu,
+    /// By the error function.
+    Gelu,
+    /// `a / (1 + e^(−1.702 a))`, which CLIP was trained with.
+    QuickGelu,
+}
+
+/// Where a convolution puts the zeros around its input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pad {
+    /// On all sides, so that the size is kept (rounded up after a stride).
+    #[default]
+    Same,
+    /// One line below and one at the right; only for side 3 with stride 2. An odd last line is lost.
+    End,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Square kernel of side 1 or 3, padded with zeros to keep the size, stride 1 or 2. The activation comes from
-    /// [`Graph::fuse`].
+    /// Square kernel of side 1 or 3, stride 1 or 2. The activation comes from [`Graph::fuse`].
     Conv2d {
         weight: WeightId,
         bias: Option<WeightId>,
         stride: usize,
+        pad: Pad,
         activation: Option<Activation>,
     },
     /// `x · Wᵀ + b` over the last axis.
@@ -84,6 +97,43 @@ pub enum Op {
         bias: Option<WeightId>,
     },
     Activate(Activation),
+    /// `[n, …, c]`: mean and variance of each (n, group of channels) over all else, then weight and bias of each
+    /// channel. With `silu` that activation after it, which comes from [`Graph::fuse`].
+    GroupNorm {
+        groups: usize,
+        weight: WeightId,
+        bias: WeightId,
+        epsilon: f32,
+        silu: bool,
+    },
+    /// Over the last axis.
+    LayerNorm {
+        weight: WeightId,
+        bias: WeightId,
+        epsilon: f32,
+    },
+    /// Last axis `2c → c`: the first half times the GELU of the second.
+    Geglu,
+    /// Query `[n, l, heads·d]`, key and value `[n, s, heads·d]` → `[n, l, heads·d]`, scaled by `1/√d`. Causal: a
+    /// query sees the keys up to its own place, and `l = s`.
+    Attention {
+        heads: usize,
+        causal: bool,
+    },
+    /// Rows of the weight `[rows, c]` by number: `[n, l]` → `[n, l, c]`. The numbers are whole and below `rows`;
+    /// others are a fault of the run.
+    Embedding {
+        weight: WeightId,
+    },
+    /// Sinusoids of moments in time: `[n]` → `[n, channels]`. Half of the channels are sines and half cosines (the
+    /// cosines first with `flip`), of frequencies from 1 down to `10000^(−1 + …)` in `channels/2 − shift` steps.
+    TimeEmbedding {
+        channels: usize,
+        flip: bool,
+        shift: f32,
+    },
+    /// `[n, …, c]` plus `[n, c]`.
+    AddChannels,
     /// Two or more tensors of one type.
     Add,
     Mul,
@@ -221,28 +271,24 @@ impl Graph {
         ValueId(self.values - 1)
     }
 
-    /// Moves each activation into the convolution before it, where nobody else reads that convolution. The values
-    /// stay what they are; one pass over memory less for each.
+    /// Moves each activation into the convolution or norm before it, where nobody else reads what stands between.
+    /// The values stay what they are; one pass over memory less for each.
     #[must_use]
     pub fn fuse(mut self) -> Self {
         let mut readers = vec![0_usize; self.values];
         for value in self.nodes.iter().flat_map(|node| &node.inputs).chain(&self.outputs) {
             readers[value.0] += 1;
         }
-        let mut made_by = vec![None; self.values];
+        let mut made_by: Vec<Option<usize>> = vec![None; self.values];
         let mut kept: Vec<Node> = Vec::with_capacity(self.nodes.len());
         for node in std::mem::take(&mut self.nodes) {
-            // SiLU is no bend at zero, which is all a convolution's end can do.
-            if let Op::Activate(
-                activation @ (Activation::Relu | Activation::LeakyRelu { .. } | Activation::Prelu { .. }),
-            ) = node.op
+            if let Op::Activate(activation) = node.op
                 && let &[input] = node.inputs.as_slice()
                 && readers[input.0] == 1
                 && let Some(before) = made_by[input.0]
-                && let Node { op: Op::Conv2d { activation: slot @ None, .. }, outputs, .. } = &mut kept[before]
+                && join(&mut kept[before], activation)
             {
-                *slot = Some(activation);
-                outputs.clone_from(&node.outputs);
+                kept[before].outputs.clone_from(&node.outputs);
                 made_by[node.outputs[0].0] = Some(before);
                 continue;
             }
@@ -256,13 +302,31 @@ impl Graph {
     }
 }
 
+/// Makes `node` end with `activation`, where it can: a convolution bends at zero, a group norm knows SiLU.
+fn join(node: &mut Node, activation: Activation) -> bool {
+    match (&mut node.op, activation) {
+        (
+            Op::Conv2d { activation: slot @ None, .. },
+            Activation::Relu | Activation::LeakyRelu { .. } | Activation::Prelu { .. },
+        ) => {
+            *slot = Some(activation);
+            true
+        }
+        (Op::GroupNorm { silu, .. }, Activation::Silu) if !*silu => {
+            *silu = true;
+            true
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn conv(graph: &mut Graph, from: ValueId, outputs: usize, inputs: usize) -> ValueId {
         let weight = graph.weight("w", &[outputs, inputs, 3, 3]);
-        graph.push("conv", Op::Conv2d { weight, bias: None, stride: 1, activation: None }, &[from])
+        graph.push("conv", Op::Conv2d { weight, bias: None, stride: 1, pad: Pad::Same, activation: None }, &[from])
     }
 
     #[test]
@@ -277,6 +341,24 @@ mod tests {
             panic!("{:?}", fused.nodes())
         };
         assert_eq!(outputs, &[end]);
+    }
+
+    #[test]
+    fn silu_moves_into_a_group_norm_and_not_into_a_convolution() {
+        let mut graph = Graph::new();
+        let input = graph.input();
+        let (weight, bias) = (graph.weight("g", &[4]), graph.weight("b", &[4]));
+        let norm = Op::GroupNorm { groups: 2, weight, bias, epsilon: 1e-5, silu: false };
+        let normed = graph.push("norm", norm, &[input]);
+        let bent = graph.push("silu", Op::Activate(Activation::Silu), &[normed]);
+        let convolved = conv(&mut graph, bent, 4, 4);
+        let end = graph.push("silu", Op::Activate(Activation::Silu), &[convolved]);
+        graph.output(end);
+        let fused = graph.fuse();
+        let names: Vec<&str> = fused.nodes().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["norm", "conv", "silu"]);
+        assert!(matches!(fused.nodes()[0].op, Op::GroupNorm { silu: true, .. }));
+        assert_eq!(fused.nodes()[0].outputs, [bent]);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What type each operation's outputs have, or why its inputs do not suit it.
 
-use super::{Activation, Element, Graph, GraphError, Node, Op, RANK_MAX, TensorType, WeightId};
+use super::{Activation, Element, Graph, GraphError, Node, Op, Pad, RANK_MAX, TensorType, WeightId};
 
 /// Most elements of one tensor: 2^40, so that no product or byte count overflows.
 const ELEMENTS_MAX: usize = 1 << 40;
+
+/// Largest head of an attention: the VAE's only one.
+const HEAD_MAX: usize = 512;
 
 impl Graph {
     /// Types of all values, indexed by value; those that nothing makes are `None`.
@@ -40,14 +43,19 @@ impl Graph {
 
     fn outputs_of(&self, node: &Node, given: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let first = *given.first().ok_or("has no input")?;
-        let many = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. });
-        if !many && given.len() != 1 {
-            return Err(format!("takes one input, not {}", given.len()));
+        let takes = match node.op {
+            Op::Add | Op::Mul | Op::Concat { .. } => given.len(), // checked with the operation
+            Op::Attention { .. } => 3,
+            Op::AddChannels => 2,
+            _ => 1,
+        };
+        if given.len() != takes {
+            return Err(format!("takes {takes} inputs, not {}", given.len()));
         }
         let shape = first.shape.as_slice();
         let same = |shape: Vec<usize>| Ok(vec![TensorType { element: first.element, shape }]);
         match &node.op {
-            Op::Conv2d { weight, bias, stride, activation } => {
+            Op::Conv2d { weight, bias, stride, pad, activation } => {
                 let [n, h, w, c] = picture(shape)?;
                 let &[outputs, inputs, kernel, kernel_x] = self.weights[weight.0].shape.as_slice() else {
                     return Err(format!("weight has shape {:?}", self.weights[weight.0].shape));
@@ -62,7 +70,11 @@ impl Graph {
                 if let Some(activation) = activation {
                     self.activation(*activation, outputs)?;
                 }
-                same(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs])
+                match pad {
+                    Pad::Same => same(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs]),
+                    Pad::End if kernel == 3 && *stride == 2 => same(vec![n, h / 2, w / 2, outputs]),
+                    Pad::End => Err(format!("kernel {kernel} with stride {stride} is not padded at the end")),
+                }
             }
             Op::Linear { weight, bias } => {
                 let &[outputs, inputs] = self.weights[weight.0].shape.as_slice() else {
@@ -79,6 +91,9 @@ impl Graph {
                 self.activation(*activation, *shape.last().ok_or("input has no axis")?)?;
                 same(shape.to_vec())
             }
+            Op::GroupNorm { .. } | Op::LayerNorm { .. } | Op::Geglu | Op::AddChannels => self.normed(&node.op, given),
+            Op::Attention { heads, causal } => attention(*heads, *causal, given).map(|made| vec![made]),
+            Op::Embedding { .. } | Op::TimeEmbedding { .. } => self.embedded(&node.op, shape).and_then(same),
             Op::Add | Op::Mul => {
                 if given.len() < 2 || given.iter().any(|other| *other != first) {
                     return Err(format!("takes two or more tensors of one type, not {given:?}"));
@@ -137,11 +152,71 @@ impl Graph {
         }
     }
 
+    /// What keeps a tensor's shape or halves its last axis.
+    fn normed(&self, op: &Op, given: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let mut made = given[0].clone();
+        let rank = made.shape.len();
+        let last = made.shape.last_mut().ok_or("input has no axis")?;
+        match op {
+            Op::GroupNorm { groups, weight, bias, epsilon, .. } => {
+                if rank < 2 || *groups == 0 || !last.is_multiple_of(*groups) {
+                    return Err(format!("{:?} does not divide into {groups} groups", given[0].shape));
+                }
+                self.vector(Some(*weight), *last, "weight")?;
+                self.vector(Some(*bias), *last, "bias")?;
+                epsilon_within(*epsilon)?;
+            }
+            Op::LayerNorm { weight, bias, epsilon } => {
+                self.vector(Some(*weight), *last, "weight")?;
+                self.vector(Some(*bias), *last, "bias")?;
+                epsilon_within(*epsilon)?;
+            }
+            Op::AddChannels => {
+                let wanted = [given[0].shape[0], *last];
+                if rank < 2 || given[1].shape != wanted || given[1].element != given[0].element {
+                    return Err(format!("{:?} is not one value for each channel of {:?}", given[1], given[0]));
+                }
+            }
+            _ => {
+                if !last.is_multiple_of(2) {
+                    return Err(format!("last axis of {:?} is odd", given[0].shape));
+                }
+                *last /= 2;
+            }
+        }
+        Ok(vec![made])
+    }
+
+    fn embedded(&self, op: &Op, shape: &[usize]) -> Result<Vec<usize>, String> {
+        match op {
+            Op::Embedding { weight } => {
+                let &[_, channels] = self.weights[weight.0].shape.as_slice() else {
+                    return Err(format!("weight has shape {:?}", self.weights[weight.0].shape));
+                };
+                let &[n, l] = shape else { return Err(format!("takes [batch, length], not {shape:?}")) };
+                Ok(vec![n, l, channels])
+            }
+            Op::TimeEmbedding { channels, shift, .. } => {
+                let &[n] = shape else { return Err(format!("takes [batch], not {shape:?}")) };
+                let half = *channels as f32 / 2.0;
+                if *channels == 0 || !channels.is_multiple_of(2) || shift.is_nan() || *shift >= half {
+                    return Err(format!("{channels} channels with shift {shift} make no sinusoids"));
+                }
+                Ok(vec![n, *channels])
+            }
+            _ => Err("embeds nothing".to_owned()),
+        }
+    }
+
     fn activation(&self, activation: Activation, channels: usize) -> Result<(), String> {
         match activation {
             Activation::Prelu { slopes } => self.vector(Some(slopes), channels, "slopes"),
             Activation::LeakyRelu { slope } if !slope.is_finite() => Err(format!("slope is {slope}")),
-            Activation::Relu | Activation::LeakyRelu { .. } | Activation::Silu => Ok(()),
+            Activation::Relu
+            | Activation::LeakyRelu { .. }
+            | Activation::Silu
+            | Activation::Gelu
+            | Activation::QuickGelu => Ok(()),
         }
     }
 
@@ -172,6 +247,21 @@ fn picture(shape: &[usize]) -> Result<[usize; 4], String> {
 
 fn factor_within(factor: usize) -> Result<usize, String> {
     if (1..=16).contains(&factor) { Ok(factor) } else { Err(format!("factor {factor} is not 1 to 16")) }
+}
+
+fn epsilon_within(epsilon: f32) -> Result<(), String> {
+    if (0.0..1.0).contains(&epsilon) { Ok(()) } else { Err(format!("epsilon is {epsilon}")) }
+}
+
+fn attention(heads: usize, causal: bool, given: &[&TensorType]) -> Result<TensorType, String> {
+    let wrong = || format!("{heads} heads do not suit {:?}", given.iter().map(|t| &t.shape).collect::<Vec<_>>());
+    let [query, key, value] = given else { return Err(wrong()) };
+    let (&[n, l, c], &[key_n, s, key_c]) = (query.shape.as_slice(), key.shape.as_slice()) else { return Err(wrong()) };
+    let fits = key == value && query.element == key.element && n == key_n && c == key_c && (!causal || l == s);
+    if !fits || heads == 0 || !c.is_multiple_of(heads) || c / heads > HEAD_MAX {
+        return Err(wrong());
+    }
+    Ok((*query).clone())
 }
 
 fn concat(axis: usize, given: &[&TensorType]) -> Result<TensorType, String> {
@@ -230,7 +320,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_node_and_what_it_was_given() {
-        let conv = || Op::Conv2d { weight: WeightId(0), bias: None, stride: 1, activation: None };
+        let conv = || Op::Conv2d { weight: WeightId(0), bias: None, stride: 1, pad: Pad::Same, activation: None };
         for (op, shapes, words) in [
             (conv(), vec![&[1, 4, 4, 3][..]], "takes 5 channels, the input has 3"),
             (conv(), vec![&[4, 4, 5][..]], "[4, 4, 5]"),
@@ -244,6 +334,30 @@ mod tests {
             (Op::UpsampleNearest { factor: usize::MAX }, vec![&[1, 2, 2, 8][..]], "factor"),
             (Op::ResizeBicubic { numerator: 1, denominator: 4 }, vec![&[1, 2, 2, 3][..]], "side of 0"),
             (Op::UpsampleNearest { factor: 4 }, vec![&[1, 1 << 19, 1 << 19, 3][..]], "2^40"),
+            (Op::Geglu, vec![&[2, 3][..]], "odd"),
+            (Op::AddChannels, vec![&[2, 5, 4][..], &[1, 4]], "one value for each channel"),
+            (Op::AddChannels, vec![&[2, 5, 4][..]], "takes 2 inputs"),
+            (Op::Attention { heads: 3, causal: false }, vec![&[1, 5, 8][..]; 3], "3 heads"),
+            (Op::Attention { heads: 0, causal: false }, vec![&[1, 5, 8][..]; 3], "0 heads"),
+            (Op::Attention { heads: 1, causal: false }, vec![&[1, 5, 513][..]; 3], "1 heads"),
+            (Op::Attention { heads: 1, causal: true }, vec![&[1, 5, 8][..], &[1, 6, 8], &[1, 6, 8]], "1 heads"),
+            (Op::Embedding { weight: WeightId(0) }, vec![&[1, 5][..]], "[8, 5, 3, 3]"),
+            (Op::TimeEmbedding { channels: 2, flip: true, shift: 1.0 }, vec![&[1][..]], "no sinusoids"),
+            (
+                Op::GroupNorm { groups: 2, weight: WeightId(0), bias: WeightId(0), epsilon: 1e-5, silu: false },
+                vec![&[1, 4, 3][..]],
+                "2 groups",
+            ),
+            (
+                Op::LayerNorm { weight: WeightId(0), bias: WeightId(0), epsilon: 1e-5 },
+                vec![&[1, 3][..]],
+                "weight has shape [8, 5, 3, 3], not [3]",
+            ),
+            (
+                Op::Conv2d { weight: WeightId(0), bias: None, stride: 1, pad: Pad::End, activation: None },
+                vec![&[1, 4, 4, 5][..]],
+                "at the end",
+            ),
             (Op::Scale { factor: f32::NAN }, vec![&[1][..]], "NaN"),
         ] {
             let error = error(op, &shapes);

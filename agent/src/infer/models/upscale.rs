@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::infer::graph::{Activation, Graph, Op, TensorType, ValueId};
+use crate::infer::graph::{Activation, Graph, Op, Pad, TensorType, ValueId};
 use crate::infer::weights::{WeightError, Weights, ncnn};
 
 /// Layers are channels-first in the file; this is where the channel axis lies in ours.
@@ -91,7 +91,7 @@ impl Builder {
         let outputs = shape[0];
         let weight = self.graph.weight(format!("{}.weight", layer.name), &shape);
         let bias = bias.then(|| self.graph.weight(format!("{}.bias", layer.name), &[outputs]));
-        let op = Op::Conv2d { weight, bias, stride: layer.whole(3, 1)?, activation: None };
+        let op = Op::Conv2d { weight, bias, stride: layer.whole(3, 1)?, pad: Pad::Same, activation: None };
         let made = self.graph.push(&layer.name, op, inputs);
         let activation = match layer.whole(9, 0)? {
             0 => return Ok(made),
