@@ -114,8 +114,9 @@ pub enum Op {
     },
     /// Last axis `2c → c`: the first half times the GELU of the second.
     Geglu,
-    /// Query `[n, l, heads·d]`, key and value `[n, s, heads·d]` → `[n, l, heads·d]`, scaled by `1/√d`. Causal: a
-    /// query sees the keys up to its own place, and `l = s`.
+    /// Query `[n, …, heads·d]`, key and value `[n, …, heads·d]` of one shape → as the query, scaled by `1/√d`. What
+    /// stands in the middle is one sequence, so that the pixels of a picture `[n, h, w, c]` need no reshape. Causal:
+    /// a query sees the keys up to its own place, and there are as many of both.
     Attention {
         heads: usize,
         causal: bool,

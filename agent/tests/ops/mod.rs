@@ -290,6 +290,10 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
             let s = if causal { l } else { b.random.pick(&[1, 2, 15, 16, 17, 77, 255, 256, 257, 600]) };
             let shapes = [[n, l, heads * size], [n, s, heads * size], [n, s, heads * size]];
             let inputs = shapes.map(|shape| b.input(&shape)).to_vec();
+            if l.is_multiple_of(2) && b.random.pick(&[true, false]) {
+                // The pixels of a picture are a sequence as they stand.
+                b.inputs[0].shape = vec![n, 2, l / 2, heads * size];
+            }
             // Scores of some size: the softmax is neither flat nor one key alone.
             b.inputs[0].data.iter_mut().for_each(|value| *value *= 4.0);
             (Op::Attention { heads, causal }, inputs)

@@ -144,7 +144,8 @@ fn activate(activation: Activation, slope: f64, x: f64) -> f64 {
 
 fn attention(inputs: &[Tensor], heads: usize, causal: bool) -> Tensor {
     let [q, k, v] = inputs else { panic!("three inputs") };
-    let (&[n, l, width], s) = (q.shape.as_slice(), k.shape[1]) else { panic!("{:?}", q.shape) };
+    let (n, width) = (q.shape[0], *q.shape.last().unwrap());
+    let (l, s) = (q.data.len() / n / width, k.data.len() / n / width);
     let size = width / heads;
     let mut data = vec![0.0; q.data.len()];
     for (batch, query, head) in (0..n).flat_map(|b| (0..l).flat_map(move |q| (0..heads).map(move |h| (b, q, h)))) {

@@ -59,10 +59,9 @@ pub(super) fn output<'a>(
         (Op::Geglu, _) => geglu(from, shape[shape.len() - 1] / 2, to),
         (Op::Attention { heads, causal }, _) => {
             let &[key, value] = rest else { return Err(fault(node, "has no key and value")) };
-            let (queries, width) = (shape[1], shape[2]);
-            let keys = plan.of(key).shape[1];
-            let (heads, size) = (*heads, width / heads);
-            let heads = Heads { batch: shape[0], queries, keys, heads, size, causal: *causal };
+            let (batch, width) = (shape[0], shape[shape.len() - 1]);
+            let (queries, keys) = (from.len() / batch / width, plan.of(key).len() / batch / width);
+            let heads = Heads { batch, queries, keys, heads: *heads, size: width / heads, causal: *causal };
             attention(from, read(key), read(value), heads, to);
         }
         (Op::Embedding { .. }, Step::Rows(rows)) => {

@@ -256,8 +256,11 @@ fn epsilon_within(epsilon: f32) -> Result<(), String> {
 fn attention(heads: usize, causal: bool, given: &[&TensorType]) -> Result<TensorType, String> {
     let wrong = || format!("{heads} heads do not suit {:?}", given.iter().map(|t| &t.shape).collect::<Vec<_>>());
     let [query, key, value] = given else { return Err(wrong()) };
-    let (&[n, l, c], &[key_n, s, key_c]) = (query.shape.as_slice(), key.shape.as_slice()) else { return Err(wrong()) };
-    let fits = key == value && query.element == key.element && n == key_n && c == key_c && (!causal || l == s);
+    let ([n, l @ .., c], [key_n, s @ .., key_c]) = (query.shape.as_slice(), key.shape.as_slice()) else {
+        return Err(wrong());
+    };
+    let sequences = !l.is_empty() && !s.is_empty() && (!causal || l.iter().product::<usize>() == s.iter().product());
+    let fits = key == value && query.element == key.element && n == key_n && c == key_c && sequences;
     if !fits || heads == 0 || !c.is_multiple_of(heads) || c / heads > HEAD_MAX {
         return Err(wrong());
     }
@@ -341,6 +344,7 @@ mod tests {
             (Op::Attention { heads: 0, causal: false }, vec![&[1, 5, 8][..]; 3], "0 heads"),
             (Op::Attention { heads: 1, causal: false }, vec![&[1, 5, 513][..]; 3], "1 heads"),
             (Op::Attention { heads: 1, causal: true }, vec![&[1, 5, 8][..], &[1, 6, 8], &[1, 6, 8]], "1 heads"),
+            (Op::Attention { heads: 1, causal: false }, vec![&[1, 8][..]; 3], "1 heads"),
             (Op::Embedding { weight: WeightId(0) }, vec![&[1, 5][..]], "[8, 5, 3, 3]"),
             (Op::TimeEmbedding { channels: 2, flip: true, shift: 1.0 }, vec![&[1][..]], "no sinusoids"),
             (
