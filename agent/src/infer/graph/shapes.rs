@@ -259,7 +259,8 @@ fn attention(heads: usize, causal: bool, given: &[&TensorType]) -> Result<Tensor
     let ([n, l @ .., c], [key_n, s @ .., key_c]) = (query.shape.as_slice(), key.shape.as_slice()) else {
         return Err(wrong());
     };
-    let sequences = !l.is_empty() && !s.is_empty() && (!causal || l.iter().product::<usize>() == s.iter().product());
+    let sequences =
+        !l.is_empty() && !s.is_empty() && (!causal || l.iter().product::<usize>() == s.iter().product::<usize>());
     let fits = key == value && query.element == key.element && n == key_n && c == key_c && sequences;
     if !fits || heads == 0 || !c.is_multiple_of(heads) || c / heads > HEAD_MAX {
         return Err(wrong());
