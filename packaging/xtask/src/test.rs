@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::process::{self, cargo, root};
 use crate::tools::{AWS_CLI, C_COMPILER, CHROMIUM, FFMPEG, MKFS, NODE, PYTHON, RESTIC, RSYSLOG};
-use crate::{models, tools, ui};
+use crate::{kernels, models, tools, ui};
 
 /// Installs what the tests need: programs, Python packages, model weights, the dashboard.
 pub(crate) fn set_up() -> Result<(), String> {
@@ -20,6 +20,7 @@ pub(crate) fn set_up() -> Result<(), String> {
 /// Sets up and passes everything.
 pub(crate) fn run(lint: bool) -> Result<(), String> {
     set_up()?;
+    kernels::check_where_possible()?;
     if lint {
         process::run(cargo().args(["fmt", "--all", "--check"]))?;
         process::run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
