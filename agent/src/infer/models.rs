@@ -3,7 +3,12 @@
 //! `models.toml` beside the crate pins each file by its SHA-256. The table is part of the binary, the files are not:
 //! they lie in one flat folder that `cargo xtask` or the operator fills.
 
+pub mod clip;
+pub mod config;
+mod layers;
+pub mod unet;
 pub mod upscale;
+pub mod vae;
 
 use std::path::{Path, PathBuf};
 

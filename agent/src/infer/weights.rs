@@ -49,6 +49,8 @@ pub enum WeightError {
     Line { line: usize, problem: String },
     #[error("offset {offset}: {problem}")]
     Offset { offset: usize, problem: String },
+    #[error("`{file}`: {problem}")]
+    Config { file: String, problem: String },
     #[error("safetensors: {0}")]
     Safetensors(String),
     #[error("weight `{name}` {problem}")]
@@ -67,10 +69,12 @@ pub struct Tensor {
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
+    /// Tensors that are no floats, with what they are. Published files carry some that nobody reads.
+    others: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// Reads a safetensors file of f32, f16 and bf16 tensors.
+    /// Reads a safetensors file of f32, f16 and bf16 tensors. Others in it are an error only where one is asked for.
     ///
     /// # Errors
     /// [`WeightError::Safetensors`] for a header that is not well formed or does not agree with the file's length.
@@ -86,10 +90,8 @@ impl Weights {
                 Dtype::F16 => Stored::F16,
                 Dtype::BF16 => Stored::Bf16,
                 other => {
-                    return Err(WeightError::Tensor {
-                        name: name.to_owned(),
-                        problem: format!("is {other:?}, not a float this agent reads"),
-                    });
+                    weights.others.insert(name.to_owned(), format!("{other:?}"));
+                    continue;
                 }
             };
             weights.insert(name.to_owned(), view.shape().to_vec(), stored, file.slice_ref(view.data()))?;
@@ -116,6 +118,28 @@ impl Weights {
         self.tensors.get(name)
     }
 
+    /// All tensors by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Puts a tensor under `name`, in the place of one that is there.
+    pub fn put(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Adds the tensors of another file of the same model.
+    ///
+    /// # Errors
+    /// [`WeightError::Tensor`] when both have one of the same name.
+    pub fn join(&mut self, other: Self) -> Result<(), WeightError> {
+        for (name, Tensor { shape, stored, data }) in other.tensors {
+            self.insert(name, shape, stored, data)?;
+        }
+        self.others.extend(other.others);
+        Ok(())
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.tensors.len()
@@ -132,7 +156,10 @@ impl Weights {
     /// [`WeightError::Tensor`]: it is missing, has another shape, or holds NaN or infinity.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
         let wrong = |problem: String| WeightError::Tensor { name: name.to_owned(), problem };
-        let tensor = self.get(name).ok_or_else(|| wrong("is missing".to_owned()))?;
+        let tensor = self.get(name).ok_or_else(|| match self.others.get(name) {
+            Some(kind) => wrong(format!("is {kind}, not a float this agent reads")),
+            None => wrong("is missing".to_owned()),
+        })?;
         if tensor.shape != shape {
             return Err(wrong(format!("has shape {:?}, not {shape:?}", tensor.shape)));
         }
@@ -145,6 +172,34 @@ impl Weights {
 }
 
 impl Tensor {
+    /// A tensor of values in memory, as many as `shape` says.
+    #[must_use]
+    pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { shape: shape.to_vec(), stored: Stored::F32, data: data.into() }
+    }
+
+    /// Part `index` of `parts` equal ones along the first axis, without a copy; `None` when it does not divide.
+    #[must_use]
+    pub fn part(&self, index: usize, parts: usize) -> Option<Self> {
+        let rows = *self.shape.first()?;
+        if parts == 0 || index >= parts || !rows.is_multiple_of(parts) {
+            return None;
+        }
+        let bytes = self.data.len() / parts;
+        let mut shape = self.shape.clone();
+        shape[0] = rows / parts;
+        Some(Self { shape, stored: self.stored, data: self.data.slice(index * bytes..(index + 1) * bytes) })
+    }
+
+    /// The same values under another shape; `None` when there are more or fewer.
+    #[must_use]
+    pub fn reshaped(&self, shape: &[usize]) -> Option<Self> {
+        let same = shape.iter().product::<usize>() == self.shape.iter().product::<usize>();
+        same.then(|| Self { shape: shape.to_vec(), ..self.clone() })
+    }
+
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
         let pairs = || self.data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
@@ -213,7 +268,9 @@ mod tests {
         lie(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,400]}}"#);
         lie(r#"{"a":{"dtype":"F32","shape":[9999999999,9999999999,9999999999],"data_offsets":[0,8]}}"#);
         lie(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#);
-        assert!(lie(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#).contains("I64"));
+        let whole = r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+        let others = Weights::safetensors(&safetensors(whole, &[0; 8])).unwrap();
+        assert!(others.is_empty() && others.values("a", &[1]).unwrap_err().to_string().contains("is I64"));
         let mut huge = vec![0xff; 7];
         huge.push(0x7f);
         assert!(Weights::safetensors(&huge.into()).is_err());

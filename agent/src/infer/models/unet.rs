@@ -1,0 +1,147 @@
+//! The UNet of Stable Diffusion 1, 2 and XL as a graph: noisy latents in, the model's prediction out.
+
+use crate::infer::graph::{Activation, Graph, Op, Pad, ValueId};
+
+use super::config::{Level, TIME_IDS, Unet};
+use super::layers::{Net, Norm};
+
+/// Norms before transformers have an epsilon of their own.
+const TRANSFORMER_EPSILON: f32 = 1e-6;
+const LAYER_NORM_EPSILON: f32 = 1e-5;
+const CHANNELS: usize = 3;
+
+/// The graph of `config`. Inputs: latents `[n, h, w, in]`, time `[n]`, text `[n, l, context]` and, where `config.added` is
+/// there, the pooled text `[n, pooled]` and the six sizes of each picture `[n · 6]`. Output: `[n, h, w, out]`.
+/// `h` and `w` are multiples of [`Unet::side_multiple`].
+#[must_use]
+pub fn graph(config: &Unet) -> Graph {
+    let mut net = Net::default();
+    let (latents, time, text) = (net.graph.input(), net.graph.input(), net.graph.input());
+    let first = config.levels[0].channels;
+    let channels = 4 * first;
+    let time = time_embedding(&mut net, config, time);
+    let unet = &mut Builder {
+        time: (net.activate("time", Activation::Silu, time), channels),
+        norm: Norm { groups: config.groups, epsilon: config.epsilon },
+        net,
+        config,
+        text,
+    };
+    let mut x = unet.net.conv("conv_in", latents, [first, config.in_channels]);
+    let mut width = first;
+    let mut skips = vec![(x, first)];
+    for (i, level) in config.levels.iter().enumerate() {
+        for j in 0..config.layers {
+            x = unet.block(&format!("down_blocks.{i}"), j, x, width, level);
+            width = level.channels;
+            skips.push((x, width));
+        }
+        if i + 1 < config.levels.len() {
+            x = unet.net.halve(&format!("down_blocks.{i}.downsamplers.0.conv"), x, width, Pad::Same);
+            skips.push((x, width));
+        }
+    }
+    x = unet.middle(x, width);
+    for (i, level) in config.levels.iter().rev().enumerate() {
+        for j in 0..=config.layers {
+            // There are as many as are needed: `layers` and one more for each level.
+            let (skip, skipped) = skips.pop().unwrap_or((x, width));
+            x = unet.net.graph.push(format!("up_blocks.{i}.skip.{j}"), Op::Concat { axis: CHANNELS }, &[x, skip]);
+            x = unet.block(&format!("up_blocks.{i}"), j, x, width + skipped, level);
+            width = level.channels;
+        }
+        if i + 1 < config.levels.len() {
+            x = unet.net.double(&format!("up_blocks.{i}.upsamplers.0"), x, width);
+        }
+    }
+    let net = &mut unet.net;
+    x = net.group_norm("conv_norm_out", x, width, unet.norm);
+    x = net.activate("conv_norm_out", Activation::Silu, x);
+    x = net.conv("conv_out", x, [config.out_channels, width]);
+    net.graph.output(x);
+    std::mem::take(&mut net.graph)
+}
+
+/// The moment's sinusoids through two layers; with SDXL's second conditioning added.
+fn time_embedding(net: &mut Net, config: &Unet, time: ValueId) -> ValueId {
+    let first = config.levels[0].channels;
+    let (flip, shift) = (config.flip, config.shift);
+    let x = net.graph.push("time_proj", Op::TimeEmbedding { channels: first, flip, shift }, &[time]);
+    let x = perceptron(net, "time_embedding", x, [4 * first, first]);
+    let Some(added) = config.added else { return x };
+    let (pooled, sizes) = (net.graph.input(), net.graph.input());
+    let all = TIME_IDS * added.time_channels;
+    let op = Op::TimeEmbedding { channels: added.time_channels, flip, shift };
+    let sizes = net.graph.push("add_time_proj", op, &[sizes]);
+    let sizes = net.graph.push("add_time_proj row", Op::Reshape { shape: vec![None, Some(all)] }, &[sizes]);
+    let both = net.graph.push("add_embedding inputs", Op::Concat { axis: 1 }, &[pooled, sizes]);
+    let both = perceptron(net, "add_embedding", both, [4 * first, added.pooled + all]);
+    net.add("emb", x, both)
+}
+
+fn perceptron(net: &mut Net, name: &str, x: ValueId, [outputs, inputs]: [usize; 2]) -> ValueId {
+    let x = net.linear(&format!("{name}.linear_1"), x, [outputs, inputs]);
+    let x = net.activate(&format!("{name}.linear_1"), Activation::Silu, x);
+    net.linear(&format!("{name}.linear_2"), x, [outputs, outputs])
+}
+
+struct Builder<'a> {
+    net: Net,
+    config: &'a Unet,
+    text: ValueId,
+    /// The activated time embedding and its channels.
+    time: (ValueId, usize),
+    norm: Norm,
+}
+
+impl Builder<'_> {
+    /// Residual block `j` of a level with its transformer.
+    fn block(&mut self, name: &str, j: usize, x: ValueId, inputs: usize, level: &Level) -> ValueId {
+        let outputs = level.channels;
+        let x = self.net.residual(&format!("{name}.resnets.{j}"), x, [outputs, inputs], Some(self.time), self.norm);
+        if level.depth == 0 {
+            return x;
+        }
+        self.transformer(&format!("{name}.attentions.{j}"), x, outputs, level.heads, level.depth)
+    }
+
+    fn middle(&mut self, x: ValueId, channels: usize) -> ValueId {
+        let heads = self.config.levels.last().map_or(1, |level| level.heads);
+        let square = [channels, channels];
+        let x = self.net.residual("mid_block.resnets.0", x, square, Some(self.time), self.norm);
+        let x = self.transformer("mid_block.attentions.0", x, channels, heads, self.config.mid_depth);
+        self.net.residual("mid_block.resnets.1", x, square, Some(self.time), self.norm)
+    }
+
+    /// Pixels as a sequence: attention to each other and to the text, `depth` times.
+    fn transformer(&mut self, name: &str, x: ValueId, channels: usize, heads: usize, depth: usize) -> ValueId {
+        let net = &mut self.net;
+        let square = [channels, channels];
+        let norm = Norm { epsilon: TRANSFORMER_EPSILON, ..self.norm };
+        let project = if self.config.linear_projection { Net::linear } else { Net::pointwise };
+        let h = net.group_norm(&format!("{name}.norm"), x, channels, norm);
+        let mut h = project(net, &format!("{name}.proj_in"), h, square);
+        for k in 0..depth {
+            let block = format!("{name}.transformer_blocks.{k}");
+            let part = |part: &str| format!("{block}.{part}");
+            for (which, source, width) in [(1, None, channels), (2, Some(self.text), self.config.context)] {
+                let attn = part(&format!("attn{which}"));
+                let normed = net.layer_norm(&part(&format!("norm{which}")), h, channels, LAYER_NORM_EPSILON);
+                let source = source.unwrap_or(normed);
+                let query = net.linear_without_bias(&format!("{attn}.to_q"), normed, square);
+                let key = net.linear_without_bias(&format!("{attn}.to_k"), source, [channels, width]);
+                let value = net.linear_without_bias(&format!("{attn}.to_v"), source, [channels, width]);
+                let seen = net.attention(&attn, [query, key, value], heads, false);
+                let seen = net.linear(&format!("{attn}.to_out.0"), seen, square);
+                h = net.add(&format!("{attn}.sum"), h, seen);
+            }
+            let normed = net.layer_norm(&part("norm3"), h, channels, LAYER_NORM_EPSILON);
+            let inner = net.linear(&part("ff.net.0.proj"), normed, [8 * channels, channels]);
+            let inner = net.graph.push(part("ff.net.0"), Op::Geglu, &[inner]);
+            let inner = net.linear(&part("ff.net.2"), inner, [channels, 4 * channels]);
+            h = net.add(&block, h, inner);
+        }
+        let h = project(net, &format!("{name}.proj_out"), h, square);
+        net.add(name, x, h)
+    }
+}
