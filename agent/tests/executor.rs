@@ -234,7 +234,7 @@ fn more_memory_than_is_allowed_is_refused_with_the_numbers_before_it_is_taken() 
     let data = vec![0.0; 1000];
     let input = [Input { shape: &[1, 1000], data: &data }];
     let error = program.run(&input, &AtomicBool::new(false), &mut |_, _| {}).unwrap_err().to_string();
-    assert!(error.contains("8064 bytes") && error.contains("1024 are allowed"), "{error}");
+    assert!(error.contains("8192 bytes") && error.contains("1024 are allowed"), "{error}");
 }
 
 #[test]

@@ -79,21 +79,23 @@ impl<'a> Upscaler<'a> {
         overlap: usize,
         arena_bytes_max: usize,
     ) -> Result<Self, ExecError> {
-        let bytes =
-            |side: usize| Ok::<_, ExecError>(program.plan(&[TensorType::f32(&[1, side, side, 3])])?.peak_bytes());
+        let fits = |side: usize| {
+            let needed_bytes = program.check(&[TensorType::f32(&[1, side, side, 3])])?.peak_bytes();
+            if needed_bytes > arena_bytes_max {
+                return Err(ExecError::Memory { needed_bytes, allowed_bytes: arena_bytes_max });
+            }
+            Ok(())
+        };
         let least = 2 * overlap + CORE_MIN;
         let mut side_max = least;
-        let needed_bytes = bytes(least)?;
-        if needed_bytes > arena_bytes_max {
-            return Err(ExecError::Memory { needed_bytes, allowed_bytes: arena_bytes_max });
-        }
+        fits(least)?;
         // The bytes grow with the square of the side: one step lands near, small ones end there.
         let mut step = least.next_power_of_two() * 64;
         while step >= 8 {
-            if bytes(side_max + step)? <= arena_bytes_max {
-                side_max += step;
-            } else {
-                step /= 2;
+            match fits(side_max + step) {
+                Ok(()) => side_max += step,
+                Err(ExecError::Memory { .. }) => step /= 2,
+                Err(other) => return Err(other),
             }
         }
         Ok(Self { program, scale, overlap, side_max, buffer: Vec::new() })

@@ -18,6 +18,7 @@ use rayon::ThreadPool;
 use super::executor::{ExecError, Executor, Input, Output, Program};
 use super::graph::{Element, Graph, GraphError, Node, Plan, TensorType, ValueId};
 use super::weights::{WeightError, Weights};
+pub(super) use compute::time_embedding;
 use step::Step;
 
 /// Bytes that this executor keeps an element in, whatever the graph calls it.
@@ -160,6 +161,8 @@ impl From<ExecError> for super::Failure {
             ExecError::Memory { needed_bytes, allowed_bytes } => {
                 Self::permanent(message).with("needed_bytes", needed_bytes).with("allowed_bytes", allowed_bytes)
             }
+            ExecError::DeviceMemory { needed_bytes, .. } => Self::transient(message).with("needed_bytes", needed_bytes),
+            ExecError::Device(_) => Self::transient(message),
             ExecError::Weights(WeightError::Open { .. }) => Self::permanent(format!("model missing: {message}")),
             ExecError::Weights(_) => Self::permanent(format!("model unusable: {message}")),
             ExecError::Graph(_) | ExecError::Compute { .. } => Self::permanent(message),

@@ -1,4 +1,4 @@
-//! What an executor is: the door through which CUDA and wgpu come in later.
+//! What an executor is: the door between models and what computes them.
 //!
 //! An [`Executor`] loads a graph with its weights once and gives a [`Program`]; a program runs many times, with
 //! inputs of any shape that suits the graph. A program plans a shape when it first sees it and keeps the plan and
@@ -24,6 +24,14 @@ pub trait Program: Send {
     /// # Errors
     /// [`GraphError`] when they do not suit the graph.
     fn plan(&self, inputs: &[TensorType]) -> Result<Plan, GraphError>;
+
+    /// The same, and whether this executor has room for it: a run of these inputs is not refused for its size.
+    ///
+    /// # Errors
+    /// [`ExecError::Memory`] with the numbers.
+    fn check(&self, inputs: &[TensorType]) -> Result<Plan, ExecError> {
+        Ok(self.plan(inputs)?)
+    }
 
     /// Runs the graph. `progress` hears of finished nodes and their number; `cancel` is looked at between nodes.
     ///
@@ -57,6 +65,12 @@ pub enum ExecError {
     Cancelled,
     #[error("the values between layers need {needed_bytes} bytes of memory, {allowed_bytes} are allowed")]
     Memory { needed_bytes: usize, allowed_bytes: usize },
+    /// Nothing is wrong with the shape; others hold the memory.
+    #[error("the device has no {needed_bytes} bytes of memory to give: {problem}")]
+    DeviceMemory { needed_bytes: usize, problem: String },
+    /// What was loaded on it is of no more use.
+    #[error("the device failed: {0}")]
+    Device(String),
     #[error(transparent)]
     Graph(#[from] GraphError),
     #[error(transparent)]

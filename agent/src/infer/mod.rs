@@ -11,6 +11,7 @@ pub mod graph;
 pub mod models;
 mod upscale;
 pub mod weights;
+pub mod wgpu;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

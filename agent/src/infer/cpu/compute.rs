@@ -173,7 +173,7 @@ fn embed(numbers: &[f32], rows: &[f32], width: usize, to: &mut [f32]) -> Result<
     Ok(())
 }
 
-fn time_embedding(moments: &[f32], channels: usize, flip: bool, shift: f32, to: &mut [f32]) {
+pub(in crate::infer) fn time_embedding(moments: &[f32], channels: usize, flip: bool, shift: f32, to: &mut [f32]) {
     let half = channels / 2;
     for (moment, to) in moments.iter().zip(to.chunks_exact_mut(channels)) {
         let (first, second) = to.split_at_mut(half);

@@ -7,8 +7,8 @@
 
 use super::{Element, Graph, GraphError, TensorType, ValueId};
 
-/// Every value begins at a multiple of this, a cache line.
-const ALIGN_BYTES: usize = 64;
+/// Every value begins at a multiple of this: what GPUs ask for where a kernel's view of memory begins.
+const ALIGN_BYTES: usize = 256;
 
 /// Shapes and places of all values for inputs of given types.
 #[derive(Clone, Debug, PartialEq)]
