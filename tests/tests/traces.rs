@@ -189,6 +189,46 @@ fn pages_show_each_trace_once_in_both_orders() {
 }
 
 #[test]
+fn traces_with_more_spans_than_one_search_finds_are_listed_whole() {
+    let appliance = Appliance::start();
+    for of in 0..4 {
+        let spans =
+            (0..4_000).map(|at| span(&trace_id(of), 1 + at, (at > 0).then_some(1), "infer", BEGIN + of + at, 10));
+        send(&appliance, "farm", &spans.collect::<Vec<_>>());
+    }
+    let jaegers = (0..4).map(|of| format!("traceID={}&", trace_id(of))).collect::<String>();
+    for parameters in ["service=farm&limit=4", "service=farm&limit=4&min_trace_duration=1ns"] {
+        let list = appliance.json("GET", &format!("/v1/traces?{parameters}"), None);
+        let traces = list["traces"].as_array().unwrap();
+        let told: Vec<_> = traces.iter().map(|trace| (trace["trace_id"].clone(), trace["spans"].clone())).collect();
+        let expected: Vec<_> = (0..4).rev().map(|of| (json!(trace_id(of)), json!(4_000))).collect();
+        assert_eq!(told, expected, "{parameters}");
+    }
+    let named = appliance.json("GET", &format!("/jaeger/api/traces?{jaegers}traceID={}&traceID=77", trace_id(0)), None);
+    let sizes = named["data"].as_array().unwrap().iter().map(|trace| trace["spans"].as_array().unwrap().len());
+    assert_eq!(sizes.collect::<Vec<_>>(), [4_000; 4]);
+    assert_eq!(named["errors"].as_array().unwrap().len(), 1, "{}", named["errors"]);
+}
+
+#[test]
+fn jaegers_page_is_told_which_service_calls_which() {
+    let appliance = Appliance::start();
+    for at in 0..3 {
+        send(&appliance, "desk", &[span(&trace_id(at), 1, None, "submit", BEGIN, 100)]);
+        send(&appliance, "farm", &[span(&trace_id(at), 2, Some(1), "infer", BEGIN + 10, 50)]);
+    }
+    send(&appliance, "farm", &[span(&trace_id(9), 2, Some(1), "infer", BEGIN - 7_200 * SECOND, 50)]);
+    let end_ms = BEGIN / 1_000_000 + 1_000;
+    let told = appliance.json("GET", &format!("/jaeger/api/dependencies?endTs={end_ms}&lookback=3600000"), None);
+    assert_eq!(told["data"], json!([{"parent": "desk", "child": "farm", "callCount": 3}]));
+    let told = appliance.json("GET", &format!("/jaeger/api/dependencies?endTs={end_ms}&lookback=1"), None);
+    assert_eq!(told["data"], json!([]));
+    for wrong in ["", "?endTs=now", "?endTs=1&lookback=1d"] {
+        assert_eq!(appliance.http("GET", &format!("/jaeger/api/dependencies{wrong}"), None).0, 400, "{wrong}");
+    }
+}
+
+#[test]
 fn a_resent_export_a_missing_parent_and_a_circle_are_put_together_as_they_are() {
     let appliance = Appliance::start();
     let id = trace_id(7);

@@ -107,6 +107,7 @@ pub fn options(data_dir: &Path, config: &config::Logs) -> Result<Options, String
         retention_ms: config.retention_days.saturating_mul(86_400_000),
         disk_bytes_max: config.disk_bytes_max,
         classes: classes(config).map_err(|problem| format!("logs.class: {problem}"))?,
+        filtered: schema::FILTERED,
         ..Options::new(data_dir.join("logs"), schema::read)
     })
 }

@@ -27,6 +27,8 @@ use crate::signals::rfc3339_ns;
 /// Names that are found as a whole, and whose values are counted exactly.
 pub(super) const KEYWORDS: &[&str] =
     &["level", "service", "host", "job", "attempt", "queue", "trace", "scope", "event", PATTERN, STREAM];
+/// Of these, one window of many has what is asked for.
+pub(super) const FILTERED: &[&str] = &["trace", "job", "attempt"];
 /// About every record has one of its own.
 pub(super) const SPAN: &str = "span";
 pub(super) const SEVERITY: &str = "severity";

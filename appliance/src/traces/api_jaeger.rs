@@ -6,9 +6,9 @@
 //! | `/api/services/{service}/operations`, `/api/operations?service=&spanKind=` | what a service does |
 //! | `/api/traces?service=…` | traces with a span that answers, or those named by `traceID` |
 //! | `/api/traces/{id}` | one trace |
+//! | `/api/dependencies?endTs=&lookback=` | which service calls which |
 //!
-//! All stand below `/jaeger` and at the root, where no other route is theirs. `/api/dependencies` is absent on purpose: who calls whom is
-//! not counted as spans arrive.
+//! All stand below `/jaeger` and at the root, where no other route is theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +22,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::dependencies::Calls;
 use super::jaeger::{JaegerTrace, SERVICE_UNKNOWN};
 use super::list::{Asked, LIMIT_MAX};
 use super::params::between;
@@ -34,8 +35,12 @@ use crate::edge::{ApiError, Viewer};
 use crate::signals::duration_ms;
 
 const LIMIT_DEFAULT: usize = 20;
+/// How far dependencies are looked back when nobody says: a day, as in Jaeger.
+const LOOKBACK_MS: i64 = 24 * 3_600_000;
 /// Spans of one answer, as they are stored: all of them are in it.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Traces that are looked for together when they are named.
+const IDS_AT_ONCE: usize = 20;
 
 pub(super) fn routes(traces: Traces) -> Router {
     let mut router = Router::new();
@@ -45,7 +50,8 @@ pub(super) fn routes(traces: Traces) -> Router {
             .route(&format!("{below}/api/services/{{service}}/operations"), get(operations_of))
             .route(&format!("{below}/api/operations"), get(operations))
             .route(&format!("{below}/api/traces"), get(search))
-            .route(&format!("{below}/api/traces/{{id}}"), get(show));
+            .route(&format!("{below}/api/traces/{{id}}"), get(show))
+            .route(&format!("{below}/api/dependencies"), get(dependencies));
     }
     router.with_state(traces)
 }
@@ -143,7 +149,9 @@ async fn show(caller: Caller, State(traces): State<Traces>, Path(id): Path<Strin
 async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> Result<Response, Refused> {
     caller?;
     let given = Params::new(given)?;
-    let ids = given.all("traceID").map(trace_id).collect::<Result<Vec<_>, _>>()?;
+    let mut ids = given.all("traceID").map(trace_id).collect::<Result<Vec<_>, _>>()?;
+    let mut named = BTreeSet::new();
+    ids.retain(|id| named.insert(id.clone()));
     if ids.is_empty() {
         let asked = asked(&given, traces.store.now())?;
         let page = traces.list(&asked, |trace| JaegerTrace::of(&trace)).await?;
@@ -153,18 +161,44 @@ async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> R
         return Err(Refused::bad(format!("at most {LIMIT_MAX} traces can be asked for at once")));
     }
     let (mut found, mut missing, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for id in &ids {
-        match traces.sized(id).await? {
-            Some((trace, trace_bytes)) if found.is_empty() || bytes + trace_bytes <= ANSWER_BYTES_MAX => {
-                bytes += trace_bytes;
-                found.push(JaegerTrace::of(&trace));
+    let mut left = ids.as_slice();
+    while !left.is_empty() {
+        let mut there = traces.together(left.get(..IDS_AT_ONCE).unwrap_or(left)).await?;
+        let (some, others) = left.split_at(there.looked_for.clamp(1, left.len()));
+        left = others;
+        for id in some {
+            match there.traces.remove(id) {
+                Some((trace, trace_bytes)) if found.is_empty() || bytes + trace_bytes <= ANSWER_BYTES_MAX => {
+                    bytes += trace_bytes;
+                    found.push(JaegerTrace::of(&trace));
+                }
+                Some(_) => missing.push(json!({"code": 413, "msg": "the answer would be too large", "traceID": id})),
+                None => missing.push(json!({"code": 404, "msg": "no span of this trace is here", "traceID": id})),
             }
-            Some(_) => missing.push(json!({"code": 413, "msg": "the answer would be too large", "traceID": id})),
-            None => missing.push(json!({"code": 404, "msg": "no span of this trace is here", "traceID": id})),
         }
     }
     let errors = (!missing.is_empty()).then_some(missing);
     Ok(Json(Envelope { total: found.len(), data: found, limit: 0, offset: 0, errors }).into_response())
+}
+
+async fn dependencies(caller: Caller, State(traces): State<Traces>, given: Given) -> Result<Response, Refused> {
+    caller?;
+    let given = Params::new(given)?;
+    let ms = |name: &str| {
+        given
+            .get(name)
+            .map(str::parse::<i64>)
+            .transpose()
+            .map_err(|_| Refused::bad(format!("{name} is a number of milliseconds")))
+    };
+    let end_ms = ms("endTs")?.ok_or_else(|| Refused::bad("the parameter `endTs` is needed"))?;
+    let lookback_ms = ms("lookback")?.unwrap_or(LOOKBACK_MS);
+    let ns = |ms: i64| ms.saturating_mul(1_000_000);
+    let calls = traces.calls(ns(end_ms.saturating_sub(lookback_ms)), ns(end_ms)).await?;
+    let told = calls
+        .into_iter()
+        .map(|Calls { parent, child, count }| json!({"parent": parent, "child": child, "callCount": count}));
+    Ok(answer(told.collect()))
 }
 
 /// An id in 32 hex digits; Jaeger leaves zeroes in front away.

@@ -10,8 +10,7 @@ use backlot_windows::{Query, Ranked};
 use serde::Deserialize;
 
 use super::Traces;
-use super::schema::TRACE;
-use super::store::{ListOrder, SpanSearch, Spans};
+use super::store::{ListOrder, SpanSearch, Spans, Together, any_of};
 use super::trace::Trace;
 use crate::edge::ApiError;
 
@@ -22,6 +21,8 @@ const LOOKED_AT_MAX: usize = 500;
 /// Spans that are taken from the index in one go.
 const SPANS_AT_ONCE: usize = 256;
 const SPANS_BYTES_MAX: usize = 8 << 20;
+/// Most traces that are looked for together.
+const TRACES_AT_ONCE: usize = 64;
 
 /// What is asked of traces.
 #[derive(Clone, Debug)]
@@ -59,42 +60,70 @@ impl Traces {
     /// As [`Traces::trace`].
     pub async fn list<T>(&self, asked: &Asked, made: impl Fn(Trace) -> T) -> Result<Page<T>, ApiError> {
         let mut page = Page { traces: Vec::new(), next: None, set_aside: Vec::new() };
-        let (mut seen, mut after, mut bytes) = (HashSet::new(), asked.after, 0);
+        let (mut seen, mut after, mut bytes, mut looked_at) = (HashSet::new(), asked.after, 0, 0);
         loop {
             let Spans { hits, more, set_aside } = self.spans(asked.spans(&seen, after)).await?;
             page.set_aside = set_aside;
-            let last = hits.len().checked_sub(1);
-            for (number, (ranked, source)) in hits.into_iter().enumerate() {
-                after = Some(ranked);
-                let trace_id = trace_id_of(&source)?;
-                if !seen.insert(trace_id.clone()) || self.was_earlier(asked, &trace_id).await? {
-                    continue;
+            let last = hits.last().map(|(ranked, _)| *ranked);
+            let mut firsts = Vec::new();
+            for (ranked, source) in &hits {
+                let trace_id = trace_id_of(source)?;
+                if seen.insert(trace_id.clone()) {
+                    firsts.push((*ranked, trace_id));
                 }
-                // Its window may have been dropped meanwhile.
-                let Some((trace, trace_bytes)) = self.sized(&trace_id).await? else { continue };
-                bytes += trace_bytes;
-                if asked.has_its_length(&trace) {
-                    page.traces.push(made(trace));
-                }
-                let full = page.traces.len() >= asked.limit || bytes >= asked.bytes_max || seen.len() >= LOOKED_AT_MAX;
-                if full {
-                    page.next = after.filter(|_| more || Some(number) != last);
-                    return Ok(page);
+            }
+            drop(hits);
+            for some in firsts.chunks(asked.at_once()) {
+                let ids: Vec<String> = some.iter().map(|(_, trace_id)| trace_id.clone()).collect();
+                let earlier = self.earlier(asked, &ids).await?;
+                let ids: Vec<String> = ids.into_iter().filter(|trace_id| !earlier.contains(trace_id)).collect();
+                let (mut found, mut left) = (Together::default(), ids.as_slice());
+                for (ranked, trace_id) in some {
+                    looked_at += 1;
+                    if left.first() == Some(trace_id) {
+                        found = self.together(left).await?;
+                        left = left.get(found.looked_for..).unwrap_or_default();
+                    }
+                    // It was on an earlier page, or its window has been dropped meanwhile.
+                    let Some((trace, trace_bytes)) = found.traces.remove(trace_id) else { continue };
+                    bytes += trace_bytes;
+                    if asked.has_its_length(&trace) {
+                        page.traces.push(made(trace));
+                    }
+                    let full =
+                        page.traces.len() >= asked.limit || bytes >= asked.bytes_max || looked_at >= LOOKED_AT_MAX;
+                    if full {
+                        page.next = Some(*ranked).filter(|_| more || Some(*ranked) != last);
+                        return Ok(page);
+                    }
                 }
             }
             if !more {
                 return Ok(page);
             }
+            after = last.or(after);
         }
     }
 
-    /// Whether the trace has a span that answers and stands before where this page begins.
-    async fn was_earlier(&self, asked: &Asked, trace_id: &str) -> Result<bool, ApiError> {
-        let Some(after) = asked.after else { return Ok(false) };
-        let of_it = Query::And(vec![Query::keyword(TRACE, trace_id), asked.query.clone()]);
-        let search = SpanSearch { query: of_it, limit: 1, after: None, ..asked.spans(&HashSet::new(), None) };
-        let first = self.spans(search).await?.hits.into_iter().next();
-        Ok(first.is_some_and(|(first, _)| !after.is_before(first)))
+    /// Which of these traces have a span that answers and stands before where this page begins.
+    async fn earlier(&self, asked: &Asked, trace_ids: &[String]) -> Result<HashSet<String>, ApiError> {
+        let mut earlier = HashSet::new();
+        let Some(begin) = asked.after else { return Ok(earlier) };
+        loop {
+            let left: Vec<String> = trace_ids.iter().filter(|trace_id| !earlier.contains(*trace_id)).cloned().collect();
+            let query = Query::And(vec![any_of(&left), asked.query.clone()]);
+            let found = self.spans(SpanSearch { query, after: None, ..asked.spans(&HashSet::new(), None) }).await?;
+            let before = earlier.len();
+            for (ranked, source) in &found.hits {
+                if begin.is_before(*ranked) {
+                    return Ok(earlier);
+                }
+                earlier.insert(trace_id_of(source)?);
+            }
+            if !found.more || earlier.len() == before {
+                return Ok(earlier);
+            }
+        }
     }
 }
 
@@ -104,8 +133,8 @@ impl Asked {
         let query = if seen.is_empty() {
             self.query.clone()
         } else {
-            let seen = seen.iter().map(|trace_id| Query::keyword(TRACE, trace_id)).collect();
-            Query::And(vec![self.query.clone(), Query::Not(Box::new(Query::Or(seen)))])
+            let seen: Vec<String> = seen.iter().cloned().collect();
+            Query::And(vec![self.query.clone(), Query::Not(Box::new(any_of(&seen)))])
         };
         SpanSearch {
             query,
@@ -116,6 +145,12 @@ impl Asked {
             after,
             bytes_max: SPANS_BYTES_MAX,
         }
+    }
+
+    /// How many traces are put together in one go: no more than the page has room for, unless most are not wanted.
+    fn at_once(&self) -> usize {
+        let is_picky = self.trace_ns_min.is_some() || self.trace_ns_max.is_some();
+        if is_picky { TRACES_AT_ONCE } else { self.limit.clamp(1, TRACES_AT_ONCE) }
     }
 
     fn has_its_length(&self, trace: &Trace) -> bool {

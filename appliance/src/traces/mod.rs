@@ -6,6 +6,7 @@
 mod api;
 mod api_jaeger;
 mod api_otlp;
+mod dependencies;
 mod jaeger;
 mod list;
 mod model;
@@ -79,6 +80,7 @@ pub fn options(data_dir: &Path, config: &config::Traces) -> Options {
     Options {
         retention_ms: config.retention_days.saturating_mul(86_400_000),
         disk_bytes_max: config.disk_bytes_max,
+        filtered: schema::FILTERED,
         ..Options::new(data_dir.join("traces"), schema::read)
     }
 }

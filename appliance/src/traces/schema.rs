@@ -31,6 +31,8 @@ pub(super) const SERVICE: &str = "service";
 pub(super) const JOB: &str = "job";
 /// The traces that a span links to.
 pub(super) const LINK: &str = "link";
+/// Of these, one window of many has what is asked for.
+pub(super) const FILTERED: &[&str] = &[TRACE, LINK, JOB, "attempt"];
 /// About every span has one of its own.
 pub(super) const IDS: &[&str] = &["span", PARENT];
 pub(super) const PARENT: &str = "parent";

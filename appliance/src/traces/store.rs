@@ -1,5 +1,7 @@
 //! Finding spans, and whole traces by their ids.
 
+use std::collections::HashMap;
+
 use backlot_windows::{Found, Greatest, Hit, Order, Position, Query, Ranked, Search, Told, Want};
 
 use super::Traces;
@@ -33,6 +35,15 @@ pub(super) struct Spans {
     pub(super) set_aside: Vec<String>,
 }
 
+/// Traces that were looked for in one go.
+#[derive(Default)]
+pub(super) struct Together {
+    /// By their ids, with the bytes of their spans. Without those of which no span is there.
+    pub(super) traces: HashMap<String, (Trace, usize)>,
+    /// How many of those that were asked for, from the first one on.
+    pub(super) looked_for: usize,
+}
+
 /// What is asked of spans.
 #[derive(Clone, Debug)]
 pub(super) struct SpanSearch {
@@ -51,7 +62,7 @@ impl Traces {
     /// # Errors
     /// As the searches: 503 when too many are under way.
     pub async fn trace(&self, trace_id: &str) -> Result<Option<Trace>, ApiError> {
-        Ok(self.sized(trace_id).await?.map(|(trace, _)| trace))
+        Ok(self.together(&[trace_id.to_owned()]).await?.traces.remove(trace_id).map(|(trace, _)| trace))
     }
 
     /// The same, with the spans of other traces that link to it.
@@ -69,21 +80,30 @@ impl Traces {
         Ok(Some(trace))
     }
 
-    /// A trace, and how many bytes its spans are.
-    pub(super) async fn sized(&self, trace_id: &str) -> Result<Option<(Trace, usize)>, ApiError> {
-        let found = self.newest(Query::keyword(TRACE, trace_id), SPANS_MAX, TRACE_BYTES_MAX).await?;
-        if found.hits.is_empty() {
-            return Ok(None);
+    /// The first of these traces, as many as fit into memory together. One search finds them all, unless they have too many spans for one:
+    /// then each half is looked for by itself.
+    pub(super) async fn together(&self, trace_ids: &[String]) -> Result<Together, ApiError> {
+        let mut made = Together::default();
+        let mut bytes = 0;
+        let mut left = vec![trace_ids];
+        while let Some(ids) = left.pop() {
+            let found = self.newest(any_of(ids), SPANS_MAX, TRACE_BYTES_MAX).await?;
+            if found.more && ids.len() > 1 {
+                let (first, second) = ids.split_at(ids.len() / 2);
+                left.extend([second, first]);
+                continue;
+            }
+            // Thousands of spans take a while to read.
+            let work = tokio::task::spawn_blocking(move || parted(&found));
+            let traces = work.await.unwrap_or_else(|error| Err(ApiError::internal(&error)))?;
+            bytes += traces.values().map(|(_, bytes)| bytes).sum::<usize>();
+            made.traces.extend(traces);
+            made.looked_for += ids.len();
+            if bytes >= TRACE_BYTES_MAX {
+                break;
+            }
         }
-        let bytes = found.hits.iter().map(|hit| hit.source.len()).sum();
-        let more = found.more;
-        let trace_id = trace_id.to_owned();
-        // Thousands of spans take a while to read.
-        let read = move || {
-            let spans = found.hits.iter().map(read).collect::<Result<Vec<Span>, _>>()?;
-            Ok(Some((Trace::of(&trace_id, spans, more), bytes)))
-        };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ApiError::internal(&error)))
+        Ok(made)
     }
 
     /// What services do, the most frequent first, and how often.
@@ -123,6 +143,27 @@ impl Traces {
 /// Where a span stands among others by time alone.
 pub(super) fn at(position: Position) -> Ranked {
     Ranked { number: 0.0, position }
+}
+
+/// Spans of any of these traces.
+pub(super) fn any_of(trace_ids: &[String]) -> Query {
+    Query::Or(trace_ids.iter().map(|trace_id| Query::keyword(TRACE, trace_id)).collect())
+}
+
+/// The traces of all spans that were found, by their ids.
+fn parted(found: &Found) -> Result<HashMap<String, (Trace, usize)>, ApiError> {
+    let mut parts = HashMap::<String, (Vec<Span>, usize)>::new();
+    for hit in &found.hits {
+        let span = read(hit)?;
+        let (spans, bytes) = parts.entry(span.trace_id.clone()).or_default();
+        spans.push(span);
+        *bytes += hit.source.len();
+    }
+    let made = parts.into_iter().map(|(id, (spans, bytes))| {
+        let trace = Trace::of(&id, spans, found.more);
+        (id, (trace, bytes))
+    });
+    Ok(made.collect())
 }
 
 fn read(hit: &Hit) -> Result<Span, ApiError> {

@@ -26,6 +26,7 @@ mod current;
 mod document;
 mod examine;
 mod excluded;
+mod filter;
 mod index;
 mod language;
 mod pattern;
@@ -78,6 +79,8 @@ pub struct Options {
     pub writer_bytes: usize,
     /// Most closed windows that are kept open for searches.
     pub readers_max: usize,
+    /// Names whose keywords and ids few windows have: a resting window that does not have the one that is asked for is passed by.
+    pub filtered: &'static [&'static str],
     /// Reads a source back: what the index cannot tell (phrases, regular expressions) is judged by it.
     pub read: Read,
 }
@@ -98,6 +101,7 @@ impl Options {
             classes: Vec::new(),
             writer_bytes: 15_000_000,
             readers_max: 16,
+            filtered: &[],
         }
     }
 }

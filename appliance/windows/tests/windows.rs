@@ -17,7 +17,8 @@ const HOUR_MS: u64 = 3_600_000;
 const ARRIVED_MS: u64 = 1_763_812_800_000;
 
 fn options(dir: &Path) -> Options {
-    Options { span_ms: HOUR_MS, stray_ms: HOUR_MS, ..Options::new(dir, unpacked) }
+    let filtered = &["level", "span", "gpu"];
+    Options { span_ms: HOUR_MS, stray_ms: HOUR_MS, filtered, ..Options::new(dir, unpacked) }
 }
 
 /// Classes as an operator may have them at one time or another.

@@ -170,6 +170,7 @@ impl Windows {
             }
             let (searcher, fields) = match searcher {
                 Some(searcher) => searcher,
+                None if self.rules_out(&entry, &search.query) => continue,
                 None => open_searcher(&entry.folder)?,
             };
             chain::next_use(&entry.folder, number);

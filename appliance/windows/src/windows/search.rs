@@ -9,6 +9,7 @@ use tantivy::{DocAddress, Searcher};
 use super::{Batch, Windows};
 use crate::WindowsError;
 use crate::chain::{self, Entry, Folder, lock};
+use crate::filter;
 use crate::index::{Fields, IndexFault, Summary};
 use crate::query::Query;
 use crate::top::{Order, Position, Top};
@@ -134,6 +135,7 @@ impl Windows {
             }
             let (searcher, fields) = match searcher {
                 Some(searcher) => searcher,
+                None if self.rules_out(&entry, &search.query) => continue,
                 None => open_searcher(&entry.folder)?,
             };
             chain::next_use(&entry.folder, number);
@@ -181,6 +183,11 @@ impl Windows {
         let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
         let set_aside = asides.map(|aside| aside.name.clone()).collect();
         Ok(Seen { ring: state.ring.clone(), windows, set_aside })
+    }
+
+    /// Whether a closed window has nothing that answers, as its filter knows.
+    pub(super) fn rules_out(&self, entry: &Entry, query: &Query) -> bool {
+        filter::rules_out(&entry.folder.path, self.shared.options.filtered, query)
     }
 
     pub(super) fn next_search(&self) -> u64 {

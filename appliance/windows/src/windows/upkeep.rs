@@ -7,6 +7,7 @@ use super::writing::Slot;
 use super::{IDLE_MS, Windows};
 use crate::WindowsError;
 use crate::chain::{self, Folder, lock};
+use crate::filter;
 use crate::index::{self, IndexFault};
 
 impl Windows {
@@ -39,6 +40,9 @@ impl Windows {
         if let Err(error) = self.merge_one() {
             tracing::warn!(%error, "a window was not merged; the next round tries again");
         }
+        if let Err(error) = self.filter_one() {
+            tracing::warn!(%error, "a window got no filter; the next round tries again");
+        }
         Ok(dropped)
     }
 
@@ -63,6 +67,25 @@ impl Windows {
             entry.rests = true;
         }
         Ok(())
+    }
+
+    /// Makes the filter of a resting window that has none.
+    fn filter_one(&self) -> Result<(), WindowsError> {
+        let names = self.shared.options.filtered;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let resting: Vec<_> = {
+            let state = lock(&self.shared.state);
+            state.entries.iter().filter(|entry| entry.rests).map(|entry| Arc::clone(&entry.folder)).collect()
+        };
+        let Some(folder) = resting.into_iter().find(|folder| !filter::is_there(&folder.path, names)) else {
+            return Ok(());
+        };
+        let window = folder.window();
+        let made = window.and_then(|window| filter::make(&folder.path, &window.searcher(), window.fields, names));
+        self.shut_unused();
+        made.or_else(|fault| self.judge(&folder, fault))
     }
 
     /// Sets a window aside when its files are at fault; a fault of another kind, such as too many open files, is the caller's to see.
