@@ -9,6 +9,8 @@ pub mod cpu;
 pub mod executor;
 pub mod graph;
 pub mod models;
+pub mod noise;
+pub mod sampler;
 mod upscale;
 pub mod weights;
 pub mod wgpu;
