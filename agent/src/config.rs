@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::infer::choice::{Precision, Wish};
+
 /// One key, for the reference page.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -68,6 +70,10 @@ config! {
     spot: bool = false;
     /// Worker processes. 0: one for each NVIDIA GPU, or one where there is none.
     slots: usize = 0;
+    /// What computes the built-in types: `auto` (CUDA, then wgpu on a real GPU, then the CPU), `cuda`, `wgpu`, `wgpu-software` (a software Vulkan driver, for tests) or `cpu`.
+    executor: Wish = Wish::Auto;
+    /// How a GPU keeps values and weights: `auto` (f16 where it can), `f16` or `f32`.
+    precision: Precision = Precision::Auto;
     /// Threads with which the CPU executor computes. 0: all cores.
     threads: usize = 0;
     /// Jobs held ahead of each worker, their inputs being fetched while it computes.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use backlot_agent::clock::Clock;
 use backlot_agent::config::Config;
+use backlot_agent::infer::choice::{Precision, Wish};
 use backlot_agent::service::{self, RunError};
 use backlot_agent::worker::builtin;
 use backlot_agent::worker::manifest::{self, Program};
@@ -56,6 +57,10 @@ enum Subcommands {
         /// 0: all cores.
         #[arg(long, default_value_t = 0)]
         threads: usize,
+        #[arg(long, value_enum, default_value_t)]
+        executor: Wish,
+        #[arg(long, value_enum, default_value_t)]
+        precision: Precision,
         /// Program to become.
         #[arg(last = true)]
         program: Vec<std::ffi::OsString>,
@@ -88,8 +93,8 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
-        Subcommands::Worker { parent, models, threads, program } if program.is_empty() => {
-            builtin::run(builtin::Options { parent, models, threads })
+        Subcommands::Worker { parent, models, threads, executor, precision, program } if program.is_empty() => {
+            builtin::run(builtin::Options { parent, models, threads, executor, precision })
         }
         Subcommands::Worker { parent, program, .. } => builtin::become_program(parent, &program),
         Subcommands::ConfigReference => {

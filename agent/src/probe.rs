@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::host::{self, Gpus};
+use crate::infer::choice::{Choice, choose};
 use crate::infer::models::Table;
+use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
 
 /// What was found.
@@ -23,7 +25,7 @@ pub struct Probe {
     /// The NVIDIA driver's version, or why NVML says nothing.
     pub nvidia_driver: Result<String, String>,
     pub cuda: CudaLibraries,
-    pub vulkan: Vec<Vulkan>,
+    pub vulkan: Vec<Adapter>,
     /// First line of `ffmpeg -version`, where there is an ffmpeg.
     pub ffmpeg: Option<String>,
     /// Models whose files are in the folder of models.
@@ -51,27 +53,11 @@ pub struct CudaLibraries {
     pub nvrtc: bool,
 }
 
-/// A Vulkan adapter, as wgpu sees it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Vulkan {
-    pub name: String,
-    /// `DiscreteGpu`, `IntegratedGpu`, `Cpu` for a software driver.
-    pub kind: String,
-    pub driver: String,
-}
-
-/// The executor for the built-in types.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Choice {
-    pub executor: &'static str,
-    pub why: String,
-}
-
 /// Looks at everything. Takes some hundred milliseconds where there is a Vulkan driver.
 pub async fn look(config: &Config, programs: &[Program]) -> Probe {
     let gpus = Gpus::open();
     let cuda = cuda_libraries();
-    let vulkan = vulkan_adapters().await;
+    let vulkan = adapters().await;
     let found = gpus.list("cpu");
     let (types, models, not_offered) = offer(config, programs, &found);
     Probe {
@@ -82,7 +68,7 @@ pub async fn look(config: &Config, programs: &[Program]) -> Probe {
             memory_bytes: host::memory_bytes().map_or(0, |(_, all)| all),
         },
         nvidia_driver: gpus.driver().ok_or_else(|| gpus.absent().unwrap_or("NVML names no version").to_owned()),
-        executor: choose(&found, cuda, &vulkan),
+        executor: choose(config.executor, !found.is_empty() && cuda.driver && cuda.cublaslt, &vulkan),
         gpus: found,
         cuda,
         vulkan,
@@ -125,16 +111,6 @@ pub fn offer(
     (types, models, not_offered)
 }
 
-fn choose(gpus: &[GpuInfo], cuda: CudaLibraries, vulkan: &[Vulkan]) -> Choice {
-    let mut why = String::from("this version computes on the CPU; its CUDA and Vulkan executors are not built yet");
-    if !gpus.is_empty() && cuda.driver && cuda.cublaslt {
-        why.push_str(". This host has what the CUDA executor will need");
-    } else if let Some(adapter) = vulkan.iter().find(|adapter| adapter.kind != "Cpu") {
-        why.push_str(&format!(". {} could serve the Vulkan executor", adapter.name));
-    }
-    Choice { executor: "cpu", why }
-}
-
 #[allow(unsafe_code, reason = "cudarc offers no safe question whether a library is there")]
 fn cuda_libraries() -> CudaLibraries {
     // SAFETY: `is_culib_present` loads the shared library by its name and drops it again. Its initialisers run, as
@@ -148,17 +124,6 @@ fn cuda_libraries() -> CudaLibraries {
             nvrtc: cudarc::nvrtc::sys::is_culib_present(),
         }
     }
-}
-
-async fn vulkan_adapters() -> Vec<Vulkan> {
-    let mut options = wgpu::InstanceDescriptor::new_without_display_handle();
-    options.backends = wgpu::Backends::VULKAN;
-    let adapters = wgpu::Instance::new(options).enumerate_adapters(wgpu::Backends::VULKAN).await;
-    let describe = |adapter: wgpu::Adapter| {
-        let info = adapter.get_info();
-        Vulkan { name: info.name, kind: format!("{:?}", info.device_type), driver: info.driver }
-    };
-    adapters.into_iter().map(describe).collect()
 }
 
 fn cpu_model() -> Option<String> {
@@ -237,7 +202,8 @@ mod tests {
     #[tokio::test]
     async fn a_host_without_a_gpu_is_probed_without_a_fault_and_says_what_it_would_use() {
         let probe = look(&Config::default(), &[]).await;
-        assert_eq!(probe.executor.executor, "cpu");
+        let has_gpu = probe.vulkan.iter().any(Adapter::is_gpu);
+        assert_eq!(probe.executor.executor, if has_gpu { "wgpu" } else { "cpu" });
         let text = probe.to_string();
         for word in ["cpu ", "nvidia", "cuda", "vulkan", "ffmpeg", "models", "executor"] {
             assert!(text.contains(word), "{text}");

@@ -35,7 +35,7 @@ fn make(folder: &Path, name: &str, arguments: &str) -> PathBuf {
 }
 
 fn upscale(models: &Path, folder: &Path, input: PathBuf, scale: u32) -> Result<Vec<Made>, Failure> {
-    let mut engine = Engine::new(EngineOptions { models_dir: models.to_path_buf(), threads: 2 });
+    let mut engine = Engine::new(EngineOptions { models_dir: models.to_path_buf(), threads: 2, ..Default::default() });
     let output_dir = folder.join("out");
     std::fs::create_dir_all(&output_dir).unwrap();
     let parameters = Map::from_iter([("scale".to_owned(), json!(scale))]);
@@ -169,7 +169,7 @@ fn a_cancelled_clip_ends_at_once_and_leaves_no_process() {
     let Some(models) = ready("a_cancelled_clip_ends_at_once_and_leaves_no_process") else { return };
     let folder = tempfile::tempdir().unwrap();
     let input = make(folder.path(), "long.mp4", "-f lavfi -i testsrc2=size=64x48:rate=10:duration=60 -pix_fmt yuv420p");
-    let mut engine = Engine::new(EngineOptions { models_dir: models, threads: 2 });
+    let mut engine = Engine::new(EngineOptions { models_dir: models, threads: 2, ..Default::default() });
     let parameters = Map::new();
     let output_dir = folder.path().to_path_buf();
     let task = Task { kind: "video.upscale".to_owned(), parameters, inputs: vec![input], output_dir };

@@ -120,7 +120,7 @@ struct Desk {
 
 impl Desk {
     fn new(models: &Path) -> Self {
-        let engine = Engine::new(EngineOptions { models_dir: models.to_path_buf(), threads: 2 });
+        let engine = Engine::new(EngineOptions { models_dir: models.to_path_buf(), threads: 2, ..Default::default() });
         Self { folder: tempfile::tempdir().unwrap(), engine, reports: Vec::new(), cancel: AtomicBool::new(false) }
     }
 

@@ -10,13 +10,15 @@ mod ops;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use backlot_agent::infer::choice::{Precision, Wish};
 use backlot_agent::infer::cpu::Cpu;
 use backlot_agent::infer::executor::{ExecError, Executor, Input};
 use backlot_agent::infer::graph::{Activation, Graph, Op, Pad, TensorType};
 use backlot_agent::infer::models::{Table, upscale};
 use backlot_agent::infer::weights::Weights;
 use backlot_agent::infer::wgpu::device::Wanted;
-use backlot_agent::infer::wgpu::{Options, Precision, Wgpu};
+use backlot_agent::infer::wgpu::{Options, Wgpu};
+use backlot_agent::infer::{Context, Engine, EngineOptions, Report, Task};
 use ops::{Case, Kind, Random, Tensor};
 
 const ARENA_BYTES_MAX: usize = 64 << 20;
@@ -26,7 +28,7 @@ fn cpu() -> Cpu {
 }
 
 fn open(precision: Precision) -> Result<Wgpu, String> {
-    let open = |adapter| Wgpu::new(Options { adapter, precision, arena_bytes_max: ARENA_BYTES_MAX });
+    let open = |adapter| Wgpu::new(Options { adapter, gpu: 0, precision, arena_bytes_max: ARENA_BYTES_MAX });
     open(Wanted::Software).or_else(|_| open(Wanted::Gpu)).map_err(|error| error.to_string())
 }
 
@@ -240,4 +242,41 @@ fn the_upscaler_s_networks_agree() {
         x.data.iter_mut().for_each(|value| *value = *value * 0.5 + 0.5);
         agree(test, &Case { graph, weights, inputs: vec![x] }, 1e-4);
     }
+}
+
+/// From file to file through the door that jobs use, on the executor that the configuration names.
+#[test]
+fn an_image_is_upscaled_from_file_to_file() {
+    let test = "an_image_is_upscaled_from_file_to_file";
+    let Some(folder) = models::folder(test) else { return };
+    let Some(opened) = executors(test).first() else { return };
+    let on_gpu = if opened.adapter().is_gpu() { Wish::Wgpu } else { Wish::WgpuSoftware };
+    let desk = tempfile::tempdir().unwrap();
+    let input = desk.path().join("in.png");
+    let picture =
+        image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y % 256) as u8]));
+    picture.save(&input).unwrap();
+    let upscaled = |executor: Wish| {
+        let options = EngineOptions { models_dir: folder.clone(), threads: 2, executor, ..Default::default() };
+        let output_dir = desk.path().join(format!("{executor:?}"));
+        std::fs::create_dir(&output_dir).unwrap();
+        let parameters = serde_json::Map::from_iter([("scale".to_owned(), 2.into())]);
+        let task = Task { kind: "image.upscale".into(), parameters, inputs: vec![input.clone()], output_dir };
+        let mut percents = Vec::new();
+        let mut report = |report| {
+            if let Report::Percent(percent) = report {
+                percents.push(percent)
+            }
+        };
+        let mut engine = Engine::new(options);
+        let mut context = Context { engine: &mut engine, cancel: &AtomicBool::new(false), report: &mut report };
+        let made = backlot_agent::infer::run(&task, &mut context).unwrap().remove(0);
+        assert_eq!(percents.last(), Some(&100.0));
+        (made.extra["executor"].clone(), image::open(&made.path).unwrap().into_rgb8())
+    };
+    let (name, ours) = upscaled(on_gpu);
+    let (_, theirs) = upscaled(Wish::Cpu);
+    assert_eq!((name, ours.dimensions()), ("wgpu".into(), (80, 60)));
+    let worst = ours.iter().zip(theirs.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(worst <= 2, "a difference of {worst}/255");
 }

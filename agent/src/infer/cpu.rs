@@ -13,6 +13,7 @@ mod step;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use backlot_wire::cause;
 use rayon::ThreadPool;
 
 use super::executor::{ExecError, Executor, Input, Output, Program};
@@ -161,8 +162,10 @@ impl From<ExecError> for super::Failure {
             ExecError::Memory { needed_bytes, allowed_bytes } => {
                 Self::permanent(message).with("needed_bytes", needed_bytes).with("allowed_bytes", allowed_bytes)
             }
-            ExecError::DeviceMemory { needed_bytes, .. } => Self::transient(message).with("needed_bytes", needed_bytes),
-            ExecError::Device(_) => Self::transient(message),
+            ExecError::DeviceMemory { needed_bytes, .. } => {
+                Self::transient(message).with("needed_bytes", needed_bytes).with(cause::KEY, cause::OUT_OF_MEMORY)
+            }
+            ExecError::Device(_) => Self::transient(message).with(cause::KEY, super::DEVICE),
             ExecError::Weights(WeightError::Open { .. }) => Self::permanent(format!("model missing: {message}")),
             ExecError::Weights(_) => Self::permanent(format!("model unusable: {message}")),
             ExecError::Graph(_) | ExecError::Compute { .. } => Self::permanent(message),

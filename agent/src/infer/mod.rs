@@ -5,6 +5,7 @@
 //! own pool: there is no async here, no network and no clock. What a file is called in the bucket, how it gets
 //! there and how often a job is tried again is decided elsewhere.
 
+pub mod choice;
 pub mod cpu;
 pub mod executor;
 pub mod graph;
@@ -19,7 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use backlot_wire::FailureClass;
+use backlot_wire::cause;
 use serde_json::{Map, Value};
+
+use self::choice::{Precision, Wish};
+use self::executor::Executor;
+
+/// The cause of a failure that a GPU or its driver is to blame for.
+const DEVICE: &str = "device";
 
 /// Job types that [`run`] takes.
 pub const KINDS: [&str; 2] = ["image.upscale", "video.upscale"];
@@ -119,18 +127,22 @@ impl Failure {
 }
 
 /// How an [`Engine`] is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Folder with the model files of `models.toml`.
     pub models_dir: PathBuf,
     /// Threads that compute, at least one.
     pub threads: usize,
+    pub executor: Wish,
+    pub precision: Precision,
+    /// Which of several equal GPUs.
+    pub gpu: usize,
 }
 
 /// The executors and the models they have loaded. Lives as long as the worker process.
 pub struct Engine {
     options: EngineOptions,
-    cpu: Option<cpu::Cpu>,
+    executor: Option<Box<dyn Executor>>,
     /// The network of the last job: most jobs in a row want the same.
     loaded: Option<upscale::Loaded>,
 }
@@ -139,7 +151,7 @@ impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, cpu: None, loaded: None }
+        Self { options, executor: None, loaded: None }
     }
 
     #[must_use]
@@ -147,14 +159,25 @@ impl Engine {
         &self.options.models_dir
     }
 
-    /// The CPU executor, made when it is first asked for.
-    fn cpu(&mut self) -> Result<&mut cpu::Cpu, Failure> {
-        if self.cpu.is_none() {
-            let made = cpu::Cpu::new(self.options.threads, ARENA_BYTES_MAX)
-                .map_err(|error| Failure::transient(format!("start threads: {error}")))?;
-            self.cpu = Some(made);
-        }
-        self.cpu.as_mut().ok_or_else(|| Failure::transient("the CPU executor is gone"))
+    /// The executor, opened when it is first asked for.
+    fn executor(&mut self) -> Result<&dyn Executor, Failure> {
+        let EngineOptions { threads, executor: wish, precision, gpu, .. } = self.options;
+        let made = match self.executor.take() {
+            Some(made) => made,
+            None => choice::open(choice::Options { wish, precision, gpu, threads, arena_bytes_max: ARENA_BYTES_MAX })?,
+        };
+        Ok(&**self.executor.insert(made))
+    }
+
+    /// What the executor is called, once there is one.
+    fn executor_name(&self) -> &'static str {
+        self.executor.as_ref().map_or("none", |executor| executor.name())
+    }
+
+    /// Drops a device that has failed with everything on it. The next job opens it anew.
+    fn forget_device(&mut self) {
+        self.loaded = None;
+        self.executor = None;
     }
 }
 
@@ -175,8 +198,13 @@ pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     if task.inputs.is_empty() {
         return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
     }
-    match task.kind.as_str() {
+    let made = match task.kind.as_str() {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
-    }
+    };
+    made.inspect_err(|failure| {
+        if failure.details.get(cause::KEY).is_some_and(|cause| cause == DEVICE) {
+            ctx.engine.forget_device();
+        }
+    })
 }

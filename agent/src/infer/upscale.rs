@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::executor::{ExecError, Executor, Program};
+use super::executor::{ExecError, Program};
 use super::models::{Table, upscale};
 use super::{ARENA_BYTES_MAX, Context, Failure, Made, Task};
 use crate::frames::tiles::Upscaler;
@@ -39,7 +39,7 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     ctx.phase("load");
     load(ctx, &table, &wanted)?;
     ctx.phase("infer");
-    let (cancel, executor) = (ctx.cancel, ctx.engine.cpu.as_ref().map_or("cpu", Executor::name));
+    let (cancel, executor) = (ctx.cancel, ctx.engine.executor_name());
     let Some(loaded) = ctx.engine.loaded.as_mut() else {
         return Err(Failure::transient("the model was unloaded"));
     };
@@ -195,7 +195,7 @@ fn load(ctx: &mut Context<'_>, table: &Table, wanted: &Wanted) -> Result<(), Fai
     let map = |ending: &str| table.map(&folder, &format!("{files}.{ending}")).map_err(ExecError::from);
     let (graph, weights) = upscale::read(&map("param")?, &map("bin")?, wanted.scale).map_err(ExecError::from)?;
     ctx.check_cancel()?;
-    let program = ctx.engine.cpu()?.load(graph, &weights)?;
+    let program = ctx.engine.executor()?.load(graph, &weights)?;
     ctx.engine.loaded = Some(Loaded { model: wanted.model.clone(), scale: wanted.scale, overlap, program });
     Ok(())
 }

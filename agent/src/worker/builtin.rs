@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
 use super::protocol::{Announced, Request, Task};
+use crate::infer::choice::{Precision, Wish};
 use crate::infer::{self, Context, Engine, EngineOptions, Report};
 
 /// Dies with `parent` from now on. False: the parent is gone already.
@@ -54,6 +55,8 @@ pub struct Options {
     pub models: PathBuf,
     /// 0: all cores.
     pub threads: usize,
+    pub executor: Wish,
+    pub precision: Precision,
 }
 
 /// The job under way and the flag that ends it.
@@ -72,7 +75,10 @@ pub fn run(options: Options) -> ExitCode {
     prefer_as_victim();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
-    let mut engine = Engine::new(EngineOptions { models_dir: options.models, threads });
+    let Options { models, executor, precision, .. } = options;
+    // The agent counts GPUs as NVML does, in the order of their addresses.
+    let gpu = std::env::var("CUDA_VISIBLE_DEVICES").ok().and_then(|gpu| gpu.parse().ok()).unwrap_or(0);
+    let mut engine = Engine::new(EngineOptions { models_dir: models, threads, executor, precision, gpu });
     let current = Arc::new(Current::default());
     let (jobs, waiting) = mpsc::sync_channel::<Box<Task>>(1);
     let reader = Arc::clone(&current);

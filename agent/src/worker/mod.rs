@@ -39,6 +39,10 @@ pub fn builtin_program(config: &Config) -> Program {
             std::path::absolute(&config.models).unwrap_or_else(|_| config.models.clone()).into(),
             "--threads".into(),
             config.threads.to_string().into(),
+            "--executor".into(),
+            name_of(config.executor).into(),
+            "--precision".into(),
+            name_of(config.precision).into(),
         ],
         dir: None,
         env: Default::default(),
@@ -47,6 +51,11 @@ pub fn builtin_program(config: &Config) -> Program {
         requirements: Default::default(),
         keep_alive: true,
     }
+}
+
+/// A choice as the command line takes it.
+fn name_of(value: impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// A place to compute.

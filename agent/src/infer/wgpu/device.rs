@@ -94,11 +94,11 @@ pub async fn adapters() -> Vec<Adapter> {
 }
 
 impl Gpu {
-    /// Opens the wanted adapter with everything it offers.
+    /// Opens the wanted adapter with everything it offers, the `which`-th of the best ones in the order of their addresses.
     ///
     /// # Errors
     /// [`GpuError::None`] with what there is instead.
-    pub(crate) fn open(wanted: Wanted) -> Result<Self, GpuError> {
+    pub(crate) fn open(wanted: Wanted, which: usize) -> Result<Self, GpuError> {
         let mut found = block_on(instance().enumerate_adapters(wgpu::Backends::VULKAN));
         let seen: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
         let rank = |adapter: &wgpu::Adapter| match (wanted, adapter.get_info().device_type) {
@@ -108,8 +108,11 @@ impl Gpu {
             (Wanted::Gpu, DeviceType::Other) => Some(3),
             _ => None,
         };
-        found.retain(|adapter| rank(adapter).is_some());
-        let adapter = found.into_iter().min_by_key(|adapter| rank(adapter)).ok_or_else(|| {
+        let best = found.iter().filter_map(rank).min();
+        found.retain(|adapter| best.is_some() && rank(adapter) == best);
+        found.sort_by_key(|adapter| adapter.get_info().device_pci_bus_id);
+        let count = found.len().max(1);
+        let adapter = found.into_iter().nth(which % count).ok_or_else(|| {
             let kind = if wanted == Wanted::Gpu { "Vulkan GPU" } else { "software Vulkan driver" };
             let seen = if seen.is_empty() { "nothing".to_owned() } else { seen.join(", ") };
             GpuError::None(format!("no {kind} on this host; found {seen}"))
@@ -266,7 +269,7 @@ mod tests {
     use super::*;
 
     fn open(test: &str) -> Option<Gpu> {
-        let opened = Gpu::open(Wanted::Software).or_else(|_| Gpu::open(Wanted::Gpu));
+        let opened = Gpu::open(Wanted::Software, 0).or_else(|_| Gpu::open(Wanted::Gpu, 0));
         opened.inspect_err(|error| println!("SKIPPED {test}: {error}")).ok()
     }
 

@@ -25,6 +25,7 @@ use self::device::{Adapter, Gpu, Wanted};
 use self::kernels::Pipelines;
 use self::lower::Target;
 use self::program::{Loaded, Shared};
+use super::choice::Precision;
 use super::executor::{ExecError, Executor, Program};
 use super::graph::Graph;
 use super::weights::Weights;
@@ -34,19 +35,11 @@ const PART_COST_MAX: u64 = 16 << 30;
 /// The same for a driver that computes on a few cores.
 const PART_COST_MAX_SOFTWARE: u64 = 256 << 20;
 
-/// How values are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// f16 where the adapter has it.
-    #[default]
-    Auto,
-    F32,
-    F16,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub adapter: Wanted,
+    /// Which of several equal ones, in the order of their PCI addresses; counted round.
+    pub gpu: usize,
     pub precision: Precision,
     /// Shapes whose values take more are refused.
     pub arena_bytes_max: usize,
@@ -63,7 +56,7 @@ impl Wgpu {
     /// # Errors
     /// [`ExecError::Device`] when there is none of that kind, or it lacks the wanted precision.
     pub fn new(options: Options) -> Result<Self, ExecError> {
-        let gpu = Gpu::open(options.adapter)?;
+        let gpu = Gpu::open(options.adapter, options.gpu)?;
         let f16 = match options.precision {
             Precision::F32 => false,
             Precision::Auto => gpu.has_f16,
