@@ -5,7 +5,9 @@
 
 pub mod clip;
 pub mod config;
+pub mod folder;
 mod layers;
+pub mod tokenizer;
 pub mod unet;
 pub mod upscale;
 pub mod vae;

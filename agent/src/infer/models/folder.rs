@@ -1,0 +1,192 @@
+//! A diffusion model on disk: a folder in the layout of diffusers, every file mapped and none trusted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::config::{self, Clip, Unet, Vae};
+use super::tokenizer::Tokenizer;
+use crate::infer::sampler::Schedule;
+use crate::infer::weights::{self, WeightError, Weights};
+
+/// Most files that the weights of one part are cut into.
+const SHARDS_MAX: usize = 256;
+
+/// A text encoder with its tokenizer.
+pub struct Text {
+    pub config: Clip,
+    pub weights: Weights,
+    pub tokenizer: Tokenizer,
+}
+
+/// A Stable Diffusion model of any of the three forms, read and checked, not yet loaded.
+pub struct Model {
+    /// One encoder, or SDXL's two.
+    pub texts: Vec<Text>,
+    pub unet: Unet,
+    pub unet_weights: Weights,
+    pub vae: Vae,
+    pub vae_weights: Weights,
+    pub schedule: Schedule,
+    /// Without a negative prompt, SDXL is guided away from zeros rather than from an empty text.
+    pub zero_negative: bool,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "_class_name")]
+    class: String,
+    force_zeros_for_empty_prompt: Option<bool>,
+}
+
+/// Whether `folder` looks like a model that [`Model::open`] takes.
+#[must_use]
+pub fn is_model(folder: &Path) -> bool {
+    folder.join("model_index.json").is_file() && folder.join("unet/config.json").is_file()
+}
+
+impl Model {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// [`WeightError`] names the file and what is wrong with it.
+    pub fn open(folder: &Path) -> Result<Self, WeightError> {
+        let index_file = folder.join("model_index.json");
+        let index: Index = config::read(&index_file)?;
+        if !index.class.starts_with("StableDiffusion") && !index.class.starts_with("LatentConsistencyModel") {
+            return Err(config::wrong(
+                &index_file,
+                format!("`{}` is not a pipeline that this agent runs", index.class),
+            ));
+        }
+        let unet = Unet::read(&folder.join("unet/config.json"))?;
+        let names: &[(&str, &str)] = if unet.added.is_some() {
+            &[("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")]
+        } else {
+            &[("text_encoder", "tokenizer")]
+        };
+        let text = |(encoder, tokenizer): &(&str, &str)| {
+            Ok(Text {
+                config: Clip::read(&folder.join(encoder).join("config.json"))?,
+                weights: part(&folder.join(encoder), "model")?,
+                tokenizer: Tokenizer::read(&folder.join(tokenizer))?,
+            })
+        };
+        let model = Self {
+            texts: names.iter().map(text).collect::<Result<_, WeightError>>()?,
+            unet_weights: part(&folder.join("unet"), "diffusion_pytorch_model")?,
+            vae: Vae::read(&folder.join("vae/config.json"))?,
+            vae_weights: modern(part(&folder.join("vae"), "diffusion_pytorch_model")?),
+            schedule: Schedule::read(&folder.join("scheduler/scheduler_config.json"))?,
+            zero_negative: unet.added.is_some() && index.force_zeros_for_empty_prompt.unwrap_or(true),
+            unet,
+        };
+        model.checked().map_err(|problem| config::wrong(folder, problem))
+    }
+
+    /// Makes sure that the parts fit together.
+    pub(super) fn checked(self) -> Result<Self, String> {
+        let width: usize = self.texts.iter().map(|text| text.config.width).sum();
+        if width != self.unet.context {
+            return Err(format!("the texts have {width} features, the UNet takes {}", self.unet.context));
+        }
+        let pooled = self.texts.last().and_then(|text| text.config.projection);
+        if let Some(added) = self.unet.added
+            && pooled != Some(added.pooled)
+        {
+            return Err(format!("the pooled text has {pooled:?} features, the UNet takes {}", added.pooled));
+        }
+        let length = self.texts.first().map_or(0, |text| text.config.length);
+        if self.texts.iter().any(|text| text.config.length != length || text.config.layers < 2) {
+            return Err("the text encoders have different lengths, or one layer".to_owned());
+        }
+        let latent = self.vae.latent_channels;
+        if self.unet.out_channels != latent || ![latent, 2 * latent + 1].contains(&self.unet.in_channels) {
+            return Err(format!(
+                "the UNet takes {} channels and gives {}, latents have {latent}",
+                self.unet.in_channels, self.unet.out_channels
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Whether the UNet was trained for inpainting: it sees the mask and what is left of the picture.
+    #[must_use]
+    pub fn sees_masks(&self) -> bool {
+        self.unet.in_channels > self.unet.out_channels
+    }
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The weights of one part: one file, of half precision where that is all there is, or the shards of an index.
+fn part(folder: &Path, stem: &str) -> Result<Weights, WeightError> {
+    let candidates = [format!("{stem}.safetensors"), format!("{stem}.fp16.safetensors")];
+    if let Some(file) = candidates.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
+        return read(&file);
+    }
+    let index = [format!("{stem}.safetensors.index.json"), format!("{stem}.safetensors.index.fp16.json")];
+    let Some(index) = index.iter().map(|name| folder.join(name)).find(|file| file.is_file()) else {
+        return read(&folder.join(&candidates[0])); // says that it is not there
+    };
+    let files: BTreeSet<String> = config::read::<Shards>(&index)?.weight_map.into_values().collect();
+    if files.len() > SHARDS_MAX || files.iter().any(|name| Path::new(name).file_name() != Some(name.as_ref())) {
+        return Err(config::wrong(&index, "names files outside of its folder, or too many"));
+    }
+    let mut all = Weights::default();
+    for file in files {
+        all.join(read(&folder.join(file))?)?;
+    }
+    Ok(all)
+}
+
+/// Reads one safetensors file; errors name it.
+///
+/// # Errors
+/// [`WeightError`].
+pub fn read(file: &Path) -> Result<Weights, WeightError> {
+    Weights::safetensors(&weights::map(file)?).map_err(|error| config::wrong(file, error))
+}
+
+/// The VAE's attention had other names before diffusers 0.18.
+fn modern(weights: Weights) -> Weights {
+    let pairs = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
+    let mut renamed = Weights::default();
+    for (name, tensor) in weights.iter() {
+        let mut name = name.to_owned();
+        if name.contains(".attentions.") {
+            pairs.iter().for_each(|(old, new)| name = name.replace(old, new));
+        }
+        // Those that were converted from a 1x1 convolution kept its shape.
+        let linear = match tensor.shape.as_slice() {
+            [o, i, 1, 1] if name.contains(".attentions.") => tensor.reshaped(&[*o, *i]),
+            _ => None,
+        };
+        renamed.put(name, linear.unwrap_or_else(|| tensor.clone()));
+    }
+    renamed
+}
+
+/// The diffusion models in a folder of models, by name.
+#[must_use]
+pub fn list(models: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(models) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| find(models, name).is_some())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Where the model `name` lies, if it is there. A name is one part of a path and begins with no dot.
+#[must_use]
+pub fn find(models: &Path, name: &str) -> Option<PathBuf> {
+    let plain = Path::new(name).file_name() == Some(name.as_ref()) && !name.starts_with('.') && name.len() <= 200;
+    let folder = models.join(name);
+    (plain && is_model(&folder)).then_some(folder)
+}
