@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::host::{self, Gpus};
 use crate::infer::choice::{Choice, choose};
-use crate::infer::models::Table;
+use crate::infer::models::{Table, folder};
 use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
 
@@ -89,16 +89,23 @@ pub fn offer(
     let mut types: Vec<String> = Vec::new();
     let mut models = models_in(&config.models);
     let mut not_offered = Vec::new();
-    if models.is_empty() {
-        let problem = format!("no model of this build in {}", config.models.display());
-        not_offered.extend(crate::infer::KINDS.iter().map(|kind| ((*kind).to_owned(), problem.clone())));
-    } else {
-        types.extend(crate::infer::KINDS.iter().map(|kind| (*kind).to_owned()));
-        if ffmpeg().is_none() {
-            types.retain(|kind| !kind.starts_with("video."));
-            not_offered.push(("video.upscale".into(), "there is no ffmpeg".into()));
+    let generators = folder::list(&config.models);
+    for kind in crate::infer::KINDS {
+        let lack = match kind {
+            "image.generate" if generators.is_empty() => {
+                Some(format!("no diffusion model in {}", config.models.display()))
+            }
+            "image.generate" => None,
+            _ if models.is_empty() => Some(format!("no model of this build in {}", config.models.display())),
+            "video.upscale" if ffmpeg().is_none() => Some("there is no ffmpeg".to_owned()),
+            _ => None,
+        };
+        match lack {
+            Some(lack) => not_offered.push((kind.to_owned(), lack)),
+            None => types.push(kind.to_owned()),
         }
     }
+    models.extend(generators);
     for program in programs {
         match manifest::lacks(&program.requirements, gpus, &config.label_map()) {
             Some(lack) => not_offered.push((program.name.clone(), lack)),
@@ -223,5 +230,13 @@ mod tests {
         let (types, models, _) = offer(&config, &[], &[]);
         assert!(types.contains(&"image.upscale".to_owned()));
         assert_eq!(models, ["realesr-animevideov3"]);
+        assert!(!types.contains(&"image.generate".to_owned()));
+        for part in ["model_index.json", "unet/config.json"] {
+            let file = dir.path().join("sdxl").join(part);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "{}").unwrap();
+        }
+        let (types, models, _) = offer(&config, &[], &[]);
+        assert!(types.contains(&"image.generate".to_owned()) && models.contains(&"sdxl".to_owned()));
     }
 }

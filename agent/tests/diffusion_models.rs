@@ -114,6 +114,7 @@ fn the_text_encoders_mean_what_transformers_says() {
             check("penultimate", &run(clip::graph(&config, clip::Wanted::Penultimate), &weights, &inputs)[0].1);
             let both = run(clip::graph(&config, clip::Wanted::PenultimateAndProjected), &weights, &inputs);
             check("penultimate", &both[0].1);
+            assert_eq!(config.projection.is_some(), part == "text_encoder_2");
             if let Some(features) = config.projection {
                 check("projected", &both[1].1[place * features..][..features]);
             }

@@ -8,6 +8,7 @@
 pub mod choice;
 pub mod cpu;
 pub mod executor;
+mod generate;
 pub mod graph;
 pub mod models;
 pub mod noise;
@@ -30,7 +31,7 @@ use self::executor::Executor;
 const DEVICE: &str = "device";
 
 /// Job types that [`run`] takes.
-pub const KINDS: [&str; 2] = ["image.upscale", "video.upscale"];
+pub const KINDS: [&str; 3] = ["image.upscale", "video.upscale", "image.generate"];
 
 /// Bytes that the values between a network's layers may take. Larger pictures are cut into tiles.
 const ARENA_BYTES_MAX: usize = 512 << 20;
@@ -55,6 +56,8 @@ pub enum Report {
     Phase(&'static str),
     /// 0 to 100, never falling.
     Percent(f32),
+    /// A picture in the task's `output_dir` of what is coming.
+    Preview(PathBuf),
 }
 
 /// What a task may use, and whom it tells.
@@ -145,13 +148,17 @@ pub struct Engine {
     executor: Option<Box<dyn Executor>>,
     /// The network of the last job: most jobs in a row want the same.
     loaded: Option<upscale::Loaded>,
+    /// The same device with another limit for what lies between layers: a diffusion model cuts nothing into tiles.
+    generator: Option<Box<dyn Executor>>,
+    /// The diffusion model of the last job that generated.
+    generate: Option<generate::Loaded>,
 }
 
 impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, executor: None, loaded: None }
+        Self { options, executor: None, loaded: None, generator: None, generate: None }
     }
 
     #[must_use]
@@ -161,12 +168,25 @@ impl Engine {
 
     /// The executor, opened when it is first asked for.
     fn executor(&mut self) -> Result<&dyn Executor, Failure> {
-        let EngineOptions { threads, executor: wish, precision, gpu, .. } = self.options;
         let made = match self.executor.take() {
             Some(made) => made,
-            None => choice::open(choice::Options { wish, precision, gpu, threads, arena_bytes_max: ARENA_BYTES_MAX })?,
+            None => self.open(ARENA_BYTES_MAX)?,
         };
         Ok(&**self.executor.insert(made))
+    }
+
+    /// The executor for diffusion, whose values may take half of the host's memory, and the model on it.
+    fn generator(&mut self) -> Result<(&dyn Executor, &mut Option<generate::Loaded>), Failure> {
+        let made = match self.generator.take() {
+            Some(made) => made,
+            None => self.open(generator_bytes_max())?,
+        };
+        Ok((&**self.generator.insert(made), &mut self.generate))
+    }
+
+    fn open(&self, arena_bytes_max: usize) -> Result<Box<dyn Executor>, Failure> {
+        let EngineOptions { threads, executor: wish, precision, gpu, .. } = self.options;
+        Ok(choice::open(choice::Options { wish, precision, gpu, threads, arena_bytes_max })?)
     }
 
     /// What the executor is called, once there is one.
@@ -176,9 +196,15 @@ impl Engine {
 
     /// Drops a device that has failed with everything on it. The next job opens it anew.
     fn forget_device(&mut self) {
-        self.loaded = None;
-        self.executor = None;
+        (self.loaded, self.generate) = (None, None);
+        (self.executor, self.generator) = (None, None);
     }
+}
+
+/// Bytes that the values of a diffusion model may take.
+fn generator_bytes_max() -> usize {
+    let half = crate::host::memory_bytes().map_or(0, |(_, all)| usize::try_from(all / 2).unwrap_or(usize::MAX));
+    half.max(ARENA_BYTES_MAX)
 }
 
 /// Runs one task to its end and says what it made.
@@ -186,8 +212,9 @@ impl Engine {
 /// Blocks for as long as the work takes. It reports the phases `load`, `infer` and `post` and percentages through
 /// `ctx.report`. `image.upscale` takes images (PNG, JPEG, WebP) and makes one PNG for each;
 /// `video.upscale` takes clips and makes one MP4 (H.264, sound copied) for each. Parameters of both: `scale` (2, 3
-/// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). A parameter that is unknown or out of its
-/// range is a permanent failure that names it, before any model is loaded.
+/// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). `image.generate` takes a prompt and up to two
+/// images and makes PNGs; its parameters are in `docs/inference.md`. A parameter that is unknown or out of its range is a
+/// permanent failure that names it, before any model is loaded.
 ///
 /// # Errors
 /// [`Failure`]: permanent for bad input, bad parameters and missing models; transient for what another try may
@@ -195,11 +222,12 @@ impl Engine {
 /// panics on bad input, and no child process outlives it.
 pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     ctx.check_cancel()?;
-    if task.inputs.is_empty() {
+    if task.inputs.is_empty() && task.kind != "image.generate" {
         return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
     }
     let made = match task.kind.as_str() {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
+        "image.generate" => generate::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     };
     made.inspect_err(|failure| {

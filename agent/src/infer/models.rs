@@ -6,7 +6,11 @@
 pub mod clip;
 pub mod config;
 pub mod folder;
+pub mod inversion;
 mod layers;
+mod ldm;
+pub mod lora;
+pub mod single;
 pub mod tokenizer;
 pub mod unet;
 pub mod upscale;

@@ -172,12 +172,16 @@ impl Weights {
 }
 
 impl Tensor {
-    /// A tensor of values in memory, as many as `shape` says.
+    /// A tensor of values in memory, as many as `shape` says, rounded to what `stored` keeps.
     #[must_use]
-    pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
+    pub fn stored_as(stored: Stored, shape: &[usize], values: &[f32]) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Self { shape: shape.to_vec(), stored: Stored::F32, data: data.into() }
+        let data: Vec<u8> = match stored {
+            Stored::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Stored::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+            Stored::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        };
+        Self { shape: shape.to_vec(), stored, data: data.into() }
     }
 
     /// Part `index` of `parts` equal ones along the first axis, without a copy; `None` when it does not divide.

@@ -121,6 +121,7 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
         say(&match report {
             Report::Phase(phase) => json!({ "phase": phase }),
             Report::Percent(percent) => json!({ "percent": percent }),
+            Report::Preview(file) => json!({ "preview": file.to_string_lossy() }),
         });
     };
     let work = infer::Task {

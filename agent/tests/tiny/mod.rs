@@ -10,6 +10,9 @@ use serde_json::Value;
 
 pub(crate) const FORMS: [&str; 3] = ["sd15", "sd21", "sdxl"];
 
+/// Shapes and values by name.
+pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diffusion")
 }
@@ -49,7 +52,7 @@ pub(crate) fn picture(name: &str, [n, c, h, w]: [usize; 4]) -> Vec<f32> {
 }
 
 /// A safetensors file of f32 tensors.
-pub(crate) fn safetensors(tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Vec<u8> {
+pub(crate) fn safetensors(tensors: &Tensors) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (name, (shape, values)) in tensors {
         let start = data.len();
@@ -70,7 +73,7 @@ pub(crate) fn shape(value: &Value) -> Vec<usize> {
 }
 
 /// The tensors of a part of a form, as PyTorch lists them, with their values.
-pub(crate) fn tensors(form: &str, part: &str) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+pub(crate) fn tensors(form: &str, part: &str) -> Tensors {
     let list = json(&fixtures().join(form).join("tensors.json"));
     let of_part = list[part].as_object().unwrap_or_else(|| panic!("{form} has no {part}"));
     let tensor = |(name, sides): (&String, &Value)| {
@@ -81,7 +84,7 @@ pub(crate) fn tensors(form: &str, part: &str) -> BTreeMap<String, (Vec<usize>, V
     of_part.iter().map(tensor).collect()
 }
 
-pub(crate) fn read(tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Weights {
+pub(crate) fn read(tensors: &Tensors) -> Weights {
     Weights::safetensors(&safetensors(tensors).into()).unwrap()
 }
 

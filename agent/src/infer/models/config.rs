@@ -83,6 +83,8 @@ pub struct Unet {
     pub flip: bool,
     pub shift: f32,
     pub added: Option<Added>,
+    /// Side of the latents that it was trained with.
+    pub sample_size: Option<usize>,
 }
 
 /// SDXL's second conditioning: sizes as sinusoids, and a text's pooled vector.
@@ -128,6 +130,7 @@ struct RawUnet {
     time_embedding_type: String,
     conv_in_kernel: usize,
     conv_out_kernel: usize,
+    sample_size: Option<usize>,
 }
 
 impl Default for RawUnet {
@@ -163,6 +166,7 @@ impl Default for RawUnet {
             time_embedding_type: "positional".into(),
             conv_in_kernel: 3,
             conv_out_kernel: 3,
+            sample_size: None,
         }
     }
 }
@@ -249,6 +253,7 @@ impl RawUnet {
             flip: self.flip_sin_to_cos,
             shift: self.freq_shift,
             added,
+            sample_size: self.sample_size.map(|side| within("sample_size", side, 1024)).transpose()?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A diffusion model on disk: a folder in the layout of diffusers, every file mapped and none trusted.
+//! A diffusion model on disk: a folder in the layout of diffusers, or one file, every file mapped and none trusted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::config::{self, Clip, Unet, Vae};
+use super::single;
 use super::tokenizer::Tokenizer;
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::{self, WeightError, Weights};
@@ -153,7 +154,7 @@ pub fn read(file: &Path) -> Result<Weights, WeightError> {
 }
 
 /// The VAE's attention had other names before diffusers 0.18.
-fn modern(weights: Weights) -> Weights {
+pub(super) fn modern(weights: Weights) -> Weights {
     let pairs = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
     let mut renamed = Weights::default();
     for (name, tensor) in weights.iter() {
@@ -171,22 +172,43 @@ fn modern(weights: Weights) -> Weights {
     renamed
 }
 
+/// The folder with CLIP's vocabulary beside single-file models, which have none.
+const VOCABULARY: &str = "clip-tokenizer";
+const ENDING: &str = ".safetensors";
+
+/// Opens what [`find`] has found.
+///
+/// # Errors
+/// [`WeightError`] names the file and what is wrong with it.
+pub fn open(place: &Path) -> Result<Model, WeightError> {
+    if place.is_dir() {
+        return Model::open(place);
+    }
+    single::open(place, &place.with_file_name(VOCABULARY))
+}
+
 /// The diffusion models in a folder of models, by name.
 #[must_use]
 pub fn list(models: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(models) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned))
         .filter(|name| find(models, name).is_some())
         .collect();
     names.sort_unstable();
+    names.dedup();
     names
 }
 
-/// Where the model `name` lies, if it is there. A name is one part of a path and begins with no dot.
+/// Where the model `name` lies, if it is there: a folder of that name, or a safetensors file without its ending. A name
+/// is one part of a path and begins with no dot.
 #[must_use]
 pub fn find(models: &Path, name: &str) -> Option<PathBuf> {
     let plain = Path::new(name).file_name() == Some(name.as_ref()) && !name.starts_with('.') && name.len() <= 200;
-    let folder = models.join(name);
-    (plain && is_model(&folder)).then_some(folder)
+    if !plain {
+        return None;
+    }
+    let (folder, file) = (models.join(name), models.join(format!("{name}{ENDING}")));
+    if is_model(&folder) { Some(folder) } else { file.is_file().then_some(file) }
 }

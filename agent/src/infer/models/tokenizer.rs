@@ -98,6 +98,11 @@ impl Tokenizer {
         self.added.sort_by_key(|word| std::cmp::Reverse(word.word.len()));
     }
 
+    /// Pads with another number than the files say.
+    pub fn pad_with(&mut self, number: u32) {
+        self.pad = number;
+    }
+
     /// The text with its start and its end, cut or padded to `length` places.
     ///
     /// # Errors

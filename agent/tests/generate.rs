@@ -1,0 +1,220 @@
+//! `image.generate` from end to end against diffusers' pipelines, on tiny random weights.
+
+#![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
+
+mod tiny;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use backlot_agent::infer::choice::{Precision, Wish};
+use backlot_agent::infer::{Context, Engine, EngineOptions, Failure, FailureClass, Made, Report, Task, run};
+use serde_json::{Value, json};
+use tiny::{FORMS, psnr};
+
+/// A host with the three models.
+struct Host {
+    engine: Engine,
+    dir: tempfile::TempDir,
+    cancel: AtomicBool,
+    runs: usize,
+}
+
+impl Host {
+    fn new(forms: &[&str]) -> Self {
+        Self::on(Wish::Cpu, Precision::Auto, forms)
+    }
+
+    fn on(wish: Wish, precision: Precision, forms: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let models = dir.path().join("models");
+        std::fs::create_dir(&models).unwrap();
+        for form in forms {
+            tiny::write_folder(form, &models.join(form));
+        }
+        let engine = Engine::new(EngineOptions { models_dir: models, threads: 2, executor: wish, precision, gpu: 0 });
+        Self { engine, dir, cancel: AtomicBool::new(false), runs: 0 }
+    }
+
+    fn models(&self) -> PathBuf {
+        self.dir.path().join("models")
+    }
+
+    fn heard(
+        &mut self,
+        parameters: Value,
+        inputs: &[&Path],
+        report: &mut (dyn FnMut(Report, &AtomicBool) + Send),
+    ) -> Result<Vec<Made>, Failure> {
+        self.runs += 1;
+        let output_dir = self.dir.path().join(format!("out-{}", self.runs));
+        std::fs::create_dir(&output_dir).unwrap();
+        let Value::Object(parameters) = parameters else { panic!("an object") };
+        let inputs = inputs.iter().map(|path| (*path).to_owned()).collect();
+        let task = Task { kind: "image.generate".into(), parameters, inputs, output_dir };
+        let cancel = &self.cancel;
+        let mut report = |said| report(said, cancel);
+        run(&task, &mut Context { engine: &mut self.engine, cancel, report: &mut report })
+    }
+
+    fn run(&mut self, parameters: Value, inputs: &[&Path]) -> Result<Vec<Made>, Failure> {
+        self.heard(parameters, inputs, &mut |_, _| {})
+    }
+
+    fn refused(&mut self, parameters: Value, inputs: &[&Path]) -> String {
+        let failure = self.run(parameters, inputs).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Permanent, "{failure}");
+        failure.message
+    }
+}
+
+fn pixels(path: &Path) -> Vec<f32> {
+    image::open(path).unwrap().to_rgb8().into_raw().into_iter().map(|value| f32::from(value) / 255.0).collect()
+}
+
+/// The pictures together, as diffusers gives a batch.
+fn all(made: &[Made]) -> Vec<f32> {
+    made.iter().flat_map(|made| pixels(&made.path)).collect()
+}
+
+fn ask(form: &str, more: Value) -> Value {
+    let mut all = json!({
+        "model": form, "prompt": "a photo of an astronaut riding a horse on the moon", "negative_prompt": "blurry, low quality",
+        "seed": 1, "width": 64, "height": 64, "steps": 20, "guidance": 7.5, "scheduler": "ddim", "preview_every": 0,
+    });
+    for (name, value) in more.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all
+}
+
+/// The picture and the mask that `make.py` gave the pipelines.
+fn inputs(dir: &Path) -> (PathBuf, PathBuf) {
+    let (picture, mask) = (dir.join("picture.png"), dir.join("mask.png"));
+    let values = tiny::picture("input.picture", [1, 3, 64, 64]);
+    let bytes = values.iter().map(|value| ((value + 1.0) / 2.0 * 255.0).round_ties_even() as u8).collect();
+    image::RgbImage::from_raw(64, 64, bytes).unwrap().save(&picture).unwrap();
+    let inside = |x: u32, y: u32| (24..64).contains(&x) && (16..48).contains(&y);
+    image::GrayImage::from_fn(64, 64, |x, y| image::Luma([if inside(x, y) { 255 } else { 0 }])).save(&mask).unwrap();
+    (picture, mask)
+}
+
+#[test]
+fn whole_pictures_are_those_of_diffusers_in_every_form() {
+    let mut host = Host::new(&FORMS);
+    let (picture, mask) = inputs(host.dir.path());
+    for form in FORMS {
+        let theirs = tiny::made(form);
+        let mut check = |name: &str, more: Value, inputs: &[&Path]| {
+            let made = host.run(ask(form, more), inputs).unwrap();
+            let psnr = psnr(&all(&made), &theirs.get(&format!("{name}.picture")).1);
+            assert!(psnr > 50.0, "{form} {name}: {psnr} dB");
+        };
+        check("text2image", json!({"count": 2}), &[]);
+        check("euler_a", json!({"count": 2, "steps": 6, "scheduler": "euler-ancestral", "spacing": "leading"}), &[]);
+        let turbo = json!({"count": 2, "steps": 2, "scheduler": "euler", "spacing": "trailing", "guidance": 0});
+        check("turbo", turbo, &[]);
+        check("image2image", json!({"strength": 0.6}), &[&picture]);
+        check("inpaint", json!({"strength": 0.8}), &[&picture, &mask]);
+    }
+}
+
+#[test]
+fn a_picture_of_a_batch_is_the_one_that_its_seed_makes_alone() {
+    let mut host = Host::new(&["sd15"]);
+    let more = json!({"count": 3, "steps": 4, "scheduler": "euler-ancestral", "seed": 40});
+    let batch = host.run(ask("sd15", more), &[]).unwrap();
+    let alone = host.run(ask("sd15", json!({"steps": 4, "scheduler": "euler-ancestral", "seed": 42})), &[]).unwrap();
+    assert_eq!(batch[2].extra["seed"], 42);
+    assert_eq!(pixels(&batch[2].path), pixels(&alone[0].path));
+    assert_ne!(pixels(&batch[1].path), pixels(&alone[0].path));
+}
+
+#[test]
+fn every_scheduler_makes_a_picture_and_says_how_far_it_is() {
+    let mut host = Host::new(&["sdxl"]);
+    for scheduler in ["ddim", "euler", "euler-ancestral", "dpm++2m-karras", "lcm"] {
+        let (mut phases, mut percents, mut previews) = (Vec::new(), vec![-1.0], 0);
+        let more = json!({"scheduler": scheduler, "steps": 6, "preview_every": 2, "negative_prompt": null});
+        let made = host.heard(ask("sdxl", more), &[], &mut |said, _| match said {
+            Report::Phase(phase) => phases.push(phase),
+            Report::Percent(percent) => percents.push(percent),
+            Report::Preview(file) => {
+                assert_eq!(image::open(file).unwrap().to_rgb8().dimensions(), (32, 32));
+                previews += 1;
+            }
+        });
+        let made = made.unwrap();
+        assert_eq!((phases, previews), (vec!["load", "infer", "post"], 2), "{scheduler}");
+        assert!(percents.is_sorted() && percents.len() > 6 && *percents.last().unwrap() == 100.0, "{percents:?}");
+        assert_eq!(made[0].extra["scheduler"], scheduler);
+        assert_eq!((made[0].width, made[0].height), (64, 64));
+    }
+}
+
+#[test]
+fn a_cancel_takes_effect_within_one_step() {
+    let mut host = Host::new(&["sd15"]);
+    let mut seen = 0;
+    let more = json!({"steps": 50});
+    let ended = host.heard(ask("sd15", more), &[], &mut |said, cancel| {
+        if let Report::Percent(percent) = said
+            && percent > 0.0
+        {
+            seen += 1;
+            cancel.store(true, Ordering::Relaxed);
+        }
+    });
+    assert!(ended.unwrap_err().cancelled);
+    assert_eq!(seen, 1, "a step more was taken");
+}
+
+#[test]
+fn what_a_model_cannot_do_is_refused_with_the_reason() {
+    let mut host = Host::new(&["sd15"]);
+    let (picture, mask) = inputs(host.dir.path());
+    assert!(
+        host.refused(ask("sd15", json!({"width": 96})), &[])
+            .contains("`width` is 96; this model takes multiples of 64")
+    );
+    assert!(host.refused(ask("sd15", json!({"model": "../sd15"})), &[]).contains("this host has sd15"));
+    assert!(host.refused(ask("sd15", json!({"model": "none"})), &[]).contains("this host has sd15"));
+    assert!(host.refused(ask("sd15", json!({"strength": 0.01})), &[&picture]).contains("leaves none of 20 steps"));
+    assert!(host.refused(ask("sd15", json!({})), &[&picture, &mask, &mask]).contains("at most two inputs"));
+    assert!(host.refused(ask("sd15", json!({"scheduler": "lcm", "steps": 51})), &[]).contains("1 to 50 steps"));
+    assert!(host.refused(ask("sd15", json!({"loras": ["none"]})), &[]).contains("none.safetensors"));
+    let broken = host.dir.path().join("broken.png");
+    std::fs::write(&broken, b"no picture").unwrap();
+    host.refused(ask("sd15", json!({})), &[&broken]);
+}
+
+#[test]
+fn damaged_weights_are_refused_with_what_is_wrong() {
+    let mut host = Host::new(&["sd15"]);
+    let file = host.models().join("sd15/unet/diffusion_pytorch_model.safetensors");
+    let good = std::fs::read(&file).unwrap();
+    let mut case = |bytes: &[u8], words: &str| {
+        // A new file, as the agent's folder has it: the old one may still be mapped.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        let message = host.refused(ask("sd15", json!({"steps": 1})), &[]);
+        assert!(message.contains(words), "{message}");
+    };
+    case(&good[..good.len() / 2], "diffusion_pytorch_model.safetensors");
+    case(&good[..4], "diffusion_pytorch_model.safetensors");
+    case(&[], "diffusion_pytorch_model.safetensors");
+    case(&[&u64::MAX.to_le_bytes()[..], &good[8..]].concat(), "diffusion_pytorch_model.safetensors");
+    let with = |change: &dyn Fn(&mut tiny::Tensors)| {
+        let mut tensors = tiny::tensors("sd15", "unet");
+        change(&mut tensors);
+        tiny::safetensors(&tensors)
+    };
+    let nan = with(&|tensors| tensors.get_mut("conv_out.bias").unwrap().1[1] = f32::NAN);
+    case(&nan, "weight `conv_out.bias` holds NaN at element 1");
+    let missing = with(&|tensors| drop(tensors.remove("mid_block.resnets.0.conv1.weight")));
+    case(&missing, "`mid_block.resnets.0.conv1.weight` is missing");
+    let turned = with(&|tensors| tensors.get_mut("conv_in.weight").unwrap().0 = vec![4, 16, 3, 3]);
+    case(&turned, "`conv_in.weight` has shape [4, 16, 3, 3], not [16, 4, 3, 3]");
+    std::fs::write(&file, &good).unwrap();
+    assert!(host.run(ask("sd15", json!({"steps": 1})), &[]).is_ok(), "what was refused is not remembered");
+}
