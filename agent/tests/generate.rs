@@ -120,6 +120,30 @@ fn whole_pictures_are_those_of_diffusers_in_every_form() {
 }
 
 #[test]
+fn wgpu_makes_the_pictures_that_the_cpu_makes() {
+    for precision in [Precision::F32, Precision::F16] {
+        let mut host = Host::on(Wish::WgpuSoftware, precision, &FORMS);
+        let (picture, mask) = inputs(host.dir.path());
+        for form in FORMS {
+            let more = json!({"steps": 5, "strength": 0.8, "scheduler": "euler-ancestral"});
+            let made = match host.run(ask(form, more.clone()), &[&picture, &mask]) {
+                Ok(made) => made,
+                Err(failure) if failure.details.get("cause").is_some_and(|cause| cause == "device") => {
+                    println!("SKIPPED wgpu_makes_the_pictures_that_the_cpu_makes: {failure}");
+                    return;
+                }
+                Err(failure) => panic!("{form} {precision:?}: {failure:?}"),
+            };
+            assert_eq!(made[0].extra["executor"], "wgpu");
+            let mut cpu = Host::new(&[form]);
+            let theirs = cpu.run(ask(form, more), &[&picture, &mask]).unwrap();
+            let psnr = psnr(&all(&made), &all(&theirs));
+            assert!(psnr > 40.0, "{form} {precision:?}: {psnr} dB");
+        }
+    }
+}
+
+#[test]
 fn a_picture_of_a_batch_is_the_one_that_its_seed_makes_alone() {
     let mut host = Host::new(&["sd15"]);
     let more = json!({"count": 3, "steps": 4, "scheduler": "euler-ancestral", "seed": 40});

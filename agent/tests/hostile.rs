@@ -4,7 +4,9 @@
 #[path = "../../tests/hostile/garbage.rs"]
 mod garbage;
 
-use backlot_agent::infer::models::upscale;
+use backlot_agent::infer::models::tokenizer::Tokenizer;
+use backlot_agent::infer::models::{clip, config, unet, upscale, vae};
+use backlot_agent::infer::sampler::{Kind, Sampler, Schedule};
 use backlot_agent::infer::weights::Weights;
 use backlot_agent::{frames, worker};
 use bytes::Bytes;
@@ -67,5 +69,47 @@ fn no_file_of_weights_makes_the_agent_panic() {
     over_garbage(4_000, &[&ncnn], |bytes| {
         let (param, bin) = bytes.split_at(param.len().min(bytes.len()));
         let _ = upscale::read(param, &Bytes::copy_from_slice(bin), 2);
+    });
+}
+
+#[test]
+fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diffusion/sdxl");
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| std::fs::read(fixtures.join(name)).unwrap();
+    let path = dir.path().join("config.json");
+    for name in ["unet/config.json", "vae/config.json", "text_encoder_2/config.json", "scheduler/scheduler_config.json"]
+    {
+        over_garbage(200, &[&file(name)], |bytes| {
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok(config) = config::Unet::read(&path)
+                && config.levels.iter().map(|level| level.depth).sum::<usize>() < 50
+            {
+                let _ = unet::graph(&config);
+            }
+            if let Ok(config) = config::Vae::read(&path)
+                && config.layers < 10
+            {
+                let _ = (vae::decoder(&config), vae::encoder(&config));
+            }
+            if let Ok(config) = config::Clip::read(&path) {
+                let _ = clip::graph(&config, clip::Wanted::PenultimateAndProjected);
+            }
+            if let Ok(schedule) = Schedule::read(&path) {
+                for (_, kind) in Kind::ALL {
+                    let _ = Sampler::new(kind, &schedule, 7, None);
+                }
+            }
+        });
+    }
+    let (words, merges) = (file("tokenizer/vocab.json"), file("tokenizer/merges.txt"));
+    let (words, cut) = ([words, merges].concat(), file("tokenizer/vocab.json").len());
+    over_garbage(50, &[&words], |bytes| {
+        let (words, merges) = bytes.split_at(cut.min(bytes.len()));
+        std::fs::write(dir.path().join("vocab.json"), words).unwrap();
+        std::fs::write(dir.path().join("merges.txt"), merges).unwrap();
+        if let Ok(tokenizer) = Tokenizer::read(dir.path()) {
+            let _ = tokenizer.encode("a photo of the moon", 77);
+        }
     });
 }
