@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::host::{self, Gpus};
 use crate::infer::choice::{Choice, choose};
 use crate::infer::models::{Table, folder};
+use crate::infer::needs_model;
 use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
 
@@ -89,6 +90,7 @@ pub fn offer(
     let mut types: Vec<String> = Vec::new();
     let mut models = models_in(&config.models);
     let mut not_offered = Vec::new();
+    let ffmpeg = ffmpeg();
     let generators = folder::list(&config.models);
     for kind in crate::infer::KINDS {
         let lack = match kind {
@@ -96,8 +98,10 @@ pub fn offer(
                 Some(format!("no diffusion model in {}", config.models.display()))
             }
             "image.generate" => None,
-            _ if models.is_empty() => Some(format!("no model of this build in {}", config.models.display())),
-            "video.upscale" if ffmpeg().is_none() => Some("there is no ffmpeg".to_owned()),
+            _ if models.is_empty() && needs_model(kind) => {
+                Some(format!("no model of this build in {}", config.models.display()))
+            }
+            _ if kind.starts_with("video.") && ffmpeg.is_none() => Some("there is no ffmpeg".to_owned()),
             _ => None,
         };
         match lack {
@@ -223,9 +227,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { models: dir.path().to_owned(), ..Config::default() };
         let (types, _, not_offered) = offer(&config, &[], &[]);
-        assert!(types.is_empty() && not_offered.iter().any(|(kind, _)| kind == "image.upscale"));
+        assert!(!types.contains(&"image.upscale".to_owned()) && types.contains(&"image.process".to_owned()));
+        assert!(not_offered.iter().any(|(kind, _)| kind == "image.upscale"));
         std::fs::write(dir.path().join("realesr-animevideov3-x2.param"), "").unwrap();
-        assert!(offer(&config, &[], &[]).0.is_empty(), "half a model is none");
+        assert!(!offer(&config, &[], &[]).0.contains(&"image.upscale".to_owned()), "half a model is none");
         std::fs::write(dir.path().join("realesr-animevideov3-x2.bin"), "").unwrap();
         let (types, models, _) = offer(&config, &[], &[]);
         assert!(types.contains(&"image.upscale".to_owned()));

@@ -113,3 +113,10 @@ fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
         }
     });
 }
+
+#[test]
+fn no_file_makes_the_agent_panic_when_it_reads_a_lut() {
+    let mut cube = String::from("TITLE \"a\"\n# made here\nLUT_3D_SIZE 2\nDOMAIN_MIN 0 0 0\nDOMAIN_MAX 1 1 1\n");
+    cube.push_str(&"0.25 0.5 1e-3\n".repeat(8));
+    over_garbage(4_000, &[cube.as_bytes()], |bytes| drop(frames::work::Lut::read(bytes)));
+}

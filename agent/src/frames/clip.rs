@@ -54,6 +54,19 @@ pub fn output_size(clip: &Clip, scale: u32) -> Result<(u32, u32), Failure> {
     Ok((width, height))
 }
 
+/// Whether frames of this size can be encoded.
+///
+/// # Errors
+/// Permanent, with the bound.
+pub fn encodable(width: usize, height: usize) -> Result<(), Failure> {
+    let (side, pixels) = (width.max(height) as u64, width as u64 * height as u64);
+    if side > u64::from(OUTPUT_SIDE_MAX) || pixels > OUTPUT_PIXELS_MAX {
+        let problem = format!("{width} x {height} pixels are more than a clip of {OUTPUT_PIXELS_MAX} pixels a frame");
+        return Err(Failure::permanent(problem));
+    }
+    Ok(())
+}
+
 /// Upscales the clip at `from` into a new file at `to`. `progress` hears of finished frames, with parts of one.
 ///
 /// # Errors
@@ -69,47 +82,86 @@ pub fn upscale(
     progress: &mut dyn FnMut(f32),
 ) -> Result<Made, Failure> {
     let (width, height) = output_size(clip, u32::try_from(upscaler.scale).unwrap_or(u32::MAX))?;
-    let mut decoder = Process::start(&tools.ffmpeg, &decode_arguments(from, clip), false)?;
-    let mut encoder = Process::start(&tools.ffmpeg, &encode_arguments(from, clip, (width, height), to), true)?;
+    let (wide, high) = (width as usize, height as usize);
+    let mut picture = Rgb::black(clip.width as usize, clip.height as usize);
+    let mut made = Rgb::default();
+    let ends = Ends {
+        decode: rgb_arguments(from, clip),
+        encode: encode_arguments(from, clip, (wide, high), "rgb24", to),
+        frame_bytes: picture.data.len(),
+        made_bytes: wide * high * 3,
+    };
+    let frames = through(tools, from, &ends, cancel, &mut |number, frame, to| {
+        picture.data.copy_from_slice(frame);
+        let done = number as f32;
+        upscaler.run(&picture, &mut made, cancel, &mut |share| progress(done + share))?;
+        to.resize(wide * high * 3, 0);
+        to_even(&made, wide, high, to);
+        Ok(())
+    })?;
+    Ok(Made { width, height, frames })
+}
+
+/// Both ends of a clip's way: what ffmpeg is told, and how long a frame is there.
+pub struct Ends {
+    pub decode: Vec<String>,
+    pub encode: Vec<String>,
+    pub frame_bytes: usize,
+    pub made_bytes: usize,
+}
+
+/// What is done to a frame: its number, its bytes, and where those of the result go.
+pub type Work<'a> = dyn FnMut(usize, &[u8], &mut Vec<u8>) -> Result<(), Failure> + 'a;
+
+/// Decodes the clip at `from`, has `work` make a frame of each frame, and encodes those. Says how many there were.
+///
+/// # Errors
+/// Those of `work`; permanent when the clip cannot be decoded to its end, with ffmpeg's last line; transient when ffmpeg is
+/// missing, is killed, stalls or cannot write.
+pub fn through(
+    tools: &Tools,
+    from: &Path,
+    ends: &Ends,
+    cancel: &AtomicBool,
+    work: &mut Work<'_>,
+) -> Result<usize, Failure> {
+    let mut decoder = Process::start(&tools.ffmpeg, &ends.decode, false)?;
+    let mut encoder = Process::start(&tools.ffmpeg, &ends.encode, true)?;
     let (Some(decoded), Some(encoded)) = (decoder.stdout(), encoder.stdin()) else {
         return Err(Failure::transient("ffmpeg was started without its pipes"));
     };
     drop(encoder.stdout()); // it says nothing there
-    let frame_len = clip.width as usize * clip.height as usize * 3;
-    let source = Source::start(decoded, frame_len);
-    let sink = Sink::start(encoded, width as usize * height as usize * 3);
+    let source = Source::start(decoded, ends.frame_bytes);
+    let sink = Sink::start(encoded, ends.made_bytes);
 
-    let mut picture = Rgb::black(clip.width as usize, clip.height as usize);
-    let mut made = Rgb::default();
     let mut frames = 0;
     loop {
         let read = next(&source.full, tools.stall, cancel, || decoder.stalled(tools.stall))?;
-        let part = match read {
-            Some(Frame::Whole(data)) => {
-                let spent = std::mem::replace(&mut picture.data, data);
-                if spent.len() == frame_len {
-                    let _ = source.empty.send(spent); // the reader may have gone after the last frame
+        let data = match read {
+            Some(Frame::Whole(data)) => data,
+            part => {
+                let bytes = if let Some(Frame::Part(bytes)) = part { bytes } else { 0 };
+                if let Err(said) = decoder.wait(tools.stall, cancel)? {
+                    return Err(unreadable(from, &said).with("frames", frames));
                 }
-                None
+                if bytes > 0 || frames == 0 {
+                    let why = format!("the clip ends in the middle of frame {frames}");
+                    return Err(Failure::permanent(if frames == 0 {
+                        "the clip has no frames".to_owned()
+                    } else {
+                        why
+                    }));
+                }
+                break;
             }
-            Some(Frame::Part(bytes)) => Some(bytes),
-            None => Some(0),
         };
-        if let Some(bytes) = part {
-            if let Err(said) = decoder.wait(tools.stall, cancel)? {
-                return Err(unreadable(from, &said).with("frames", frames));
-            }
-            if bytes > 0 || frames == 0 {
-                let why = format!("the clip ends in the middle of frame {frames}");
-                return Err(Failure::permanent(if frames == 0 { "the clip has no frames".to_owned() } else { why }));
-            }
-            break;
-        }
-        let done = frames as f32;
-        upscaler.run(&picture, &mut made, cancel, &mut |share| progress(done + share))?;
         let waited = next(&sink.empty, tools.stall, cancel, || encoder.stalled(tools.stall))?;
         let Some(mut buffer) = waited else { return Err(encoder_failed(&mut encoder, tools, cancel)) };
-        to_even(&made, width as usize, height as usize, &mut buffer);
+        work(frames, &data, &mut buffer)?;
+        let _ = source.empty.send(data); // the reader may have gone after the last frame
+        if buffer.len() != ends.made_bytes {
+            return Err(Failure::permanent(format!("frame {frames} became {} bytes", buffer.len())));
+        }
         if sink.full.send(buffer).is_err() {
             return Err(encoder_failed(&mut encoder, tools, cancel));
         }
@@ -117,7 +169,7 @@ pub fn upscale(
     }
     drop(sink); // closes its pipe when the last frame is through
     match encoder.wait(FINISH, cancel)? {
-        Ok(()) => Ok(Made { width, height, frames }),
+        Ok(()) => Ok(frames),
         Err(said) => Err(Failure::transient(format!("the clip cannot be written: {said}"))),
     }
 }
@@ -130,30 +182,50 @@ fn encoder_failed(encoder: &mut Process, tools: &Tools, cancel: &AtomicBool) -> 
     }
 }
 
-fn decode_arguments(from: &Path, clip: &Clip) -> Vec<String> {
-    // A broken packet ends the job: a result that looks well and is not would be worse.
-    let mut arguments: Vec<String> =
-        ["-nostdin", "-v", "error", "-xerror", "-err_detect", "explode"].map(str::to_owned).to_vec();
-    arguments.extend(input(from));
+/// Decodes to planes of Y, U and V in limited range, with half the colours both ways, as they stand in the clip.
+pub fn yuv_arguments(from: &Path, clip: &Clip, matrix: &str, is_deep: bool) -> Vec<String> {
+    let format = if is_deep { "yuv420p10le" } else { "yuv420p" };
+    let filter = format!(
+        "scale=in_color_matrix={matrix}:out_color_matrix={matrix}:out_range=tv:flags=accurate_rnd+full_chroma_int,format={format}"
+    );
+    decode_arguments(from, clip, &filter)
+}
+
+fn rgb_arguments(from: &Path, clip: &Clip) -> Vec<String> {
     // Large pictures that say nothing of their colours are BT.709, as players take them.
     let matrix = match &clip.matrix {
         Some(_) => "auto",
         None if clip.height.min(clip.width) >= 720 => "bt709",
         None => "bt601",
     };
-    let stream = format!("0:{}", clip.stream);
     let filter = format!("scale=in_color_matrix={matrix}:flags=accurate_rnd+full_chroma_int,format=rgb24");
-    let rest = ["-map", &stream, "-vf", &filter, "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"];
+    decode_arguments(from, clip, &filter)
+}
+
+fn decode_arguments(from: &Path, clip: &Clip, filter: &str) -> Vec<String> {
+    // A broken packet ends the job: a result that looks well and is not would be worse.
+    let mut arguments: Vec<String> =
+        ["-nostdin", "-v", "error", "-xerror", "-err_detect", "explode"].map(str::to_owned).to_vec();
+    arguments.extend(input(from));
+    let stream = format!("0:{}", clip.stream);
+    let rest = ["-map", &stream, "-vf", filter, "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"];
     arguments.extend(rest.map(str::to_owned));
     arguments
 }
 
-fn encode_arguments(from: &Path, clip: &Clip, (width, height): (u32, u32), to: &Path) -> Vec<String> {
+/// Encodes raw frames in ffmpeg's `format`, RGB or planes of BT.709 in limited range, with the sound of the clip.
+pub fn encode_arguments(
+    from: &Path,
+    clip: &Clip,
+    (width, height): (usize, usize),
+    format: &str,
+    to: &Path,
+) -> Vec<String> {
     let size = format!("{width}x{height}");
     let delay = format!("{:.6}", clip.delay_s);
     let mut arguments: Vec<String> = ["-nostdin", "-v", "error", "-n", "-itsoffset", &delay]
         .iter()
-        .chain(&["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", &size, "-framerate", &clip.rate, "-i", "pipe:0"])
+        .chain(&["-f", "rawvideo", "-pix_fmt", format, "-s", &size, "-framerate", &clip.rate, "-i", "pipe:0"])
         .map(|word| (*word).to_owned())
         .collect();
     if let Some(codec) = &clip.sound {
@@ -163,11 +235,14 @@ fn encode_arguments(from: &Path, clip: &Clip, (width, height): (u32, u32), to: &
         arguments.push(if copied { "copy" } else { "aac" }.to_owned());
     }
     let aspect = clip.pixel_aspect.as_deref().map_or_else(|| "1".to_owned(), |aspect| aspect.replace(':', "/"));
-    let filter = format!("scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,format=yuv420p,setsar={aspect}");
+    let scale = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,format=yuv420p,";
+    let filter = format!("{}setsar={aspect}", if format == "rgb24" { scale } else { "" });
     let mut file = String::from("file:");
     file.push_str(&to.to_string_lossy());
     let rest = [
         ["-vf", &filter],
+        // A picture that begins later than its sound is not filled up with copies of its first frame.
+        ["-fps_mode", "passthrough"],
         ["-c:v", "libx264"],
         ["-preset", "medium"],
         ["-crf", "17"],

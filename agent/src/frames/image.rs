@@ -36,11 +36,44 @@ pub struct Still {
     pub profile: Option<Vec<u8>>,
 }
 
+/// A picture with all the bits that its file has, up to sixteen.
+#[derive(Debug)]
+pub struct Deep {
+    pub width: usize,
+    pub height: usize,
+    /// Red, green, blue, alpha of each pixel.
+    pub rgba: Vec<u16>,
+    /// ICC profile.
+    pub profile: Option<Vec<u8>>,
+}
+
 /// Decodes the image at `path`, which is to become `scale` times as large.
 ///
 /// # Errors
 /// Permanent, with what is wrong, unless the disk failed.
 pub fn decode(path: &Path, scale: u32) -> Result<Still, Failure> {
+    let (image, profile) = open(path, scale)?;
+    let alpha = image.color().has_alpha().then(|| {
+        let rgba = image.to_rgba8();
+        rgba.pixels().map(|pixel| pixel.0[3]).collect()
+    });
+    let rgb = image.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    Ok(Still { colour: Rgb { width, height, data: rgb.into_raw() }, alpha, profile })
+}
+
+/// Decodes the image at `path` without taking bits from it.
+///
+/// # Errors
+/// Permanent, with what is wrong, unless the disk failed.
+pub fn decode_deep(path: &Path) -> Result<Deep, Failure> {
+    let (image, profile) = open(path, 1)?;
+    let rgba = image.into_rgba16();
+    Ok(Deep { width: rgba.width() as usize, height: rgba.height() as usize, rgba: rgba.into_raw(), profile })
+}
+
+/// The picture, turned as its file asks for, and the profile of its colours.
+fn open(path: &Path, scale: u32) -> Result<(DynamicImage, Option<Vec<u8>>), Failure> {
     let open = |error: &std::io::Error| disk("read", path, error);
     let mut file = File::open(path).map_err(|error| open(&error))?;
     let bytes = file.metadata().map_err(|error| open(&error))?.len();
@@ -59,7 +92,7 @@ pub fn decode(path: &Path, scale: u32) -> Result<Still, Failure> {
         Ok(ImageFormat::Png) => {
             let decoder = PngDecoder::with_limits(reader, limits()).map_err(|error| broken("PNG", &error))?;
             if decoder.is_apng().map_err(|error| broken("PNG", &error))? {
-                return Err(Failure::permanent("the PNG is animated; only stills are upscaled"));
+                return Err(Failure::permanent("the PNG is animated; only stills are worked on"));
             }
             decode_with(decoder, "PNG", scale)
         }
@@ -69,7 +102,7 @@ pub fn decode(path: &Path, scale: u32) -> Result<Still, Failure> {
         Ok(ImageFormat::WebP) => {
             let decoder = WebPDecoder::new(reader).map_err(|error| broken("WebP", &error))?;
             if decoder.has_animation() {
-                return Err(Failure::permanent("the WebP is animated; only stills are upscaled"));
+                return Err(Failure::permanent("the WebP is animated; only stills are worked on"));
             }
             decode_with(decoder, "WebP", scale)
         }
@@ -90,7 +123,11 @@ fn broken(kind: &str, error: &ImageError) -> Failure {
     Failure::permanent(format!("the {kind} image is broken or too large: {error}"))
 }
 
-fn decode_with<D: ImageDecoder>(mut decoder: D, kind: &str, scale: u32) -> Result<Still, Failure> {
+fn decode_with<D: ImageDecoder>(
+    mut decoder: D,
+    kind: &str,
+    scale: u32,
+) -> Result<(DynamicImage, Option<Vec<u8>>), Failure> {
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     let made = pixels * u64::from(scale) * u64::from(scale);
@@ -111,15 +148,9 @@ fn decode_with<D: ImageDecoder>(mut decoder: D, kind: &str, scale: u32) -> Resul
     let profile = decoder.icc_profile().map_err(|error| broken(kind, &error))?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| broken(kind, &error))?;
     image.apply_orientation(orientation);
-    let alpha = image.color().has_alpha().then(|| {
-        let rgba = image.to_rgba8();
-        rgba.pixels().map(|pixel| pixel.0[3]).collect()
-    });
     // A profile describes the file's own channels: that of a grey image does not suit the RGB we make of it.
     let profile = profile.filter(|_| image.color().has_color());
-    let rgb = image.into_rgb8();
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    Ok(Still { colour: Rgb { width, height, data: rgb.into_raw() }, alpha, profile })
+    Ok((image, profile))
 }
 
 /// Alpha of a picture `scale` times as large, by Catmull-Rom: a mask is no picture that a model has learnt.

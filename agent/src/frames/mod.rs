@@ -9,6 +9,7 @@ pub mod ffmpeg;
 pub mod image;
 pub mod probe;
 pub mod tiles;
+pub mod work;
 
 use crate::infer::Failure;
 

@@ -39,6 +39,18 @@ pub struct Clip {
     pub pixel_aspect: Option<String>,
     /// What the file says of its colours, in ffmpeg's word for the matrix.
     pub matrix: Option<String>,
+    /// ffmpeg's word for the curve between light and values.
+    pub transfer: Option<String>,
+    /// More than eight bits a sample.
+    pub is_deep: bool,
+}
+
+/// Which clips are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dynamics {
+    /// A high dynamic range is refused: it would be lost.
+    Standard,
+    Any,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +80,7 @@ struct Stream {
     color_transfer: Option<String>,
     color_primaries: Option<String>,
     color_space: Option<String>,
+    pix_fmt: Option<String>,
     field_order: Option<String>,
     sample_aspect_ratio: Option<String>,
     #[serde(default)]
@@ -91,7 +104,7 @@ struct SideData {
 ///
 /// # Errors
 /// Permanent with the reason why it cannot be worked on; transient when `ffprobe` itself fails us.
-pub fn probe(tools: &Tools, path: &Path, cancel: &AtomicBool) -> Result<Clip, Failure> {
+pub fn probe(tools: &Tools, path: &Path, dynamics: Dynamics, cancel: &AtomicBool) -> Result<Clip, Failure> {
     let bytes = std::fs::metadata(path).map_err(|error| super::disk("read", path, &error))?.len();
     if bytes == 0 {
         return Err(Failure::permanent("the clip is empty (0 bytes)"));
@@ -102,7 +115,7 @@ pub fn probe(tools: &Tools, path: &Path, cancel: &AtomicBool) -> Result<Clip, Fa
         output(&tools.ffprobe, &arguments, bytes_max, tools.stall, cancel)?.map_err(|said| unreadable(path, &said))
     };
     let json = ask(&["-of", "json", "-show_streams", "-show_format"], HEADER_BYTES_MAX)?;
-    judge(&json, |stream| {
+    judge(&json, dynamics, |stream| {
         let entries = ["-select_streams", stream, "-show_entries", "packet=pts_time,dts_time,flags", "-of", "csv=p=0"];
         ask(&entries, PACKETS_BYTES_MAX)
     })
@@ -112,11 +125,15 @@ pub fn probe(tools: &Tools, path: &Path, cancel: &AtomicBool) -> Result<Clip, Fa
 /// throws the outcome away: for fuzzing.
 pub fn fuzz_answers(bytes: &[u8]) {
     let (json, packets) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
-    let _ = judge(json, |_| Ok(packets.to_vec()));
+    let _ = judge(json, Dynamics::Any, |_| Ok(packets.to_vec()));
 }
 
 /// What ffprobe's answers say. `packets` is asked for those of the stream with the index that it is handed.
-fn judge(json: &[u8], packets: impl FnOnce(&str) -> Result<Vec<u8>, Failure>) -> Result<Clip, Failure> {
+fn judge(
+    json: &[u8],
+    dynamics: Dynamics,
+    packets: impl FnOnce(&str) -> Result<Vec<u8>, Failure>,
+) -> Result<Clip, Failure> {
     let header: Header = serde_json::from_slice(json)
         .map_err(|error| Failure::permanent(format!("the clip cannot be read: ffprobe's answer: {error}")))?;
     let picture = header
@@ -124,7 +141,7 @@ fn judge(json: &[u8], packets: impl FnOnce(&str) -> Result<Vec<u8>, Failure>) ->
         .iter()
         .find(|stream| stream.codec_type.as_deref() == Some("video") && stream.disposition.attached_pic == 0)
         .ok_or_else(|| Failure::permanent("the input has no moving picture"))?;
-    let (width, height) = suits(picture)?;
+    let (width, height) = suits(picture, dynamics)?;
     let packets = packets(&picture.index.to_string())?;
     let times = times(&String::from_utf8_lossy(&packets))?;
     let held = packets.iter().filter(|byte| **byte == b'\n').count(); // those that an edit list hides too
@@ -159,6 +176,12 @@ fn judge(json: &[u8], packets: impl FnOnce(&str) -> Result<Vec<u8>, Failure>) ->
             _ => aspect,
         }),
         matrix: known(&picture.color_space),
+        transfer: known(&picture.color_transfer),
+        is_deep: picture.pix_fmt.as_deref().is_some_and(|format| {
+            ["10", "12", "14", "16"]
+                .iter()
+                .any(|bits| format.contains(&format!("p{bits}")) || format.contains(&format!("0{bits}le")))
+        }),
     })
 }
 
@@ -170,11 +193,11 @@ pub(crate) fn unreadable(path: &Path, said: &str) -> Failure {
 }
 
 /// Its sides, if its kind of picture is one that is worked on.
-fn suits(picture: &Stream) -> Result<(u32, u32), Failure> {
+fn suits(picture: &Stream, dynamics: Dynamics) -> Result<(u32, u32), Failure> {
     let is = |field: &Option<String>, words: &[&str]| field.as_deref().is_some_and(|word| words.contains(&word));
-    if is(&picture.color_transfer, &["smpte2084", "arib-std-b67", "smpte428"])
-        || is(&picture.color_primaries, &["bt2020"])
-    {
+    let is_high = is(&picture.color_transfer, &["smpte2084", "arib-std-b67", "smpte428"])
+        || is(&picture.color_primaries, &["bt2020"]);
+    if is_high && dynamics == Dynamics::Standard {
         return Err(Failure::permanent(format!(
             "the clip has a high dynamic range ({}), which would be lost; tone-map it first",
             picture.color_transfer.as_deref().unwrap_or("bt2020")
@@ -272,7 +295,7 @@ mod tests {
             (r#"{"index":0,"width":100000,"height":64}"#, "100000 x 64"),
             (r#"{"index":0}"#, "0 x 0"),
         ] {
-            let failure = suits(&stream(json)).unwrap_err();
+            let failure = suits(&stream(json), Dynamics::Standard).unwrap_err();
             assert!(failure.message.contains(words), "{failure}");
             assert_eq!(failure.class, crate::infer::FailureClass::Permanent);
         }

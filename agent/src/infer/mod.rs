@@ -12,6 +12,8 @@ mod generate;
 pub mod graph;
 pub mod models;
 pub mod noise;
+mod process;
+mod progress;
 pub mod sampler;
 mod upscale;
 pub mod weights;
@@ -26,12 +28,21 @@ use serde_json::{Map, Value};
 
 use self::choice::{Precision, Wish};
 use self::executor::Executor;
+use self::wgpu::device::Wanted;
+use crate::frames::work::Bench;
 
 /// The cause of a failure that a GPU or its driver is to blame for.
 const DEVICE: &str = "device";
 
 /// Job types that [`run`] takes.
-pub const KINDS: [&str; 3] = ["image.upscale", "video.upscale", "image.generate"];
+pub const KINDS: [&str; 6] =
+    ["image.upscale", "video.upscale", "image.generate", "image.process", "video.process", "image.contact-sheet"];
+
+/// Whether a job type is of no use without the files of a model.
+#[must_use]
+pub fn needs_model(kind: &str) -> bool {
+    !process::KINDS.contains(&kind)
+}
 
 /// Bytes that the values between a network's layers may take. Larger pictures are cut into tiles.
 const ARENA_BYTES_MAX: usize = 512 << 20;
@@ -146,6 +157,7 @@ pub struct EngineOptions {
 pub struct Engine {
     options: EngineOptions,
     executor: Option<Box<dyn Executor>>,
+    bench: Option<Bench>,
     /// The network of the last job: most jobs in a row want the same.
     loaded: Option<upscale::Loaded>,
     /// The same device with another limit for what lies between layers: a diffusion model cuts nothing into tiles.
@@ -158,7 +170,7 @@ impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, executor: None, loaded: None, generator: None, generate: None }
+        Self { options, executor: None, bench: None, loaded: None, generator: None, generate: None }
     }
 
     #[must_use]
@@ -189,6 +201,20 @@ impl Engine {
         Ok(choice::open(choice::Options { wish, precision, gpu, threads, arena_bytes_max })?)
     }
 
+    /// Where frames are worked on, opened when it is first asked for: the GPU that wgpu sees, whatever runs the models,
+    /// or the CPU.
+    fn bench(&mut self) -> Result<&Bench, Failure> {
+        let made = match self.bench.take() {
+            Some(made) => made,
+            None => match self.options.executor {
+                Wish::Cpu => Bench::cpu(),
+                Wish::WgpuSoftware => Bench::on(Wanted::Software, self.options.gpu)?,
+                Wish::Auto | Wish::Cuda | Wish::Wgpu => Bench::on(Wanted::Gpu, self.options.gpu)?,
+            },
+        };
+        Ok(&*self.bench.insert(made))
+    }
+
     /// What the executor is called, once there is one.
     fn executor_name(&self) -> &'static str {
         self.executor.as_ref().map_or("none", |executor| executor.name())
@@ -198,6 +224,7 @@ impl Engine {
     fn forget_device(&mut self) {
         (self.loaded, self.generate) = (None, None);
         (self.executor, self.generator) = (None, None);
+        self.bench = None;
     }
 }
 
@@ -228,6 +255,7 @@ pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     let made = match task.kind.as_str() {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
         "image.generate" => generate::run(task, ctx),
+        kind if process::KINDS.contains(&kind) => process::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     };
     made.inspect_err(|failure| {

@@ -1,20 +1,17 @@
 //! The job types `image.upscale` and `video.upscale`: parameters, the loaded network, the inputs one by one.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::executor::{ExecError, Program};
 use super::models::{Table, upscale};
+use super::progress::Progress;
 use super::{ARENA_BYTES_MAX, Context, Failure, Made, Task};
+use crate::frames::probe::Dynamics;
 use crate::frames::tiles::Upscaler;
 use crate::frames::{Rgb, clip, ffmpeg, image, probe};
 
 const MODEL: &str = "realesr-animevideov3";
 const SCALE: u32 = 2;
-/// A percentage is reported when it has risen by this much.
-const PERCENT_STEP: f32 = 0.5;
 
 /// What the parameters say.
 struct Wanted {
@@ -44,12 +41,13 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
         return Err(Failure::transient("the model was unloaded"));
     };
     let mut upscaler = Upscaler::new(loaded.program.as_mut(), wanted.scale as usize, loaded.overlap, ARENA_BYTES_MAX)?;
-    let mut run = Run { names: BTreeSet::new(), percent: 0.0, share: 1.0 / task.inputs.len() as f32 };
+    let mut run = Progress::new(task.inputs.len());
+    let ending = if task.kind == "image.upscale" { "png" } else { "mp4" };
     let mut made = Vec::new();
     for (index, path) in task.inputs.iter().enumerate() {
         let base = index as f32 * run.share;
         let last = index + 1 == task.inputs.len();
-        let to = task.output_dir.join(run.name(path, wanted.scale, &task.kind));
+        let to = task.output_dir.join(run.name(path, &format!("x{}", wanted.scale), ending));
         let mut extra = Map::from_iter([("executor".to_owned(), Value::from(executor))]);
         let (width, height, content_type);
         if task.kind == "image.upscale" {
@@ -66,7 +64,7 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
             (width, height, content_type) = (side(large.width), side(large.height), "image/png");
         } else {
             let tools = ffmpeg::Tools::default();
-            let clip = probe::probe(&tools, path, cancel)?;
+            let clip = probe::probe(&tools, path, Dynamics::Standard, cancel)?;
             let frames = clip.frames as f32;
             let done = clip::upscale(&tools, path, &clip, &mut upscaler, &to, cancel, &mut |at| {
                 run.percent(base, (at / frames).min(1.0), ctx.report);
@@ -88,44 +86,6 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
 
 fn side(pixels: usize) -> u32 {
     u32::try_from(pixels).unwrap_or(u32::MAX)
-}
-
-/// Progress and names of one task.
-struct Run {
-    names: BTreeSet<String>,
-    /// Last one that was reported.
-    percent: f32,
-    /// Of one input in the whole.
-    share: f32,
-}
-
-impl Run {
-    fn percent(&mut self, base: f32, of_input: f32, report: &mut (dyn FnMut(super::Report) + Send)) {
-        let percent = ((base + of_input * self.share) * 100.0).clamp(0.0, 100.0);
-        if percent >= self.percent + PERCENT_STEP || (percent >= 100.0 && self.percent < 100.0) {
-            self.percent = percent;
-            report(super::Report::Percent(percent));
-        }
-    }
-
-    /// `<input's name>-x<scale>.png`, told apart by a number where two inputs are called the same.
-    fn name(&mut self, input: &Path, scale: u32, kind: &str) -> String {
-        let stem = input.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let stem: String = stem
-            .chars()
-            .map(|c| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' })
-            .take(100)
-            .collect();
-        let stem = if stem.trim_matches('.').is_empty() { "output".to_owned() } else { stem };
-        let ending = if kind == "image.upscale" { "png" } else { "mp4" };
-        let mut name = format!("{stem}-x{scale}.{ending}");
-        let mut number = 2;
-        while !self.names.insert(name.clone()) {
-            name = format!("{stem}-x{scale}-{number}.{ending}");
-            number += 1;
-        }
-        name
-    }
 }
 
 fn wanted(parameters: &Map<String, Value>, table: &Table) -> Result<Wanted, Failure> {
@@ -242,13 +202,5 @@ mod tests {
             let message = ask(parameters).unwrap_err();
             assert!(message.contains(words), "{message}");
         }
-    }
-
-    #[test]
-    fn outputs_of_inputs_with_one_name_are_told_apart() {
-        let mut run = Run { names: BTreeSet::new(), percent: 0.0, share: 1.0 };
-        assert_eq!(run.name(Path::new("/a/in put.png"), 2, "image.upscale"), "in_put-x2.png");
-        assert_eq!(run.name(Path::new("/b/in put.jpg"), 2, "image.upscale"), "in_put-x2-2.png");
-        assert_eq!(run.name(Path::new("/b/.."), 3, "video.upscale"), "output-x3.mp4");
     }
 }

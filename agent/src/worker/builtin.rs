@@ -135,8 +135,10 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
         Ok(made) => {
             for output in made {
                 let mut extra = output.extra;
-                extra.insert("model".into(), output.model.into());
-                extra.insert("scale".into(), output.scale.into());
+                if !output.model.is_empty() {
+                    extra.insert("model".into(), output.model.into());
+                    extra.insert("scale".into(), output.scale.into());
+                }
                 let announced = Announced {
                     name: output.path.to_string_lossy().into_owned(),
                     content_type: Some(output.content_type.to_owned()),

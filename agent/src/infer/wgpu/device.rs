@@ -148,6 +148,13 @@ impl Gpu {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
+    /// Workgroups along two axes, since one alone does not hold as many.
+    pub(crate) fn grid(&self, groups: usize) -> [u32; 2] {
+        let groups = u32::try_from(groups).unwrap_or(u32::MAX);
+        let across = groups.min(self.limits.max_compute_workgroups_per_dimension).max(1);
+        [across, groups.div_ceil(across)]
+    }
+
     /// # Errors
     /// What was heard since the last call: a lost device stays lost.
     pub(crate) fn check(&self) -> Result<(), GpuError> {

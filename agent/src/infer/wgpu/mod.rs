@@ -9,13 +9,13 @@
 //! compile for seconds whenever a picture has another size.
 
 pub mod device;
-mod kernels;
+pub(crate) mod kernels;
 mod lower;
 mod pack;
 mod program;
 mod ready;
 mod store;
-mod template;
+pub(crate) mod template;
 
 use std::sync::Arc;
 

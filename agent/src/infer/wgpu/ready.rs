@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline};
 
-use super::device::{ALIGN_BYTES, Gpu};
+use super::device::ALIGN_BYTES;
 use super::lower::{self, Bind, Dispatch, Lowering};
 use super::program::Shared;
 use super::store::Store;
@@ -190,17 +190,10 @@ impl Maker<'_> {
                 entries: &entries,
             })
         })?;
-        Ok(Step { pipeline: made.pipeline.clone(), bindings, groups: grid(gpu, groups) })
+        Ok(Step { pipeline: made.pipeline.clone(), bindings, groups: gpu.grid(groups) })
     }
 }
 
 fn part(buffer: &Buffer, offset: u64, bytes: u64) -> wgpu::BufferBinding<'_> {
     wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) }
-}
-
-/// Workgroups along two axes, since one alone does not hold as many.
-fn grid(gpu: &Gpu, groups: usize) -> [u32; 2] {
-    let groups = u32::try_from(groups).unwrap_or(u32::MAX);
-    let across = groups.min(gpu.limits.max_compute_workgroups_per_dimension).max(1);
-    [across, groups.div_ceil(across)]
 }
