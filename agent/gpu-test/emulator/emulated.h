@@ -1,9 +1,9 @@
 // The words of `device.cuh` and of CUDA C++, for a CPU: the kernels' logic can be tried where there is no GPU.
 //
-// The threads of a block are fibers of one thread of the operating system. Each runs until it waits (for the block at
-// a barrier, for its warp at a shuffle or a tensor-core step), in ascending order of threads in every other launch and
-// in descending order in the rest, so that a barrier that is missing shows as a wrong result in one of them. Copies
-// that happen beside the arithmetic are done as late as the kernel's waits allow.
+// The threads of a block are fibers of one thread of the operating system. A warp runs as far as it gets, up to a
+// barrier of the block, before the next one moves; in ascending order in every other launch and in descending order in the
+// rest. So a barrier that is missing shows as a wrong result in one of them. Copies that happen beside the arithmetic
+// are done as late as the kernel's waits allow.
 //
 // What this cannot show: speed, weak memory order between blocks, and whether the fragments are laid out on a real GPU
 // as the PTX ISA says.

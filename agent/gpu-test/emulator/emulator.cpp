@@ -106,6 +106,32 @@ void resume(u32 index) {
     }
 }
 
+// Runs a warp as far as it gets alone: past all that its lanes do together, up to a barrier of the block or the end.
+void run_warp(u32 warp, bool backwards) {
+    Fiber* lanes = fibers + warp * 32;
+    for (;;) {
+        bool moved = false;
+        for (u32 n = 0; n < 32; n++) {
+            const u32 i = backwards ? 31 - n : n;
+            if (lanes[i].state == READY) {
+                resume(warp * 32 + i);
+                moved = true;
+            }
+        }
+        u32 together = 0;
+        for (u32 i = 0; i < 32; i++) together += lanes[i].state == AT_WARP;
+        if (together == 32) {
+            for (u32 i = 0; i < 32; i++) {
+                if (strcmp(lanes[i].what, lanes[0].what)) fault("lanes of a warp do different things together");
+                lanes[i].state = READY;
+            }
+        } else if (!moved) {
+            if (together) fault("some lanes wait for others of their warp that never come");
+            return;
+        }
+    }
+}
+
 void run_block(u32 count, bool backwards) {
     for (u32 i = 0; i < count; i++) {
         fibers[i].state = READY;
@@ -115,26 +141,7 @@ void run_block(u32 count, bool backwards) {
         fibers[i].open.clear();
     }
     for (;;) {
-        bool moved = false;
-        for (u32 n = 0; n < count; n++) {
-            const u32 i = backwards ? count - 1 - n : n;
-            if (fibers[i].state == READY) {
-                resume(i);
-                moved = true;
-            }
-        }
-        // Warps of which all wait for each other go on.
-        for (u32 warp = 0; warp < count / 32; warp++) {
-            u32 waiting = 0;
-            for (u32 i = warp * 32; i < warp * 32 + 32; i++) waiting += fibers[i].state == AT_WARP;
-            if (waiting < 32) continue;
-            for (u32 i = warp * 32; i < warp * 32 + 32; i++) {
-                if (strcmp(fibers[i].what, fibers[warp * 32].what)) fault("lanes of a warp do different things together");
-                fibers[i].state = READY;
-                moved = true;
-            }
-        }
-        if (moved) continue;
+        for (u32 n = 0; n < count / 32; n++) run_warp(backwards ? count / 32 - 1 - n : n, backwards);
         u32 done = 0, waiting = 0;
         for (u32 i = 0; i < count; i++) {
             done += fibers[i].state == DONE;

@@ -7,6 +7,7 @@
 
 pub mod choice;
 pub mod cpu;
+pub mod cuda;
 pub mod executor;
 mod generate;
 pub mod graph;

@@ -28,11 +28,27 @@ impl Plan {
     /// # Errors
     /// [`GraphError`] when the inputs do not suit the graph.
     pub fn new(graph: &Graph, inputs: &[TensorType], width: impl Fn(Element) -> usize) -> Result<Self, GraphError> {
+        Self::with(graph, inputs, |_, made| width(made.element))
+    }
+
+    /// As [`Self::new`], for an executor that keeps some values in another width than others of their type.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(
+        graph: &Graph,
+        inputs: &[TensorType],
+        width: impl Fn(ValueId, &TensorType) -> usize,
+    ) -> Result<Self, GraphError> {
         let types = graph.infer(inputs)?;
         let lives = lives(graph, types.len());
         let bytes: Vec<usize> = types
             .iter()
-            .map(|made| made.as_ref().map_or(0, |t| (t.len() * width(t.element)).next_multiple_of(ALIGN_BYTES)))
+            .enumerate()
+            .map(|(value, made)| {
+                let bytes = made.as_ref().map_or(0, |made| made.len() * width(ValueId(value), made));
+                bytes.next_multiple_of(ALIGN_BYTES)
+            })
             .collect();
         let offsets = place(&lives, &bytes);
         let peak_bytes = offsets.iter().zip(&bytes).map(|(offset, bytes)| offset + bytes).max().unwrap_or(0);
