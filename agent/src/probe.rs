@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::host::{self, Gpus};
 use crate::infer::choice::{Choice, choose};
+use crate::infer::cuda::ptx;
 use crate::infer::models::{Table, folder};
 use crate::infer::needs_model;
 use crate::infer::wgpu::device::{Adapter, adapters};
@@ -69,7 +70,7 @@ pub async fn look(config: &Config, programs: &[Program]) -> Probe {
             memory_bytes: host::memory_bytes().map_or(0, |(_, all)| all),
         },
         nvidia_driver: gpus.driver().ok_or_else(|| gpus.absent().unwrap_or("NVML names no version").to_owned()),
-        executor: choose(config.executor, !found.is_empty() && cuda.driver && cuda.cublaslt, &vulkan),
+        executor: choose(config.executor, has_cuda(&found, cuda), &vulkan),
         gpus: found,
         cuda,
         vulkan,
@@ -120,6 +121,11 @@ pub fn offer(
         }
     }
     (types, models, not_offered)
+}
+
+/// Whether the CUDA executor would open: a GPU that its kernels are made for, and the libraries that it cannot do without.
+fn has_cuda(gpus: &[GpuInfo], cuda: CudaLibraries) -> bool {
+    cuda.driver && cuda.cublaslt && gpus.iter().any(|gpu| gpu.sm.is_none_or(|sm| sm >= ptx::LOWEST))
 }
 
 #[allow(unsafe_code, reason = "cudarc offers no safe question whether a library is there")]

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::cpu::Cpu;
+use super::cuda::{self, Cuda};
 use super::executor::{ExecError, Executor};
 use super::wgpu::device::{Adapter, Wanted};
 use super::wgpu::{self, Wgpu};
@@ -45,19 +46,21 @@ pub struct Choice {
     pub why: String,
 }
 
-/// Why there is no CUDA executor yet, on any host.
-const NO_CUDA: &str = "this version has no CUDA executor yet";
-
 /// Chooses among what was found: `adapters` as wgpu lists them, `has_cuda` when there is a GPU with its libraries.
 #[must_use]
 pub fn choose(wish: Wish, has_cuda: bool, adapters: &[Adapter]) -> Choice {
     let gpu = adapters.iter().find(|adapter| adapter.is_gpu());
     let software = adapters.iter().find(|adapter| !adapter.is_gpu());
-    let cuda = if has_cuda { format!("{NO_CUDA}; this host has what it will need") } else { NO_CUDA.to_owned() };
+    let no_cuda = "there is no NVIDIA GPU from Turing on with its driver and cuBLASLt";
     let choice = |executor, why| Choice { executor, why };
     match (wish, gpu, software) {
+        (Wish::Auto, ..) if has_cuda => {
+            choice("cuda", "there is an NVIDIA GPU with its driver and cuBLASLt".to_owned())
+        }
+        (Wish::Cuda, ..) if has_cuda => choice("cuda", "the configuration asks for it".to_owned()),
+        (Wish::Cuda, ..) => choice("none", no_cuda.to_owned()),
         (Wish::Auto | Wish::Wgpu, Some(gpu), _) => {
-            let reason = if wish == Wish::Auto { cuda } else { "the configuration asks for wgpu".to_owned() };
+            let reason = if wish == Wish::Auto { no_cuda } else { "the configuration asks for wgpu" };
             choice("wgpu", format!("{} ({}, {}); {reason}", gpu.name, gpu.kind, gpu.driver))
         }
         (Wish::Auto, None, software) => {
@@ -65,10 +68,9 @@ pub fn choose(wish: Wish, has_cuda: bool, adapters: &[Adapter]) -> Choice {
                 Some(driver) => format!("the only Vulkan adapter, {}, computes on the CPU", driver.name),
                 None => "there is no Vulkan adapter".to_owned(),
             };
-            choice("cpu", format!("{cuda}; {found}"))
+            choice("cpu", format!("{no_cuda}; {found}"))
         }
         (Wish::Cpu, ..) => choice("cpu", "the configuration asks for it".to_owned()),
-        (Wish::Cuda, ..) => choice("none", cuda),
         (Wish::Wgpu, None, _) => choice("none", "no Vulkan adapter of this host is a GPU".to_owned()),
         (Wish::WgpuSoftware, _, Some(driver)) => {
             choice("wgpu", format!("{}, a software driver that the configuration asks for", driver.name))
@@ -100,18 +102,29 @@ pub fn open(options: Options) -> Result<Box<dyn Executor>, ExecError> {
         let made = Cpu::new(threads, arena_bytes_max);
         Ok(Box::new(made.map_err(|error| ExecError::Device(format!("start threads: {error}")))?))
     };
+    let cuda = || {
+        // The agent shows a worker its one GPU alone.
+        let kept = if precision == Precision::F32 { cuda::Precision::Single } else { cuda::Precision::Half };
+        Cuda::open(0, kept)
+    };
     match wish {
         Wish::Cpu => cpu(),
-        Wish::Cuda => Err(ExecError::Device(NO_CUDA.to_owned())),
+        Wish::Cuda => Ok(Box::new(cuda()?)),
         Wish::Wgpu => Ok(Box::new(on(Wanted::Gpu)?)),
         Wish::WgpuSoftware => Ok(Box::new(on(Wanted::Software)?)),
-        Wish::Auto => match on(Wanted::Gpu) {
-            Ok(made) => Ok(Box::new(made)),
-            Err(error) => {
-                tracing::info!(%error, "no GPU can be opened; the CPU computes");
-                cpu()
+        Wish::Auto => {
+            match cuda() {
+                Ok(made) => return Ok(Box::new(made)),
+                Err(error) => tracing::info!(%error, "CUDA cannot be had"),
             }
-        },
+            match on(Wanted::Gpu) {
+                Ok(made) => Ok(Box::new(made)),
+                Err(error) => {
+                    tracing::info!(%error, "no GPU can be opened; the CPU computes");
+                    cpu()
+                }
+            }
+        }
     }
 }
 
@@ -134,19 +147,26 @@ mod tests {
             (Wish::Wgpu, vec![software.clone()], "none", "is a GPU"),
             (Wish::WgpuSoftware, vec![gpu.clone(), software], "wgpu", "llvmpipe, a software driver"),
             (Wish::WgpuSoftware, vec![gpu], "none", "no software Vulkan driver"),
-            (Wish::Cuda, vec![], "none", "no CUDA executor"),
+            (Wish::Cuda, vec![], "none", "no NVIDIA GPU"),
         ] {
             let choice = choose(wish, false, &adapters);
             assert!(choice.executor == executor && choice.why.contains(words), "{wish:?}: {choice:?}");
         }
-        assert!(choose(Wish::Auto, true, &[]).why.contains("has what it will need"));
+        for wish in [Wish::Auto, Wish::Cuda] {
+            let all = [adapter("Radeon", "DiscreteGpu")];
+            assert_eq!(choose(wish, true, &all).executor, "cuda");
+        }
+        assert_eq!(choose(Wish::Cpu, true, &[]).executor, "cpu");
     }
 
     #[test]
     fn an_executor_that_is_asked_for_is_opened_or_refused_but_never_replaced() {
         let options =
             Options { wish: Wish::Cuda, precision: Precision::Auto, gpu: 0, threads: 1, arena_bytes_max: 1 << 20 };
-        assert!(matches!(open(options), Err(ExecError::Device(_))));
+        match open(options) {
+            Ok(made) => assert_eq!(made.name(), "cuda"),
+            Err(error) => assert!(matches!(error, ExecError::Device(_)), "{error}"),
+        }
         assert_eq!(open(Options { wish: Wish::Cpu, ..options }).unwrap().name(), "cpu");
         if let Ok(made) = open(Options { wish: Wish::Wgpu, ..options }) {
             assert_eq!(made.name(), "wgpu");

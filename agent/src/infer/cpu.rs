@@ -168,8 +168,6 @@ impl From<ExecError> for super::Failure {
             ExecError::Device(_) => Self::transient(message).with(cause::KEY, super::DEVICE),
             ExecError::Weights(WeightError::Open { .. }) => Self::permanent(format!("model missing: {message}")),
             ExecError::Weights(_) => Self::permanent(format!("model unusable: {message}")),
-            ExecError::DeviceMemory { needed_bytes, .. } => Self::transient(message).with("needed_bytes", needed_bytes),
-            ExecError::Device(_) => Self::transient(message),
             ExecError::Graph(_) | ExecError::Compute { .. } => Self::permanent(message),
         }
     }

@@ -47,6 +47,8 @@ pub fn needs_model(kind: &str) -> bool {
 
 /// Bytes that the values between a network's layers may take. Larger pictures are cut into tiles.
 const ARENA_BYTES_MAX: usize = 512 << 20;
+/// The same on an NVIDIA GPU, which has memory of its own: fewer tiles have fewer overlaps.
+const CUDA_ARENA_BYTES_MAX: usize = 8 << 30;
 
 /// What is to be done: a job without its way here.
 #[derive(Clone, Debug)]
@@ -165,13 +167,22 @@ pub struct Engine {
     generator: Option<Box<dyn Executor>>,
     /// The diffusion model of the last job that generated.
     generate: Option<generate::Loaded>,
+    is_spent: bool,
 }
 
 impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, executor: None, bench: None, loaded: None, generator: None, generate: None }
+        Self {
+            options,
+            executor: None,
+            bench: None,
+            loaded: None,
+            generator: None,
+            generate: None,
+            is_spent: false,
+        }
     }
 
     #[must_use]
@@ -221,8 +232,24 @@ impl Engine {
         self.executor.as_ref().map_or("none", |executor| executor.name())
     }
 
-    /// Drops a device that has failed with everything on it. The next job opens it anew.
+    /// Bytes that the values between a network's layers may take; what the device has not free is refused beside that.
+    fn arena_bytes_max(&self) -> usize {
+        if self.executor_name() == "cuda" { CUDA_ARENA_BYTES_MAX } else { ARENA_BYTES_MAX }
+    }
+
+    fn is_cuda(&self) -> bool {
+        self.executor.iter().chain(&self.generator).any(|executor| executor.name() == "cuda")
+    }
+
+    /// Whether this process is of no more use: a CUDA error that stays until the process ends.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.is_spent
+    }
+
+    /// Drops a device that has failed with everything on it. The next job opens it anew; on CUDA another process has to.
     fn forget_device(&mut self) {
+        self.is_spent = self.is_cuda();
         (self.loaded, self.generate) = (None, None);
         (self.executor, self.generator) = (None, None);
         self.bench = None;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::executor::{ExecError, Program};
 use super::models::{Table, upscale};
 use super::progress::Progress;
-use super::{ARENA_BYTES_MAX, Context, Failure, Made, Task};
+use super::{Context, Failure, Made, Task};
 use crate::frames::probe::Dynamics;
 use crate::frames::tiles::Upscaler;
 use crate::frames::{Rgb, clip, ffmpeg, image, probe};
@@ -37,10 +37,11 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     load(ctx, &table, &wanted)?;
     ctx.phase("infer");
     let (cancel, executor) = (ctx.cancel, ctx.engine.executor_name());
+    let bytes_max = ctx.engine.arena_bytes_max();
     let Some(loaded) = ctx.engine.loaded.as_mut() else {
         return Err(Failure::transient("the model was unloaded"));
     };
-    let mut upscaler = Upscaler::new(loaded.program.as_mut(), wanted.scale as usize, loaded.overlap, ARENA_BYTES_MAX)?;
+    let mut upscaler = Upscaler::new(loaded.program.as_mut(), wanted.scale as usize, loaded.overlap, bytes_max)?;
     let mut run = Progress::new(task.inputs.len());
     let ending = if task.kind == "image.upscale" { "png" } else { "mp4" };
     let mut made = Vec::new();

@@ -86,7 +86,8 @@ pub fn run(options: Options) -> ExitCode {
     while let Ok(task) = waiting.recv() {
         let last_words = work(&mut engine, &task, &current);
         *current.id.lock() = None;
-        if !say(&last_words) {
+        // A device that is lost to this process is not to the next one.
+        if !say(&last_words) || engine.is_spent() {
             return ExitCode::FAILURE;
         }
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the commands that build, run and prove Backlot. Each installs what is missing first, and is quick when
 //! nothing is.
 
+mod gpu_test;
 mod kernels;
 mod models;
 mod nvrtc;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   ui               build the dashboard
   models           fetch the model weights
   kernels [--check] compile the CUDA kernels to the PTX that is committed, or see whether that is what they give
+  gpu-test [--bundle DIR | ...] prove the CUDA executor on this host's GPU, or make a folder that does it elsewhere
 
 What is installed comes from Debian, crates.io, npm and PyPI, in pinned versions.";
 
@@ -37,6 +39,11 @@ fn main() -> ExitCode {
         ["models"] => {
             tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display())))
         }
+        ["gpu-test", "--bundle", folder] => gpu_test::bundle(std::path::Path::new(folder)),
+        ["gpu-test", arguments @ ..] => match gpu_test::here(arguments) {
+            Ok(code) => return ExitCode::from(code),
+            Err(problem) => Err(problem),
+        },
         ["kernels"] => tools::ensure(&[tools::PYTHON]).and_then(|()| kernels::run(false)),
         ["kernels", "--check"] => tools::ensure(&[tools::PYTHON]).and_then(|()| kernels::run(true)),
         _ => {
