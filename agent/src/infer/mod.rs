@@ -174,15 +174,7 @@ impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self {
-            options,
-            executor: None,
-            bench: None,
-            loaded: None,
-            generator: None,
-            generate: None,
-            is_spent: false,
-        }
+        Self { options, executor: None, bench: None, loaded: None, generator: None, generate: None, is_spent: false }
     }
 
     #[must_use]

@@ -87,6 +87,10 @@ impl Executor for Cuda {
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
         Ok(Box::new(program::Loaded::new(&self.device, self.precision, graph, weights)?))
     }
+
+    fn load_wide(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
+        self.with(Precision::Single).load(graph, weights)
+    }
 }
 
 /// A device's error as the executor's. `what` is what was being done.

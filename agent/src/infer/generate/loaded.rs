@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::infer::Failure;
 use crate::infer::executor::{ExecError, Executor, Input, Program};
-use crate::infer::graph::{Element, Plan, TensorType};
+use crate::infer::graph::{Element, Graph, Plan, TensorType};
 use crate::infer::models::config::{Clip, Unet, Vae};
 use crate::infer::models::folder::{self, Model};
 use crate::infer::models::tokenizer::Tokenizer;
@@ -96,6 +96,11 @@ pub(super) fn needed_bytes(model: &Model, [height, width]: [usize; 2], element: 
     Ok(step.peak_bytes().max(decode.peak_bytes()))
 }
 
+/// SDXL's autoencoder has values that no half holds.
+fn load_vae(executor: &dyn Executor, xl: bool, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
+    if xl { executor.load_wide(graph.fuse(), weights) } else { executor.load(graph.fuse(), weights) }
+}
+
 impl Loaded {
     pub(super) fn load(executor: &dyn Executor, model: Model, key: Key) -> Result<Self, Failure> {
         let xl = model.unet.added.is_some();
@@ -114,7 +119,7 @@ impl Loaded {
             key,
             texts,
             unet_program: executor.load(unet::graph(&model.unet).fuse(), &model.unet_weights)?,
-            decoder: executor.load(vae::decoder(&model.vae).fuse(), &model.vae_weights)?,
+            decoder: load_vae(executor, xl, vae::decoder(&model.vae), &model.vae_weights)?,
             encoder: None,
             vae_weights: model.vae_weights,
             unet: model.unet,
@@ -234,7 +239,7 @@ impl Loaded {
         cancel: &AtomicBool,
     ) -> Result<Moments, Failure> {
         if self.encoder.is_none() {
-            self.encoder = Some(executor.load(vae::encoder(&self.vae).fuse(), &self.vae_weights)?);
+            self.encoder = Some(load_vae(executor, self.is_xl(), vae::encoder(&self.vae), &self.vae_weights)?);
         }
         let Some(encoder) = &mut self.encoder else { return Err(Failure::transient("the encoder is gone")) };
         let shape = [1, height, width, 3];
