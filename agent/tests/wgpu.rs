@@ -229,6 +229,21 @@ fn a_weight_that_f16_cannot_hold_is_refused_by_its_name() {
 }
 
 #[test]
+fn a_graph_that_overflows_f16_is_kept_in_f32() {
+    for executor in executors("a_graph_that_overflows_f16_is_kept_in_f32") {
+        let mut graph = Graph::new();
+        let input = graph.input();
+        let large = graph.push("large", Op::Scale { factor: 1e5 }, &[input]);
+        let back = graph.push("back", Op::Scale { factor: 1e-5 }, &[large]);
+        graph.output(back);
+        let inputs = vec![Tensor { shape: vec![1, 3], data: vec![1.0, -2.0, 3.0] }];
+        let case = Case { graph: graph.with_f32(true), weights: Weights::default(), inputs };
+        let made = ops::run(executor, &case).remove(0);
+        assert!(ops::off(&made, &case.inputs[0]) < 1e-5, "{made:?}");
+    }
+}
+
+#[test]
 fn the_upscaler_s_networks_agree() {
     let test = "the_upscaler_s_networks_agree";
     let Some(folder) = models::folder(test) else { return };

@@ -205,6 +205,7 @@ pub struct Graph {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     values: usize,
+    needs_f32: bool,
 }
 
 impl Graph {
@@ -240,6 +241,18 @@ impl Graph {
 
     pub fn output(&mut self, value: ValueId) {
         self.outputs.push(value);
+    }
+
+    /// Says that values between the layers leave the range of f16, so that no executor may keep them in it.
+    #[must_use]
+    pub fn with_f32(mut self, needs_f32: bool) -> Self {
+        self.needs_f32 = needs_f32;
+        self
+    }
+
+    #[must_use]
+    pub fn needs_f32(&self) -> bool {
+        self.needs_f32
     }
 
     #[must_use]

@@ -267,6 +267,8 @@ pub struct Vae {
     pub groups: usize,
     /// Latents are the encoder's values times this.
     pub scaling: f32,
+    /// Its values overflow f16, as those of SDXL do.
+    pub needs_f32: bool,
 }
 
 #[derive(Deserialize)]
@@ -285,6 +287,9 @@ struct RawVae {
     #[serde(default = "sd_scaling")]
     scaling_factor: f32,
     shift_factor: Option<f32>,
+    /// Absent from files that are older than SDXL, which do not need it.
+    #[serde(default)]
+    force_upcast: bool,
 }
 
 fn three() -> usize {
@@ -330,6 +335,7 @@ impl RawVae {
             layers: within("layers_per_block", self.layers_per_block, LAYERS_MAX)?,
             groups: within("norm_num_groups", self.norm_num_groups, SIDE_MAX)?,
             scaling: self.scaling_factor,
+            needs_f32: self.force_upcast,
         })
     }
 }

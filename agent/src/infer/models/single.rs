@@ -87,7 +87,7 @@ impl File<'_> {
         }
         let pooled = texts.last().and_then(|text| text.config.projection);
         let unet = self.unet_config(if encoders == [sd1] { Some(HEADS) } else { None }, pooled)?;
-        let vae = self.vae_config(if is_xl { 0.13025 } else { 0.18215 })?;
+        let vae = self.vae_config(is_xl)?;
         let name = |name: &str| ldm::unet(&unet, name).map(|name| format!("{UNET}{name}"));
         let unet_weights = self.renamed(&[unet::graph(&unet)], name)?;
         let name = |name: &str| ldm::vae(vae.channels.len(), name).map(|name| format!("{VAE}{name}"));
@@ -181,7 +181,9 @@ impl File<'_> {
         })
     }
 
-    fn vae_config(&self, scaling: f32) -> Result<Vae, String> {
+    /// The factor of XL's latents is another, and its VAE overflows f16.
+    fn vae_config(&self, is_xl: bool) -> Result<Vae, String> {
+        let scaling = if is_xl { 0.13025 } else { 0.18215 };
         let block = |level: usize, place: usize| format!("{VAE}encoder.down.{level}.block.{place}.conv1.weight");
         let levels = self.count(|level| block(level, 0));
         let channels: Vec<usize> = (0..levels).map(|level| self.side(&block(level, 0), 0)).collect::<Result<_, _>>()?;
@@ -189,7 +191,8 @@ impl File<'_> {
         if levels == 0 || levels > 8 {
             return Err(format!("has a VAE of {levels} levels"));
         }
-        Ok(Vae { latent_channels: self.side(&latent, 0)?, channels, layers, groups: GROUPS, scaling })
+        let latent_channels = self.side(&latent, 0)?;
+        Ok(Vae { latent_channels, channels, layers, groups: GROUPS, scaling, needs_f32: is_xl })
     }
 
     fn text(&self, prefix: &str, open_clip: bool, xl: bool) -> Result<(Clip, Weights), String> {

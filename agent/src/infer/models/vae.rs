@@ -32,7 +32,7 @@ pub fn decoder(config: &Vae) -> Graph {
     }
     let x = end(&mut net, "decoder", x, [3, width], norm);
     net.graph.output(x);
-    net.graph
+    net.graph.with_f32(config.needs_f32)
 }
 
 /// Pictures to the mean and the logarithm of the variance of their latents, one after the other in `2c` channels.
@@ -57,7 +57,7 @@ pub fn encoder(config: &Vae) -> Graph {
     let x = end(&mut net, "encoder", x, [both, width], norm);
     let x = net.pointwise("quant_conv", x, [both, both]);
     net.graph.output(x);
-    net.graph
+    net.graph.with_f32(config.needs_f32)
 }
 
 fn middle(net: &mut Net, name: &str, x: ValueId, channels: usize, norm: Norm) -> ValueId {

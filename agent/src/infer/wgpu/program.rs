@@ -38,6 +38,8 @@ pub(crate) struct Loaded {
     shared: Arc<Shared>,
     graph: Graph,
     store: Store,
+    /// The executor's, in f32 where the graph needs it.
+    target: Target,
     ready: Option<Ready>,
     made: Vec<f32>,
 }
@@ -45,8 +47,9 @@ pub(crate) struct Loaded {
 impl Loaded {
     pub(crate) fn load(shared: Arc<Shared>, graph: Graph, weights: &Weights) -> Result<Self, ExecError> {
         lower::exact(&graph)?;
-        let store = Store::load(&shared.gpu, &graph, weights, shared.target.f16)?;
-        Ok(Self { shared, graph, store, ready: None, made: Vec::new() })
+        let target = Target { f16: shared.target.f16 && !graph.needs_f32(), ..shared.target };
+        let store = Store::load(&shared.gpu, &graph, weights, target.f16)?;
+        Ok(Self { shared, graph, store, target, ready: None, made: Vec::new() })
     }
 
     /// Makes everything for inputs of these types, unless it is what the last run had.
@@ -56,7 +59,7 @@ impl Loaded {
         }
         let old = self.ready.take(); // so that a failure leaves none behind, and the arena is not there twice
         let plan = self.check(&types)?;
-        let maker = Maker { shared: &self.shared, graph: &self.graph, store: &self.store };
+        let maker = Maker { shared: &self.shared, target: self.target, graph: &self.graph, store: &self.store };
         self.ready = Some(maker.make(types, plan, old.map(|old| old.memory.arena))?);
         Ok(())
     }
@@ -69,7 +72,7 @@ fn width(target: Target) -> usize {
 
 impl Program for Loaded {
     fn plan(&self, inputs: &[TensorType]) -> Result<Plan, GraphError> {
-        let width = width(self.shared.target);
+        let width = width(self.target);
         Plan::new(&self.graph, inputs, |_: Element| width)
     }
 
@@ -98,10 +101,10 @@ impl Program for Loaded {
     ) -> Result<Vec<Output<'_>>, ExecError> {
         self.shared.gpu.check()?;
         self.prepare(inputs.iter().map(|input| TensorType::f32(input.shape)).collect())?;
-        let Self { shared, graph, ready: Some(ready), made, .. } = self else {
+        let Self { shared, graph, target, ready: Some(ready), made, .. } = self else {
             return Ok(Vec::new()); // it was put there a line ago
         };
-        let (gpu, f16) = (&shared.gpu, shared.target.f16);
+        let (gpu, f16) = (&shared.gpu, target.f16);
         for (value, input) in graph.inputs().iter().zip(inputs) {
             if input.data.len() != ready.plan.of(*value).len() {
                 let problem = format!("{} values given for shape {:?}", input.data.len(), input.shape);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePipeline};
 
 use super::device::ALIGN_BYTES;
-use super::lower::{self, Bind, Dispatch, Lowering};
+use super::lower::{self, Bind, Dispatch, Lowering, Target};
 use super::program::Shared;
 use super::store::Store;
 use crate::infer::executor::ExecError;
@@ -49,6 +49,7 @@ pub(crate) struct Step {
 /// What is made ready.
 pub(crate) struct Maker<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) target: Target,
     pub(crate) graph: &'a Graph,
     pub(crate) store: &'a Store,
 }
@@ -86,7 +87,7 @@ impl Maker<'_> {
     fn dispatches(&self, plan: &Plan) -> Result<Vec<(usize, Dispatch)>, ExecError> {
         let mut made = Vec::new();
         for (at, node) in self.graph.nodes().iter().enumerate() {
-            let lowering = Lowering { graph: self.graph, plan, target: self.shared.target, node };
+            let lowering = Lowering { graph: self.graph, plan, target: self.target, node };
             made.extend(lowering.dispatches()?.into_iter().map(|dispatch| (at, dispatch)));
         }
         Ok(made)

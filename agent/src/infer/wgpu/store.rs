@@ -12,6 +12,9 @@ use crate::infer::weights::{WeightError, Weights};
 /// Weights that are on their way to the GPU at one time.
 const UPLOAD_BYTES: usize = 64 << 20;
 
+/// Weights lie in buffers of about this size: one of many gigabytes may find no room where several do.
+const BUFFER_BYTES: u64 = 1 << 30;
+
 /// Where a weight lies.
 #[derive(Clone, Copy)]
 struct Place {
@@ -51,7 +54,7 @@ impl Store {
                     return Err(WeightError::Tensor { name: packing.name(graph).to_owned(), problem }.into());
                 }
                 let mut buffer = sizes.len() - 1;
-                if sizes[buffer] + needed > gpu.limits.max_buffer_size {
+                if sizes[buffer] > 0 && sizes[buffer] + needed > BUFFER_BYTES.min(gpu.limits.max_buffer_size) {
                     sizes.push(0);
                     buffer += 1;
                 }
