@@ -11,6 +11,8 @@ use backlot_agent::infer::graph::Op;
 
 use crate::checks::{cuda, time};
 use crate::networks::{Maker, block_case, network, picture};
+use crate::ops::Case;
+use crate::pipelines::{Form, Size, decoder_case, unet_case};
 use crate::{Check, Figures, check, figures, millis, now};
 
 /// The same layer so often in one graph.
@@ -40,6 +42,17 @@ pub(crate) fn all() -> Vec<Check> {
             Ok(figures([("run_ms", run_ms.into())]))
         }));
     }
+    let pipeline = |name: &str, case: fn() -> Result<Case, String>, precision| {
+        check(format!("bench {name}"), move || {
+            let run_ms = time(&cuda(precision, true)?, &case()?, 10)?;
+            Ok(figures([("run_ms", run_ms.into()), ("runs_per_second", (1e3 / run_ms).into())]))
+        })
+    };
+    let half = Precision::Half;
+    all.push(pipeline("unet of SD 1.5 at 512x512", || unet_case(Form::Sd15, Size::Real, [64, 64]), half));
+    all.push(pipeline("unet of SDXL at 1024x1024", || unet_case(Form::Sdxl, Size::Real, [128, 128]), half));
+    all.push(pipeline("decoder at 512x512", || decoder_case(Size::Real, [64, 64]), half));
+    all.push(pipeline("decoder at 1024x1024 f32", || decoder_case(Size::Real, [128, 128]), Precision::Single));
     for model in ["realesr-animevideov3-x2", "realesr-animevideov3-x4", "realesrgan-x4plus"] {
         for cudnn in [true, false] {
             let name = format!("bench upscale {model} 1280x720{}", if cudnn { "" } else { " own kernel" });

@@ -14,6 +14,7 @@ mod networks;
 #[path = "../../tests/ops/mod.rs"]
 #[allow(clippy::unwrap_used, reason = "made for tests: a check that panics fails with that as its reason")]
 mod ops;
+mod pipelines;
 
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};

@@ -11,6 +11,7 @@ use backlot_agent::infer::weights::{Weights, map};
 
 use crate::checks::{compare, cpu, cuda, rounded, time};
 use crate::ops::{self, Case, Random, Tensor};
+use crate::pipelines::{Form, Size, decoder_case, text_case, unet_case};
 use crate::{Check, Figures, check, figures, millis, now};
 
 pub(crate) fn all() -> Vec<Check> {
@@ -29,6 +30,17 @@ pub(crate) fn all() -> Vec<Check> {
         all.push(check(format!("{name} without cuDNN"), move || block(channels, side, heads, Precision::Half, false)));
     }
     all.push(check("decoder attention of 512 at 64", decoder_attention));
+    for precision in [Precision::Half, Precision::Single] {
+        let of = move |case: fn() -> Result<Case, String>| move || pipeline(&case()?, precision);
+        let mut add = |name: &str, case| all.push(check(format!("{name} {precision:?}"), of(case)));
+        add("tiny text encoder", text_case);
+        add("tiny unet of SD 1.5", || unet_case(Form::Sd15, Size::Tiny, [8, 8]));
+        add("tiny unet of SDXL", || unet_case(Form::Sdxl, Size::Tiny, [16, 8]));
+        add("tiny decoder", || decoder_case(Size::Tiny, [8, 12]));
+        add("unet of SD 1.5 at 512x512", || unet_case(Form::Sd15, Size::Real, [64, 64]));
+        add("unet of SDXL at 256x256", || unet_case(Form::Sdxl, Size::Real, [32, 32]));
+        add("decoder at 256x256", || decoder_case(Size::Real, [32, 32]));
+    }
     for model in ["realesr-animevideov3-x2", "realesr-animevideov3-x4", "realesrgan-x4plus-anime", "realesrgan-x4plus"]
     {
         all.push(check(format!("upscale {model} 128x96"), move || upscaled(model, [96, 128], false)));
@@ -159,6 +171,17 @@ fn block(channels: usize, side: usize, heads: usize, precision: Precision, cudnn
         return Err(format!("off by {off}, {allowed} is allowed"));
     }
     Ok(figures([("error_max", f64::from(off).into()), ("run_ms", time(&cuda, &case, 20)?.into())]))
+}
+
+/// A whole network against the CPU's.
+fn pipeline(case: &Case, precision: Precision) -> Result<Figures, String> {
+    let wanted = ops::run(&cpu()?, case);
+    let off = compare(&cuda(precision, true)?, case, &wanted)?;
+    let allowed = if precision == Precision::Half { 2e-2 } else { 2e-3 };
+    if off > allowed {
+        return Err(format!("off by {off}, {allowed} is allowed"));
+    }
+    Ok(figures([("error_max", f64::from(off).into())]))
 }
 
 fn decoder_attention() -> Result<Figures, String> {

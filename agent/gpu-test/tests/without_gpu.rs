@@ -7,6 +7,8 @@
 mod emulated;
 #[path = "../../tests/ops/mod.rs"]
 mod ops;
+#[path = "../src/pipelines.rs"]
+mod pipelines;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,7 @@ use backlot_agent::infer::graph::{Activation, Graph, Op, Pad, TensorType};
 use emulated::Emulated;
 use half::f16;
 use ops::{Case, Kind, Random, Tensor};
+use pipelines::{Form, Size};
 
 const MEMORY_BYTES: usize = 256 << 20;
 
@@ -250,6 +253,31 @@ fn a_block_of_layers_comes_out_right_the_first_time_and_when_it_is_recorded() {
             program.run(&inputs, &AtomicBool::new(false), &mut |_, _| {}).unwrap();
         }
     }
+}
+
+#[test]
+fn the_networks_of_stable_diffusion_come_out_as_on_the_cpu() {
+    let cases = [
+        ("text encoder", pipelines::text_case().unwrap()),
+        ("UNet", pipelines::unet_case(Form::Sd15, Size::Tiny, [8, 8]).unwrap()),
+        ("UNet of SDXL", pipelines::unet_case(Form::Sdxl, Size::Tiny, [8, 4]).unwrap()),
+        ("decoder", pipelines::decoder_case(Size::Tiny, [4, 6]).unwrap()),
+    ];
+    for (name, case) in cases {
+        compare(&cuda(800, Precision::Half), &case, 2e-2, name);
+        compare(&cuda(800, Precision::Single), &case, 1e-3, name);
+    }
+}
+
+#[test]
+fn networks_of_real_size_are_lowered_and_say_what_they_need() {
+    // Nothing is computed: the plan and the commands are made for shapes that no test machine runs.
+    let case = pipelines::decoder_case(Size::Tiny, [4, 6]).unwrap();
+    let program = cuda(800, Precision::Half).load(case.graph, &case.weights).unwrap();
+    let Err(ExecError::Memory { needed_bytes, .. }) = program.check(&[TensorType::f32(&[1, 512, 512, 4])]) else {
+        panic!("a picture of 4096x4096 fits into 256 MiB")
+    };
+    assert!(needed_bytes > 1 << 30, "{needed_bytes}");
 }
 
 #[test]

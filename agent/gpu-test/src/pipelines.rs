@@ -1,0 +1,116 @@
+//! The networks of Stable Diffusion with random weights: tiny, as the agent's fixtures have them, and in their real sizes.
+
+use backlot_agent::infer::graph::Graph;
+use backlot_agent::infer::models::config::{Clip, Unet, Vae};
+use backlot_agent::infer::models::{clip, unet, vae};
+use serde_json::{Value, json};
+
+use crate::ops::{self, Case, Random, Tensor};
+
+/// What a configuration is called here and what it says. `agent/tests/fixtures/diffusion/make.py` has made the tiny ones.
+macro_rules! configuration {
+    ($form:literal, $part:literal) => {
+        include_str!(concat!("../../tests/fixtures/diffusion/", $form, "/", $part, "/config.json"))
+    };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Sd15,
+    Sdxl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    Tiny,
+    /// As published.
+    Real,
+}
+
+/// A configuration as a file, which is what the agent reads.
+fn read<T>(text: &str, changes: Value, of: impl Fn(&std::path::Path) -> Result<T, String>) -> Result<T, String> {
+    let mut value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if let (Some(fields), Value::Object(changes)) = (value.as_object_mut(), changes) {
+        fields.extend(changes);
+    }
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("backlot-gpu-test-{}-{number}.json", std::process::id()));
+    std::fs::write(&path, value.to_string()).map_err(|error| error.to_string())?;
+    let made = of(&path);
+    let _ = std::fs::remove_file(&path);
+    made
+}
+
+/// A UNet on latents of these sides.
+pub(crate) fn unet_case(form: Form, size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
+    let (text, real) = match form {
+        Form::Sd15 => (
+            configuration!("sd15", "unet"),
+            json!({ "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+                "cross_attention_dim": 768, "norm_num_groups": 32 }),
+        ),
+        Form::Sdxl => (
+            configuration!("sdxl", "unet"),
+            json!({ "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
+                "cross_attention_dim": 2048, "norm_num_groups": 32, "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": 2816, "transformer_layers_per_block": [1, 2, 10] }),
+        ),
+    };
+    let changes = if size == Size::Real { real } else { json!({}) };
+    let config = read(text, changes, |path| Unet::read(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(41);
+    let mut inputs = vec![
+        random.tensor(&[1, height, width, config.in_channels]),
+        Tensor { shape: vec![1], data: vec![481.0] },
+        random.tensor(&[1, 77, config.context]),
+    ];
+    if let Some(added) = &config.added {
+        inputs.push(random.tensor(&[1, added.pooled]));
+        inputs.push(Tensor { shape: vec![6], data: vec![1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0] });
+    }
+    Ok(with_weights(unet::graph(&config).fuse(), inputs, random))
+}
+
+/// A decoder from latents of these sides.
+pub(crate) fn decoder_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
+    let real = json!({ "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32 });
+    let changes = if size == Size::Real { real } else { json!({}) };
+    let config =
+        read(configuration!("sd15", "vae"), changes, |path| Vae::read(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(43);
+    let inputs = vec![random.tensor(&[1, height, width, config.latent_channels])];
+    Ok(with_weights(vae::decoder(&config).fuse(), inputs, random))
+}
+
+/// A text encoder.
+pub(crate) fn text_case() -> Result<Case, String> {
+    let text = configuration!("sd15", "text_encoder");
+    let config = read(text, json!({}), |path| Clip::read(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(47);
+    let ids: Vec<f32> = (0..77).map(|_| random.within(0..config.words) as f32).collect();
+    let places: Vec<f32> = (0..77).map(|place| place as f32).collect();
+    let inputs = [ids, places].map(|data| Tensor { shape: vec![1, 77], data }).to_vec();
+    Ok(with_weights(clip::graph(&config, clip::Wanted::Last).fuse(), inputs, random))
+}
+
+/// Weights that keep values about one: matrices by what they sum over, norms about one, the rest small.
+fn with_weights(graph: Graph, inputs: Vec<Tensor>, mut random: Random) -> Case {
+    let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    for decl in graph.weights() {
+        if tensors.iter().any(|(name, _)| *name == decl.name) {
+            continue;
+        }
+        let mut tensor = random.tensor(&decl.shape);
+        let inner: usize = decl.shape.iter().skip(1).product();
+        let (factor, about) = match decl.shape.len() {
+            1 if decl.name.ends_with("weight") => (0.1, 1.0),
+            1 => (0.1, 0.0),
+            _ => ((3.0 / inner as f32).sqrt(), 0.0),
+        };
+        tensor.data.iter_mut().for_each(|value| *value = *value * factor + about);
+        tensors.push((decl.name.clone(), tensor));
+    }
+    let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    Case { weights: ops::weights(&tensors), graph, inputs }
+}
