@@ -13,17 +13,11 @@ pub trait Executor: Send {
     /// `cpu`, for a start.
     fn name(&self) -> &'static str;
 
+    /// Values and weights are kept in f32 where the graph [needs it](Graph::needs_f32).
+    ///
     /// # Errors
     /// [`ExecError::Weights`] when a weight is missing or unfit.
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError>;
-
-    /// As [`Self::load`], with values and weights in f32 where the executor can: for networks whose values no half holds.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    fn load_wide(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-        self.load(graph, weights)
-    }
 }
 
 pub trait Program: Send {

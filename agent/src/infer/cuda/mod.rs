@@ -67,12 +67,6 @@ impl Cuda {
         Self { device, precision }
     }
 
-    /// The same device in another precision.
-    #[must_use]
-    pub fn with(&self, precision: Precision) -> Self {
-        Self { device: Arc::clone(&self.device), precision }
-    }
-
     #[must_use]
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.device
@@ -85,11 +79,8 @@ impl Executor for Cuda {
     }
 
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-        Ok(Box::new(program::Loaded::new(&self.device, self.precision, graph, weights)?))
-    }
-
-    fn load_wide(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-        self.with(Precision::Single).load(graph, weights)
+        let precision = if graph.needs_f32() { Precision::Single } else { self.precision };
+        Ok(Box::new(program::Loaded::new(&self.device, precision, graph, weights)?))
     }
 }
 

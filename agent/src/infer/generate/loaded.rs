@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::infer::Failure;
 use crate::infer::executor::{ExecError, Executor, Input, Program};
-use crate::infer::graph::{Element, Graph, Plan, TensorType};
+use crate::infer::graph::{Element, Plan, TensorType};
 use crate::infer::models::config::{Clip, Unet, Vae};
 use crate::infer::models::folder::{self, Model};
 use crate::infer::models::tokenizer::Tokenizer;
@@ -92,13 +92,10 @@ pub(super) fn needed_bytes(model: &Model, [height, width]: [usize; 2], element: 
     let latents = [TensorType::f32(&[1, h, w, model.vae.latent_channels])];
     let bytes = |_: Element| element;
     let step = Plan::new(&unet::graph(&model.unet).fuse(), &inputs, bytes).map_err(ExecError::from)?;
-    let decode = Plan::new(&vae::decoder(&model.vae).fuse(), &latents, bytes).map_err(ExecError::from)?;
+    let decoder = vae::decoder(&model.vae).fuse();
+    let wide = if decoder.needs_f32() { size_of::<f32>() } else { element };
+    let decode = Plan::new(&decoder, &latents, |_: Element| wide).map_err(ExecError::from)?;
     Ok(step.peak_bytes().max(decode.peak_bytes()))
-}
-
-/// SDXL's autoencoder has values that no half holds.
-fn load_vae(executor: &dyn Executor, xl: bool, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-    if xl { executor.load_wide(graph.fuse(), weights) } else { executor.load(graph.fuse(), weights) }
 }
 
 impl Loaded {
@@ -119,7 +116,7 @@ impl Loaded {
             key,
             texts,
             unet_program: executor.load(unet::graph(&model.unet).fuse(), &model.unet_weights)?,
-            decoder: load_vae(executor, xl, vae::decoder(&model.vae), &model.vae_weights)?,
+            decoder: executor.load(vae::decoder(&model.vae).fuse(), &model.vae_weights)?,
             encoder: None,
             vae_weights: model.vae_weights,
             unet: model.unet,
@@ -239,7 +236,7 @@ impl Loaded {
         cancel: &AtomicBool,
     ) -> Result<Moments, Failure> {
         if self.encoder.is_none() {
-            self.encoder = Some(load_vae(executor, self.is_xl(), vae::encoder(&self.vae), &self.vae_weights)?);
+            self.encoder = Some(executor.load(vae::encoder(&self.vae).fuse(), &self.vae_weights)?);
         }
         let Some(encoder) = &mut self.encoder else { return Err(Failure::transient("the encoder is gone")) };
         let shape = [1, height, width, 3];
