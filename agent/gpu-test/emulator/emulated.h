@@ -121,6 +121,10 @@ T __shfl_xor_sync(u32, T value, int step) {
     return emulated::given_by<T>(all, emulated::lane() ^ step);
 }
 
+inline float power_of_two(float exponent) {
+    return exp2f(exponent);
+}
+
 inline float half_bits_to_float(u16 bits) {
     const u32 sign = (u32)(bits & 0x8000) << 16, exponent = bits >> 10 & 31, rest = bits & 1023;
     if (exponent == 0) {

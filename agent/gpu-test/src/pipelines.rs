@@ -74,8 +74,9 @@ pub(crate) fn unet_case(form: Form, size: Size, [height, width]: [usize; 2]) -> 
 
 /// A decoder from latents of these sides.
 pub(crate) fn decoder_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
-    let real = json!({ "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32 });
-    let changes = if size == Size::Real { real } else { json!({}) };
+    // Random weights overflow no half, and both precisions are wanted.
+    let real = json!({ "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32, "force_upcast": false });
+    let changes = if size == Size::Real { real } else { json!({ "force_upcast": false }) };
     let config =
         read(configuration!("sd15", "vae"), changes, |path| Vae::read(path).map_err(|error| error.to_string()))?;
     let mut random = Random::new(43);

@@ -270,6 +270,20 @@ fn the_networks_of_stable_diffusion_come_out_as_on_the_cpu() {
 }
 
 #[test]
+fn a_graph_whose_values_overflow_a_half_runs_in_floats() {
+    let mut graph = Graph::new();
+    let input = graph.input();
+    let large = graph.push("up", Op::Scale { factor: 1e6 }, &[input]);
+    let end = graph.push("down", Op::Scale { factor: 1e-6 }, &[large]);
+    graph.output(end);
+    let inputs = vec![Tensor { shape: vec![1, 3], data: vec![1.0, -2.0, 0.5] }];
+    let case = Case { graph: graph.clone().with_f32(true), weights: Default::default(), inputs };
+    compare(&cuda(800, Precision::Half), &case, 1e-6, "a graph that needs floats");
+    let made = ops::run(&cuda(800, Precision::Half), &Case { graph, ..case });
+    assert!(made[0].data.iter().all(|value| value.is_infinite()), "in halves it does overflow: {made:?}");
+}
+
+#[test]
 fn networks_of_real_size_are_lowered_and_say_what_they_need() {
     // Nothing is computed: the plan and the commands are made for shapes that no test machine runs.
     let case = pipelines::decoder_case(Size::Tiny, [4, 6]).unwrap();

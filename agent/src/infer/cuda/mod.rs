@@ -6,7 +6,7 @@
 //! throughout. GELU is not left to cuBLASLt's epilogue: that one is the approximation by tanh, and the graph's is not.
 //!
 //! Absent on purpose: the CUDA toolkit. Nothing of it is needed to build or to start; what the driver lacks is found
-//! out before it is called. bfloat16: what overflows a half runs in floats ([`Precision::Single`]).
+//! out before it is called. bfloat16: a graph whose values overflow a half runs in floats.
 
 mod blaslt;
 pub mod device;

@@ -112,14 +112,14 @@ DEVICE void attention(const half* query, const half* key, const half* value, hal
             }
             high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
             high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-            const float fade = exp2f(most[side] - high);
+            const float fade = power_of_two(most[side] - high);
             most[side] = high;
             float more = 0.0f;
 #pragma unroll
             for (int i = 0; i < TILE / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
-                    const float share = exp2f(scores[i][side * 2 + j] - high);
+                    const float share = power_of_two(scores[i][side * 2 + j] - high);
                     scores[i][side * 2 + j] = share;
                     more += share;
                 }

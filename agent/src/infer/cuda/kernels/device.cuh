@@ -33,6 +33,13 @@ DEVICE u16 float_to_half_bits(float value) {
     return bits;
 }
 
+// To two bits of a float's 24; what is tiny becomes zero.
+DEVICE float power_of_two(float exponent) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(exponent));
+    return value;
+}
+
 DEVICE u32 shared_address(const void* pointer) {
     return (u32)__cvta_generic_to_shared(pointer);
 }
