@@ -4,8 +4,12 @@
 //! that the next job is fetched while this one computes. Whatever happens, exactly one end is reported; the message is
 //! deleted only after the appliance has taken the result, because deleting it first would be a result without outputs.
 
+mod checkpoint;
+mod shown;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use backlot_wire::{EventKind, FailureClass, JobSpec, Output, cause, job::split_s3_uri};
@@ -81,7 +85,7 @@ pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePer
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
     }
     let number = id.rsplit_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(delivery.receive_count);
-    let attempt = Attempt { agent, delivery, job, id, number };
+    let attempt = Attempt { agent, delivery, job, id, number, kept: AtomicBool::new(false) };
     async move {
         attempt.agent.sample.notify_one();
         match spec {
@@ -100,6 +104,8 @@ struct Attempt {
     job: String,
     id: String,
     number: u32,
+    /// There is a checkpoint of the job.
+    kept: AtomicBool,
 }
 
 impl Attempt {
@@ -189,7 +195,10 @@ impl Attempt {
         phase.next("upload");
         tokio::select! {
             outputs = self.upload(spec, &announced, &output_dir) => match outputs {
-                Ok(outputs) => End::Result(outputs),
+                Ok(outputs) => {
+                    self.drop_checkpoint(spec).await;
+                    End::Result(outputs)
+                }
                 Err(end) => end,
             },
             stop = stopped(&mut orders) => End::Stopped(stop),
@@ -226,6 +235,7 @@ impl Attempt {
             left -= self.agent.store.fetch(bucket, key, &path, left).await?;
             inputs.push(TaskInput { uri: input.uri.clone(), path });
         }
+        self.take_checkpoint(spec, &folder.join("out")).await;
         Ok(inputs)
     }
 
@@ -242,6 +252,7 @@ impl Attempt {
     ) -> Verdict {
         let (previews, waiting) = mpsc::channel(1);
         let (partials, made) = mpsc::channel(PARTIALS_MAX);
+        let (checkpoints, kept) = mpsc::channel(1);
         let mut percent = -PERCENT_STEP;
         let mut words = 0;
         let mut heard = |said: Said| match said {
@@ -260,51 +271,15 @@ impl Attempt {
             }
             // The result has it too: what is too much now is shown then.
             Said::Partial(announced) if words < WORDS_MAX => words += usize::from(partials.try_send(announced).is_ok()),
+            // Of those that come while one goes up, the next one will do.
+            Said::Checkpoint(name) if words < WORDS_MAX => words += usize::from(checkpoints.try_send(name).is_ok()),
             Said::GpuSeconds(gpu_s) => reporter.report(EventKind::Usage { gpu_s, cost_usd: 0.0 }),
             _ => {}
         };
         tokio::select! {
             verdict = slot.run(program, task, &spec.limits, orders, &mut heard) => verdict,
-            () = self.show(spec, waiting, made, &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
+            () = self.show(spec, (waiting, made, kept), &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
         }
-    }
-
-    /// Uploads previews and partial results as they come. Never ends; one that fails fails nothing else.
-    async fn show(
-        &self,
-        spec: &JobSpec,
-        mut previews: mpsc::Receiver<Announced>,
-        mut partials: mpsc::Receiver<Announced>,
-        folder: &Path,
-        reporter: &Reporter,
-    ) {
-        let show_previews = async {
-            while let Some(announced) = previews.recv().await {
-                if let Some(output) = self.store_early(spec, &announced, folder, "preview/").await {
-                    reporter.report(EventKind::Preview { uri: output.uri });
-                }
-            }
-        };
-        let show_partials = async {
-            while let Some(announced) = partials.recv().await {
-                if let Some(output) = self.store_early(spec, &announced, folder, "partial/").await {
-                    reporter.report(EventKind::Partial { outputs: vec![output] });
-                }
-            }
-        };
-        tokio::join!(show_previews, show_partials);
-        std::future::pending::<()>().await;
-    }
-
-    async fn store_early(&self, spec: &JobSpec, announced: &Announced, folder: &Path, sub: &str) -> Option<Output> {
-        match self.store_one(spec, announced, folder, sub).await {
-            Ok(output) => return Some(output),
-            Err(End::Failed { message, .. }) => {
-                warn!(message, name = announced.name, "what was to be shown is not stored")
-            }
-            Err(_) => {}
-        }
-        None
     }
 
     async fn upload(&self, spec: &JobSpec, announced: &[Announced], folder: &Path) -> Result<Vec<Output>, End> {

@@ -204,6 +204,15 @@ impl Store {
         Ok(Stored { bytes, version_id: answer.version_id })
     }
 
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`StoreError`]: permanent when the store refuses it.
+    pub async fn remove(&self, bucket: &str, key: &str) -> Result<(), StoreError> {
+        let removed = self.client.delete_object().bucket(bucket).key(key).send().await;
+        removed.map(drop).map_err(|error| refused("remove", &format!("s3://{bucket}/{key}"), &error))
+    }
+
     /// Again and again, until it works, is refused, or patience is over.
     async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
         &self,

@@ -18,6 +18,8 @@ struct Host {
     dir: tempfile::TempDir,
     cancel: AtomicBool,
     runs: usize,
+    /// A checkpoint that the next run finds.
+    left: Option<Vec<u8>>,
 }
 
 impl Host {
@@ -33,7 +35,7 @@ impl Host {
             tiny::write_folder(form, &models.join(form));
         }
         let engine = Engine::new(EngineOptions { models_dir: models, threads: 2, executor: wish, precision, gpu: 0 });
-        Self { engine, dir, cancel: AtomicBool::new(false), runs: 0 }
+        Self { engine, dir, cancel: AtomicBool::new(false), runs: 0, left: None }
     }
 
     fn models(&self) -> PathBuf {
@@ -49,6 +51,9 @@ impl Host {
         self.runs += 1;
         let output_dir = self.dir.path().join(format!("out-{}", self.runs));
         std::fs::create_dir(&output_dir).unwrap();
+        if let Some(left) = self.left.take() {
+            std::fs::write(output_dir.join("checkpoint"), left).unwrap();
+        }
         let Value::Object(parameters) = parameters else { panic!("an object") };
         let inputs = inputs.iter().map(|path| (*path).to_owned()).collect();
         let task = Task { kind: "image.generate".into(), parameters, inputs, output_dir };
@@ -159,7 +164,7 @@ fn every_scheduler_makes_a_picture_and_says_how_far_it_is() {
     let mut host = Host::new(&["sdxl"]);
     for scheduler in ["ddim", "euler", "euler-ancestral", "dpm++2m-karras", "lcm"] {
         let (mut phases, mut percents, mut previews) = (Vec::new(), vec![-1.0], 0);
-        let more = json!({"scheduler": scheduler, "steps": 6, "preview_every": 2, "negative_prompt": null});
+        let more = json!({"scheduler": scheduler, "steps": 6, "preview_every": 2, "checkpoint_every": 0, "negative_prompt": null});
         let made = host.heard(ask("sdxl", more), &[], &mut |said, _| match said {
             Report::Phase(phase) => phases.push(phase),
             Report::Percent(percent) => percents.push(percent),
@@ -167,6 +172,7 @@ fn every_scheduler_makes_a_picture_and_says_how_far_it_is() {
                 assert_eq!(image::open(file).unwrap().to_rgb8().dimensions(), (32, 32));
                 previews += 1;
             }
+            Report::Checkpoint(_) => panic!("none was asked for"),
         });
         let made = made.unwrap();
         assert_eq!((phases, previews), (vec!["load", "infer", "post"], 2), "{scheduler}");
@@ -191,6 +197,43 @@ fn a_cancel_takes_effect_within_one_step() {
     });
     assert!(ended.unwrap_err().cancelled);
     assert_eq!(seen, 1, "a step more was taken");
+}
+
+#[test]
+fn an_interrupted_run_goes_on_from_its_checkpoint_to_the_same_picture() {
+    let mut host = Host::new(&["sd15"]);
+    for scheduler in ["dpm++2m-karras", "euler-ancestral"] {
+        // Without a seed: the second attempt goes on with the one that the first has drawn.
+        let more = json!({"scheduler": scheduler, "checkpoint_every": 6, "seed": null, "count": 2});
+        let mut kept = None;
+        let whole = host.heard(ask("sd15", more.clone()), &[], &mut |said, _| {
+            if let Report::Checkpoint(file) = said {
+                kept = kept.take().or(Some(std::fs::read(file).unwrap()));
+            }
+        });
+        let whole = whole.unwrap();
+        host.left = kept.clone();
+        let mut first = None;
+        let again = host.heard(ask("sd15", more.clone()), &[], &mut |said, _| {
+            if let Report::Percent(percent) = said
+                && percent > 0.0
+            {
+                first = first.or(Some(percent));
+            }
+        });
+        let again = again.unwrap();
+        // 14 of 20 steps were left, and two pictures to decode.
+        assert!((first.unwrap() - 100.0 / 16.0).abs() < 0.01, "{first:?}");
+        assert_eq!(again[0].extra["seed"], whole[0].extra["seed"]);
+        assert_eq!(all(&again), all(&whole), "{scheduler}");
+        // Another prompt is another run: what is left does not count.
+        host.left = kept;
+        let mut other = more;
+        other["prompt"] = "a castle".into();
+        other["seed"] = whole[0].extra["seed"].clone();
+        let other = host.run(ask("sd15", other), &[]).unwrap();
+        assert_ne!(all(&other), all(&whole));
+    }
 }
 
 #[test]

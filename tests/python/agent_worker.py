@@ -19,6 +19,14 @@ def work(job):
     if "started" in wish:
         pathlib.Path(wish["started"]).write_text(str(os.getpid()))
     say(phase="infer")
+    left = pathlib.Path(job["output_dir"], "checkpoint")
+    before = f" after {left.read_text()}" if left.exists() else ""
+    if "checkpoint" in wish and not before:
+        left.write_text(wish["checkpoint"])
+        say(checkpoint="checkpoint")
+        while not os.path.exists(wish["kept"]):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
     print(f"WARNING: working on {job['id']}", file=sys.stderr, flush=True)
     once = wish.get("once")
     if once is None or not os.path.exists(once):
@@ -36,7 +44,7 @@ def work(job):
         say(percent=100 * (step + 1) / wish.get("steps", 1))
         while "until" in wish and not os.path.exists(wish["until"]):
             time.sleep(0.02)
-    pathlib.Path(job["output_dir"], "result.txt").write_text(f"result of {job['attempt']}")
+    pathlib.Path(job["output_dir"], "result.txt").write_text(f"result of {job['attempt']}{before}")
     say(output="result.txt", content_type="text/plain", model="tester", seed=7)
     say(done=True)
 

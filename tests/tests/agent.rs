@@ -171,6 +171,27 @@ fn a_transient_failure_and_a_killed_worker_are_tried_again() {
 }
 
 #[test]
+fn a_later_attempt_finds_the_checkpoint_of_the_one_that_died_and_it_goes_with_the_result() {
+    let stage = Stage::new();
+    let _agent = stage.agent("a", &[]);
+    stage.appliance.python("agent.py", &["put", "studio", "raw/x.txt", "x"]);
+    let kept = stage.path("kept");
+    let id = stage.submit(&json!({
+        "type": "test.work", "parameters": {"checkpoint": "half the work", "kept": show(&kept)},
+        "output": {"prefix": "s3://studio/generated/"}, "retry": {"failures": 3, "backoff_s": 0}
+    }));
+    let key = format!("generated/{id}/checkpoint");
+    let keys = || stage.appliance.python("agent.py", &["keys", "studio", "generated/"]);
+    eventually("the checkpoint in the bucket", || keys().contains(&key).then_some(()));
+    std::fs::write(&kept, "").unwrap(); // and the worker dies
+    let job = stage.ended(&id);
+    assert_eq!((job["status"].as_str(), outcomes(&job)), (Some("succeeded"), vec!["failed", "succeeded"]), "{job}");
+    let uri = job["outputs"][0]["uri"].as_str().unwrap();
+    assert_eq!(stage.object(uri)["text"], format!("result of {id}.2 after half the work"));
+    assert!(!keys().contains(&key), "it is no longer needed");
+}
+
+#[test]
 fn a_permanent_failure_goes_to_the_dead_letter_queue_at_once_with_its_reason() {
     let stage = Stage::new();
     let _agent = stage.agent("a", &[]);

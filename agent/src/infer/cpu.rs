@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backlot_wire::cause;
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use super::executor::{ExecError, Executor, Input, Output, Program};
 use super::graph::{Element, Graph, GraphError, Node, Plan, TensorType, ValueId};
@@ -53,7 +54,9 @@ impl Executor for Cpu {
     }
 
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-        let steps = graph.nodes().iter().map(|node| step::pack(&graph, node, weights)).collect::<Result<_, _>>()?;
+        // Packing what a large model has takes longer than reading it.
+        let pack = || graph.nodes().par_iter().map(|node| step::pack(&graph, node, weights)).collect();
+        let steps: Vec<Step> = self.pool.install::<_, Result<_, ExecError>>(pack)?;
         Ok(Box::new(Loaded {
             pool: Arc::clone(&self.pool),
             arena_bytes_max: self.arena_bytes_max,

@@ -7,6 +7,7 @@
 //! Absent on purpose: a safety checker, and long prompts in parts; what does not fit into the encoder's places is cut
 //! and counted in the result.
 
+mod checkpoint;
 mod denoise;
 mod loaded;
 mod parameters;
@@ -16,6 +17,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
+use tracing::info;
 
 use self::denoise::{Run, Source};
 pub(super) use self::loaded::Loaded;
@@ -42,7 +44,8 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     (ctx.report)(Report::Percent(0.0));
     let (executor, slot) = ctx.engine.generator()?;
     let Some(model) = slot else { return Err(Failure::transient("the model is gone")) };
-    let seed = wanted.seed.unwrap_or_else(any_seed);
+    let fingerprint = checkpoint::fingerprint(task)?;
+    let seed = wanted.seed.or_else(|| checkpoint::seed(&task.output_dir, &fingerprint)).unwrap_or_else(any_seed);
     let cancel = ctx.cancel;
     let prompt = texts(model, [&wanted.prompt, wanted.prompt_2.as_deref().unwrap_or(&wanted.prompt)], cancel)?;
     let negative = (wanted.guidance > 1.0).then(|| negative(model, &wanted, &prompt, cancel)).transpose()?;
@@ -69,8 +72,13 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
         source,
         strength: wanted.strength,
     };
-    let begin = run.begin()?;
     let one = latent[0] * latent[1] * channels;
+    let mut begin = run.begin()?;
+    let left = checkpoint::read(&task.output_dir, &fingerprint, wanted.count * one, wanted.steps);
+    if let Some((_, state)) = left.filter(|(of, state)| *of == seed && state.next > begin.next) {
+        info!(step = state.next, "an earlier attempt's work goes on");
+        begin = state;
+    }
     let report = &mut *ctx.report;
     // Decoding is about one step's work for each picture.
     let total = (wanted.steps - begin.next + wanted.count) as f32;
@@ -82,6 +90,11 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
             let file = task.output_dir.join(format!("preview-{}.png", state.next));
             image::encode(&file, &preview, None, None)?;
             report(Report::Preview(file));
+        }
+        let due = wanted.checkpoint_every > 0 && state.next % wanted.checkpoint_every == 0 && state.next < steps;
+        if due {
+            checkpoint::write(&task.output_dir, &fingerprint, seed, state)?;
+            report(Report::Checkpoint(task.output_dir.join(checkpoint::NAME)));
         }
         Ok(())
     })?;

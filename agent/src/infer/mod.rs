@@ -72,6 +72,8 @@ pub enum Report {
     Percent(f32),
     /// A picture in the task's `output_dir` of what is coming.
     Preview(PathBuf),
+    /// A file in the task's `output_dir` from which another attempt can go on, when it finds it there by the same name.
+    Checkpoint(PathBuf),
 }
 
 /// What a task may use, and whom it tells.

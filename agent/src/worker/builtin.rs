@@ -123,6 +123,7 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
             Report::Phase(phase) => json!({ "phase": phase }),
             Report::Percent(percent) => json!({ "percent": percent }),
             Report::Preview(file) => json!({ "preview": file.to_string_lossy() }),
+            Report::Checkpoint(file) => json!({ "checkpoint": file.to_string_lossy() }),
         });
     };
     let work = infer::Task {

@@ -61,6 +61,8 @@ pub enum Said {
     /// 0 to 100.
     Percent(f32),
     Preview(String),
+    /// A file from which another attempt can go on.
+    Checkpoint(String),
     /// A result that can be looked at before all are there.
     Partial(Announced),
     Output(Announced),
@@ -144,6 +146,12 @@ pub fn understand(line: &str) -> Result<Said, String> {
             _ => wrong("preview", "a file name"),
         };
     }
+    if let Some(checkpoint) = fields.remove("checkpoint") {
+        return match checkpoint {
+            Value::String(name) => Ok(Said::Checkpoint(name)),
+            _ => wrong("checkpoint", "a file name"),
+        };
+    }
     if let Some(seconds) = fields.remove("gpu_s") {
         return match seconds.as_f64() {
             Some(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(Said::GpuSeconds(seconds)),
@@ -216,9 +224,10 @@ mod tests {
         assert_eq!(understand(r#"{"phase":"infer"}"#), Ok(Said::Phase("infer".into())));
         assert_eq!(understand(r#"{"percent":140.5}"#), Ok(Said::Percent(100.0)));
         assert_eq!(understand(r#"{"done":true}"#), Ok(Said::Done));
+        assert_eq!(understand(r#"{"checkpoint":"c"}"#), Ok(Said::Checkpoint("c".into())));
         let Ok(Said::Partial(first)) = understand(r#"{"partial":"f1.png","width":4}"#) else { panic!("no partial") };
         assert_eq!((first.name.as_str(), first.width), ("f1.png", Some(4)));
-        assert_eq!(understand(r#"{"checkpoint":"later version"}"#), Ok(Said::Nothing));
+        assert_eq!(understand(r#"{"a later":"version"}"#), Ok(Said::Nothing));
         let Ok(Said::Error { permanent: true, message, .. }) = understand(r#"{"error":"no face","permanent":true}"#)
         else {
             panic!("no permanent error")
@@ -238,6 +247,7 @@ mod tests {
             ("[1]", "no JSON object"),
             (r#"{"percent":"half"}"#, "`percent`"),
             (r#"{"output":7}"#, "`output`"),
+            (r#"{"checkpoint":7}"#, "`checkpoint`"),
             (r#"{"phase":""}"#, "`phase`"),
             (r#"{"error":{"a":1}}"#, "`error`"),
         ] {

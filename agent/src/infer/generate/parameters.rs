@@ -106,7 +106,7 @@ impl Wanted {
             loras: fields.loras()?,
             embeddings: fields.names("embeddings")?.into_iter().map(|(name, _)| name).collect(),
             preview_every: fields.whole("preview_every", 0, STEPS_MAX)?.unwrap_or(5),
-            checkpoint_every: fields.whole("checkpoint_every", 0, STEPS_MAX)?.unwrap_or(0),
+            checkpoint_every: fields.whole("checkpoint_every", 0, STEPS_MAX)?.unwrap_or(10),
         })
     }
 }
