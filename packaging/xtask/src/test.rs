@@ -6,12 +6,12 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::process::{self, cargo, root};
-use crate::tools::{AWS_CLI, C_COMPILER, CHROMIUM, FFMPEG, MKFS, NODE, PYTHON, RESTIC, RSYSLOG};
+use crate::tools::{AWS_CLI, C_COMPILER, CHROMIUM, FFMPEG, MKFS, NODE, PYTHON, RESTIC, RSYSLOG, VULKAN};
 use crate::{kernels, models, tools, ui};
 
 /// Installs what the tests need: programs, Python packages, model weights, the dashboard.
 pub(crate) fn set_up() -> Result<(), String> {
-    tools::ensure(&[C_COMPILER, PYTHON, FFMPEG, NODE, CHROMIUM, MKFS, RESTIC, RSYSLOG, AWS_CLI])?;
+    tools::ensure(&[C_COMPILER, PYTHON, FFMPEG, NODE, CHROMIUM, MKFS, RESTIC, RSYSLOG, AWS_CLI, VULKAN])?;
     python()?;
     models::fetch()?;
     ui::build()

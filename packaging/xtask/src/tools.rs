@@ -27,6 +27,12 @@ pub(crate) const C_COMPILER: Tool =
     Tool { name: "a C compiler with make", probe: "cc --version && make --version", packages: &["build-essential"] };
 pub(crate) const MKFS: Tool =
     Tool { name: "mkfs.ext4", probe: "command -v mkfs.ext4 || test -x /sbin/mkfs.ext4", packages: &["e2fsprogs"] };
+/// A Vulkan driver that computes on the CPU: without one, no test of the wgpu executor or of frames on a GPU runs.
+pub(crate) const VULKAN: Tool = Tool {
+    name: "a software Vulkan driver",
+    probe: "ls /usr/share/vulkan/icd.d/lvp_icd*.json /usr/lib/*/libvulkan.so.1",
+    packages: &["mesa-vulkan-drivers", "libvulkan1"],
+};
 pub(crate) const RESTIC: Tool = Tool { name: "restic", probe: "restic version", packages: &["restic"] };
 /// Sends syslog in a test, over TLS as well.
 pub(crate) const RSYSLOG: Tool = Tool {
