@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
 
+mod tiny;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backlot_agent::worker::Slots;
+use backlot_agent::config::Config;
+use backlot_agent::infer::choice::Wish;
 use backlot_agent::worker::manifest::{self, Program};
 use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
 use backlot_agent::worker::protocol::{Said, Task, TaskInput};
+use backlot_agent::worker::{Slots, builtin_program, protocol};
 use backlot_wire::{FailureClass, Limits, cause};
 use tokio::sync::watch;
 
@@ -262,4 +266,24 @@ fn a_worker_dies_with_its_parent_however_that_dies() {
     parent.kill().unwrap();
     parent.wait().unwrap();
     runtime.block_on(eventually("the worker is gone", || !is_alive(&line)));
+}
+
+#[tokio::test]
+async fn the_built_in_worker_paints_a_picture_and_says_what_it_sees_on_the_way() {
+    let bench = Bench::new();
+    let models = bench.dir.path().join("models");
+    tiny::write_folder("sd15", &models.join("tiny"));
+    let config = Config { models, threads: 1, executor: Wish::Cpu, ..Config::default() };
+    let wish = serde_json::json!({"model": "tiny", "prompt": "the moon", "steps": 4, "seed": 7, "width": 64,
+        "height": 64, "preview_every": 2, "checkpoint_every": 2});
+    let parameters = wish.as_object().unwrap().clone();
+    let task = Task { kind: "image.generate".into(), parameters, ..bench.task(&[]) };
+    let (verdict, said) = bench.run(&builtin_program(&config), &task, Limits::default()).await;
+    let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((outputs.len(), &outputs[0].extra["seed"]), (1, &7.into()));
+    let (file, _) = protocol::locate(&task.output_dir, &outputs[0].name).unwrap();
+    assert_eq!(image::image_dimensions(file).unwrap(), (64, 64));
+    for wanted in ["Phase(\"load\")", "Phase(\"post\")", "Percent(100.0)", "Preview(", "Checkpoint("] {
+        assert!(said.iter().any(|said| format!("{said:?}").starts_with(wanted)), "no {wanted} in {said:?}");
+    }
 }

@@ -224,7 +224,12 @@ impl Loaded {
         let scaled: Vec<f32> = latent.iter().map(|value| value / self.vae.scaling).collect();
         let shape = [1, h, w, self.vae.latent_channels];
         let outputs = self.decoder.run(&[Input { shape: &shape, data: &scaled }], cancel, &mut |_, _| {})?;
-        Ok(outputs[0].data.to_vec())
+        match outputs[0].data.iter().find(|value| !value.is_finite()) {
+            Some(wrong) => Err(Failure::permanent(format!(
+                "decoding made {wrong}: the VAE's values are more than f16 holds; `precision = \"f32\"` takes it"
+            ))),
+            None => Ok(outputs[0].data.to_vec()),
+        }
     }
 
     /// Mean and deviation of the latents of a picture `[h, w, 3]` from −1 to 1, as the sampler has them.
