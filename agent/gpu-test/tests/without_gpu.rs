@@ -17,6 +17,7 @@ use backlot_agent::infer::cpu::Cpu;
 use backlot_agent::infer::cuda::{Cuda, Precision};
 use backlot_agent::infer::executor::{ExecError, Executor, Input};
 use backlot_agent::infer::graph::{Activation, Graph, Op, Pad, TensorType};
+use backlot_agent::infer::weights::{self, Weights};
 use emulated::Emulated;
 use half::f16;
 use ops::{Case, Kind, Random, Tensor};
@@ -267,6 +268,34 @@ fn the_networks_of_stable_diffusion_come_out_as_on_the_cpu() {
         compare(&cuda(800, Precision::Half), &case, 2e-2, name);
         compare(&cuda(800, Precision::Single), &case, 1e-3, name);
     }
+}
+
+#[test]
+fn weights_that_a_file_keeps_in_halves_come_out_as_those_that_it_keeps_in_floats() {
+    let mut random = Random::new(19);
+    let mut halves = |shape: &[usize]| {
+        let mut tensor = random.tensor(shape);
+        tensor.data.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+        tensor
+    };
+    let (w, b) = (halves(&[24, 12, 3, 3]), halves(&[24]));
+    let stored = |stored| {
+        let mut weights = Weights::default();
+        weights.put("w", weights::Tensor::stored_as(stored, &w.shape, &w.data));
+        weights.put("b", weights::Tensor::stored_as(stored, &b.shape, &b.data));
+        weights
+    };
+    let mut graph = Graph::new();
+    let input = graph.input();
+    let (weight, bias) = (graph.weight("w", &w.shape), Some(graph.weight("b", &b.shape)));
+    let op = Op::Conv2d { weight, bias, stride: 1, pad: Pad::Same, activation: None };
+    let end = graph.push("conv", op, &[input]);
+    graph.output(end);
+    let inputs = vec![random.tensor(&[1, 5, 6, 12])];
+    let cuda = cuda(800, Precision::Half);
+    let made = [weights::Stored::F16, weights::Stored::F32]
+        .map(|kept| ops::run(&cuda, &Case { graph: graph.clone(), weights: stored(kept), inputs: inputs.clone() }));
+    assert_eq!(made[0], made[1]);
 }
 
 #[test]

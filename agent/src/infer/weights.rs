@@ -155,6 +155,31 @@ impl Weights {
     /// # Errors
     /// [`WeightError::Tensor`]: it is missing, has another shape, or holds NaN or infinity.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let values = self.find(name, shape)?.to_f32();
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(at) => Err(not_finite(name, values[at], at)),
+            None => Ok(values),
+        }
+    }
+
+    /// The bytes of a tensor that its file keeps as f16, without a copy; `None` for one that it keeps otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::values`].
+    pub fn halves(&self, name: &str, shape: &[usize]) -> Result<Option<&[[u8; 2]]>, WeightError> {
+        let tensor = self.find(name, shape)?;
+        if tensor.stored != Stored::F16 {
+            return Ok(None);
+        }
+        let (halves, _) = tensor.data.as_chunks();
+        let finite = |half: &[u8; 2]| half[1] & 0x7c != 0x7c; // all ones in the exponent
+        match halves.iter().position(|half| !finite(half)) {
+            Some(at) => Err(not_finite(name, f16::from_le_bytes(halves[at]).to_f32(), at)),
+            None => Ok(Some(halves)),
+        }
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&Tensor, WeightError> {
         let wrong = |problem: String| WeightError::Tensor { name: name.to_owned(), problem };
         let tensor = self.get(name).ok_or_else(|| match self.others.get(name) {
             Some(kind) => wrong(format!("is {kind}, not a float this agent reads")),
@@ -163,12 +188,12 @@ impl Weights {
         if tensor.shape != shape {
             return Err(wrong(format!("has shape {:?}, not {shape:?}", tensor.shape)));
         }
-        let values = tensor.to_f32();
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(wrong(format!("holds {} at element {at}", values[at]))),
-            None => Ok(values),
-        }
+        Ok(tensor)
     }
+}
+
+fn not_finite(name: &str, value: f32, at: usize) -> WeightError {
+    WeightError::Tensor { name: name.to_owned(), problem: format!("holds {value} at element {at}") }
 }
 
 impl Tensor {
@@ -287,6 +312,17 @@ mod tests {
         let nan = [0, 0, 0, 0, 0, 0, 0xc0, 0x7f];
         let weights = Weights::safetensors(&safetensors(header, &nan)).unwrap();
         assert!(weights.values("a", &[2]).unwrap_err().to_string().contains("NaN at element 1"));
+        assert!(weights.halves("a", &[2]).unwrap().is_none(), "these are floats");
+        let header = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
+        for (bits, words) in [(0x7c00_u16, "inf"), (0xfc00, "-inf"), (0x7e01, "NaN")] {
+            let data = [0x00, 0x3c, bits.to_le_bytes()[0], bits.to_le_bytes()[1]];
+            let weights = Weights::safetensors(&safetensors(header, &data)).unwrap();
+            let error = weights.halves("a", &[2]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{words} at element 1")), "{error}");
+        }
+        let largest = [0x00, 0x3c, 0xff, 0x7b];
+        let weights = Weights::safetensors(&safetensors(header, &largest)).unwrap();
+        assert_eq!(weights.halves("a", &[2]).unwrap().unwrap(), [[0x00, 0x3c], [0xff, 0x7b]]);
     }
 
     #[test]

@@ -156,15 +156,7 @@ impl Shared {
                 Arg::Float(_) => 'f',
             })
             .collect();
-        let slots: Vec<u64> = launch
-            .args
-            .iter()
-            .map(|arg| match arg {
-                Arg::Pointer(value) | Arg::Long(value) => *value,
-                Arg::Int(value) => u64::from(value.cast_unsigned()),
-                Arg::Float(value) => u64::from(value.to_bits()),
-            })
-            .collect();
+        let slots: Vec<u64> = launch.args.iter().map(Arg::slot).collect();
         let kinds = CString::new(kinds).unwrap();
         let _alone = RUNNING.lock();
         // SAFETY: the library is ours and has this function.

@@ -17,6 +17,18 @@ pub enum Arg {
     Float(f32),
 }
 
+impl Arg {
+    /// As the bytes that a launch copies: as many of the eight as the kernel declares, from the lowest on.
+    #[must_use]
+    pub fn slot(&self) -> u64 {
+        match self {
+            Self::Pointer(at) | Self::Long(at) => *at,
+            Self::Int(number) => u64::from(number.cast_unsigned()),
+            Self::Float(number) => u64::from(number.to_bits()),
+        }
+    }
+}
+
 /// A kernel's run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {

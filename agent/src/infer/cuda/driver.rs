@@ -14,12 +14,13 @@ use std::ptr;
 use std::sync::Arc;
 
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 use parking_lot::Mutex;
 
 use super::blaslt::BlasLt;
 use super::device::{Arg, Command, Convolution, Device, DeviceError, Fault, HostMemory, Launch, Memory, Recorded};
 use super::dnn::Dnn;
+use super::faults::{failed, request};
 use super::ptx;
 
 /// Of each of the two pinned pieces.
@@ -203,7 +204,7 @@ impl Inner {
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
         let function = self.function(launch.kernel)?;
         // Each parameter in eight bytes of its own; the driver reads as many of them as the kernel declares.
-        let mut slots: Vec<u64> = launch.args.iter().map(slot).collect();
+        let mut slots: Vec<u64> = launch.args.iter().map(Arg::slot).collect();
         let mut pointers: Vec<*mut c_void> = slots.iter_mut().map(|slot| ptr::from_mut(slot).cast()).collect();
         let [x, y, z] = launch.grid;
         let (block, shared) = ((launch.threads, 1, 1), launch.shared_bytes);
@@ -496,48 +497,5 @@ impl Drop for Run {
             // SAFETY: nothing runs it any more.
             let _ = unsafe { graph::exec_destroy(self.executable) };
         }
-    }
-}
-
-/// A parameter as the bytes that the driver copies.
-fn slot(arg: &Arg) -> u64 {
-    match arg {
-        Arg::Pointer(at) | Arg::Long(at) => *at,
-        Arg::Int(number) => u64::from(number.cast_unsigned()),
-        Arg::Float(number) => u64::from(number.to_bits()),
-    }
-}
-
-pub(super) fn request(problem: String) -> DeviceError {
-    DeviceError { problem, kind: Fault::Request }
-}
-
-fn failed(what: &str, error: DriverError) -> DeviceError {
-    let text = |found: Result<&std::ffi::CStr, DriverError>| {
-        found.map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
-    };
-    let problem = format!("{what}: {} ({})", text(error.error_string()), text(error.error_name()));
-    DeviceError { problem, kind: kind(error.0) }
-}
-
-/// What CUDA's manual says of an error: sticky ones leave the context, and with it the process, unusable.
-fn kind(error: CUresult) -> Fault {
-    match error {
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Fault::Memory,
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-        | CUresult::CUDA_ERROR_LAUNCH_FAILED
-        | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-        | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
-        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-        | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
-        | CUresult::CUDA_ERROR_INVALID_PC
-        | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
-        | CUresult::CUDA_ERROR_ASSERT
-        | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
-        | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
-        | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
-        | CUresult::CUDA_ERROR_DEINITIALIZED
-        | CUresult::CUDA_ERROR_UNKNOWN => Fault::Lost,
-        _ => Fault::Request,
     }
 }

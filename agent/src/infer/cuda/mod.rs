@@ -12,6 +12,7 @@ mod blaslt;
 pub mod device;
 mod dnn;
 pub mod driver;
+mod faults;
 mod lower;
 mod pack;
 mod program;

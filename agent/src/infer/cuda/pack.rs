@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::super::executor::ExecError;
 use super::super::graph::{Activation, Graph, Op, Pad, WeightId};
-use super::super::weights::{Stored, WeightError, Weights};
+use super::super::weights::{WeightError, Weights};
 use super::Precision;
 
 const ALIGN_BYTES: usize = 256;
@@ -90,23 +91,37 @@ impl Places {
     ) -> Result<(), ExecError> {
         for (weight, form) in &self.order {
             let decl = graph.weight_decl(*weight);
-            let values = weights.values(&decl.name, &decl.shape)?;
-            // What is kept as halves in the file fits into halves.
-            let checked = weights.get(&decl.name).is_some_and(|tensor| tensor.stored == Stored::F16);
-            let values = match (form, decl.shape.as_slice()) {
-                (Form::Taps, &[outputs, channels, kernel, _]) => taps(&values, [outputs, channels, kernel], precision),
-                _ => values,
+            let place = self.places[&(*weight, *form)];
+            let sides = match (form, decl.shape.as_slice()) {
+                (Form::Taps, &[outputs, channels, kernel, _]) => Some([outputs, channels, kernel]),
+                _ => None,
             };
-            let bytes: Vec<u8> = if *form == Form::Floats || precision == Precision::Single {
-                values.iter().flat_map(|value| value.to_le_bytes()).collect()
-            } else {
-                if !checked && let Some(at) = values.iter().position(|value| value.abs() > f16::MAX.to_f32()) {
-                    let problem = format!("holds {}, which half precision cannot hold", values[at]);
-                    return Err(WeightError::Tensor { name: decl.name.clone(), problem }.into());
+            let in_halves = *form != Form::Floats && precision == Precision::Half;
+            if in_halves && let Some(halves) = weights.halves(&decl.name, &decl.shape)? {
+                // From the file to the device as it lies there, or moved about; half of a model's load is this.
+                match sides {
+                    Some(sides) => put(taps(halves, sides, precision).as_flattened(), place)?,
+                    None => put(halves.as_flattened(), place)?,
                 }
-                values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
-            };
-            put(&bytes, self.places[&(*weight, *form)])?;
+                continue;
+            }
+            let values = weights.values(&decl.name, &decl.shape)?;
+            let values = sides.map(|sides| taps(&values, sides, precision)).unwrap_or(values);
+            if !in_halves {
+                let mut bytes = vec![0; values.len() * 4];
+                bytes.as_chunks_mut().0.iter_mut().zip(&values).for_each(|(to, value)| *to = value.to_le_bytes());
+                put(&bytes, place)?;
+                continue;
+            }
+            if let Some(at) = values.iter().position(|value| value.abs() > f16::MAX.to_f32()) {
+                let problem = format!("holds {}, which half precision cannot hold", values[at]);
+                return Err(WeightError::Tensor { name: decl.name.clone(), problem }.into());
+            }
+            let mut halves = vec![f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(&values);
+            let mut bytes = vec![0; values.len() * 2];
+            bytes.as_chunks_mut().0.iter_mut().zip(&halves).for_each(|(to, half)| *to = half.to_le_bytes());
+            put(&bytes, place)?;
         }
         Ok(())
     }
@@ -144,10 +159,10 @@ fn forms(graph: &Graph, op: &Op) -> Vec<(WeightId, Form)> {
     }
 }
 
-fn taps(values: &[f32], [outputs, channels, kernel]: [usize; 3], precision: Precision) -> Vec<f32> {
+fn taps<T: Copy + Default>(values: &[T], [outputs, channels, kernel]: [usize; 3], precision: Precision) -> Vec<T> {
     let (padded, depth) = taps_layout(channels, kernel, precision);
     let taps = kernel * kernel;
-    let mut made = vec![0.0; outputs * depth];
+    let mut made = vec![T::default(); outputs * depth];
     for (row, from) in made.chunks_exact_mut(depth).zip(values.chunks_exact(channels * taps)) {
         for (channel, from) in from.chunks_exact(taps).enumerate() {
             for (tap, value) in from.iter().enumerate() {
