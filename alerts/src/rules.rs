@@ -169,6 +169,7 @@ mod tests {
                 "DiskFull",
                 "ArtifactDamaged",
                 "ColdTierAway",
+                "ColdWindowsAway",
                 "ArtifactWritesFail",
                 "OtherS3Away",
                 "AgentSilent"

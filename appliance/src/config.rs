@@ -149,6 +149,25 @@ config! {
         /// Whether the scrubber reads what is there whole. Without it, it compares sizes and checksums that the other S3 tells.
         scrub_reads: bool = false;
     }
+    /// Where log and span windows go that are old: another S3, in which they are searched still. `logs.cold_days`, `traces.cold_days` and `cold_days` of a class say what moves.
+    [cold_windows] ColdWindowsConfig {
+        /// Bucket of the other S3. Empty: all windows stay here.
+        bucket: String = String::new();
+        /// What the names of everything that is kept there begin with, such as `windows/`.
+        prefix: String = String::new();
+        /// Endpoint of the other S3, as http:// or https:// URL. Empty is Amazon's own.
+        endpoint: String = String::new();
+        /// Region of the bucket.
+        region: String = "us-east-1".into();
+        /// Whether the bucket stands in the path, and not in the host's name.
+        path_style: bool = true;
+        /// Where the access key is: `file:PATH` in the form of an AWS credentials file that nobody else may read. Empty is where Amazon's tools look: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, profiles, the role of the machine.
+        credentials: String = String::new();
+        /// Most bytes a second that are moved.
+        bytes_s_max: u64 = 67_108_864;
+        /// Most bytes on this disk of what searches have read there of late.
+        cache_bytes_max: u64 = 4_294_967_296;
+    }
     /// The other S3 that the whole artifact store is a door to, with `artifacts.engine = "s3"`.
     [upstream] UpstreamConfig {
         /// Endpoint of the other S3, as http:// or https:// URL without a path. Empty is Amazon's own.
@@ -263,7 +282,9 @@ config! {
         retention_days: u64 = 14;
         /// Most bytes of log windows on disk, those of classes left out; past it, the oldest windows go first.
         disk_bytes_max: u64 = 68_719_476_736;
-        /// `[[logs.class]]` with `name`, `match`, `days` and `bytes`: what is kept for a time of its own, or within bytes of its own. A record belongs to the first class whose query it answers to.
+        /// Days after which windows of records without a class go to the bucket of `cold_windows`. 0: they stay here.
+        cold_days: u64 = 0;
+        /// `[[logs.class]]` with `name`, `match`, `days`, `bytes` and `cold_days`: what is kept for a time of its own, or within bytes of its own. A record belongs to the first class whose query it answers to.
         class: Vec<LogClass> = Vec::new();
     }
     /// Log lines by syslog, RFC 5424 and 3164. Whoever reaches these addresses may write, without a key.
@@ -295,6 +316,8 @@ config! {
         retention_days: u64 = 7;
         /// Most bytes of span windows on disk; past it, the oldest windows go first.
         disk_bytes_max: u64 = 34_359_738_368;
+        /// Days after which span windows go to the bucket of `cold_windows`. 0: they stay here.
+        cold_days: u64 = 0;
     }
     /// Logs and traces together.
     [signals] SignalsConfig {
@@ -430,7 +453,61 @@ impl ColdConfig {
     }
 }
 
+impl ColdWindowsConfig {
+    /// The S3 that it describes.
+    #[must_use]
+    pub fn other(&self) -> OtherS3 {
+        OtherS3 {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style,
+            credentials: self.credentials.clone(),
+        }
+    }
+
+    /// # Errors
+    /// The key, and what it should be.
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: &str| ConfigError::Value { key, problem: problem.into() };
+        if self.bucket.is_empty() {
+            return Ok(());
+        }
+        self.other().check().map_err(|(key, problem)| {
+            let keys = ["cold_windows.endpoint", "cold_windows.region", "cold_windows.credentials"];
+            let key = keys.into_iter().find(|full| full.ends_with(key)).unwrap_or("cold_windows");
+            ConfigError::Value { key, problem }
+        })?;
+        if self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
+            return Err(wrong("cold_windows.prefix", "has at most 512 bytes and no control characters"));
+        }
+        if self.bytes_s_max < 65_536 {
+            return Err(wrong("cold_windows.bytes_s_max", "is at least 65536"));
+        }
+        if self.cache_bytes_max < 16 << 20 {
+            return Err(wrong("cold_windows.cache_bytes_max", "is at least 16777216"));
+        }
+        Ok(())
+    }
+}
+
 impl Config {
+    /// What moves needs a place to move to.
+    fn check_cold_windows(&self) -> Result<(), ConfigError> {
+        self.cold_windows.check()?;
+        let wants = [
+            ("logs.cold_days", self.logs.cold_days > 0),
+            ("traces.cold_days", self.traces.cold_days > 0),
+            ("logs.class", self.logs.class.iter().any(|class| class.cold_days.is_some())),
+        ];
+        match wants.into_iter().find(|(_, wants)| *wants && self.cold_windows.bucket.is_empty()) {
+            Some((key, _)) => {
+                let problem = "`cold_days` needs a place to move to: set `cold_windows.bucket`".into();
+                Err(ConfigError::Value { key, problem })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Checks what the types do not express.
     ///
     /// # Errors
@@ -468,6 +545,7 @@ impl Config {
             return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });
         }
         self.cold.check()?;
+        self.check_cold_windows()?;
         self.check_engine()?;
         let classes = crate::logs::classes(&self.logs);
         classes.map_err(|problem| ConfigError::Value { key: "logs.class", problem })?;
@@ -594,6 +672,16 @@ mod tests {
         for (text, key) in [("endpoint = \"garage\"", "cold.endpoint"), ("reads_max = 0", "cold.reads_max")] {
             let config = load(&format!("[cold]\nbucket = \"old\"\n{text}\n"), &[]).unwrap();
             assert!(config.check().unwrap_err().to_string().contains(key), "{key}");
+        }
+        for (text, key) in [
+            ("[cold_windows]\nbucket = \"old\"\nendpoint = \"garage\"\n", "cold_windows.endpoint"),
+            ("[cold_windows]\nbucket = \"old\"\ncache_bytes_max = 1\n", "cold_windows.cache_bytes_max"),
+            ("[logs]\ncold_days = 3\n", "logs.cold_days"),
+            ("[traces]\ncold_days = 3\n", "traces.cold_days"),
+            ("[[logs.class]]\nname = \"a\"\nmatch = \"b\"\ndays = 9\ncold_days = 3\n", "logs.class"),
+        ] {
+            let problem = load(text, &[]).unwrap().check().unwrap_err().to_string();
+            assert!(problem.contains(key), "{key}: {problem}");
         }
         assert!(Config::default().check().is_ok());
     }

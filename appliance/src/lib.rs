@@ -58,6 +58,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Overseer, Queues};
 use crate::signals::Common;
 use crate::signals::budget::Budget;
+use crate::signals::cold::ColdWindows;
 use crate::signals::redact::Redactor;
 use crate::tasks::{Stage, Stages};
 use crate::telemetry::{OwnDoor, Telemetry};
@@ -107,6 +108,8 @@ pub enum StartError {
     Artifacts(#[from] std::io::Error),
     #[error("cold.{0}: {1}")]
     Cold(&'static str, String),
+    #[error(transparent)]
+    ColdWindows(#[from] signals::cold::ColdError),
     #[error("redaction: {0}")]
     Redaction(String),
     #[error("upstream.{0}: {1}")]
@@ -160,7 +163,8 @@ impl Appliance {
             ("stores", Duration::from_secs(10)),
         ]);
 
-        let Signals { journal, logs, traces, metrics, budget } = Signals::build(&config, &clock, &stages)?;
+        let cold = ColdWindows::open(&config.cold_windows, &data, Arc::clone(&clock)).await?;
+        let Signals { journal, logs, traces, metrics, budget } = Signals::build(&config, &clock, &stages, cold)?;
         let (control, replay) = Control::open(&data, &config.journal)?;
         let master = MasterKeys::open(&data, &config.encryption)?; // behind the journal's lock: it writes
         let identity = Identity::build(control.clone(), Arc::clone(&clock), master.clone(), internal, dev);
@@ -391,7 +395,12 @@ struct Signals {
 }
 
 impl Signals {
-    fn build(config: &Config, clock: &Arc<dyn Clock>, stages: &Stages) -> Result<Self, StartError> {
+    fn build(
+        config: &Config,
+        clock: &Arc<dyn Clock>,
+        stages: &Stages,
+        cold: Option<ColdWindows>,
+    ) -> Result<Self, StartError> {
         let data = &config.data.dir;
         let mut options = backlot_journal::Options::new(data);
         options.segment_bytes = config.journal.segment_bytes;
@@ -400,7 +409,8 @@ impl Signals {
         let (journal, opened) = TelemetryJournal::open(data, options)?;
         let redactor = Redactor::new(&config.redaction).map_err(StartError::Redaction)?;
         let limits = config.signals.clone();
-        let common = Common { journal: journal.clone(), redactor, limits, clock: Arc::clone(clock) };
+        let (clock_of, journal_of) = (Arc::clone(clock), journal.clone());
+        let common = Common { journal: journal_of, redactor, limits, clock: clock_of, cold: cold.clone() };
         let (logs, log_windows) = Logs::build(data, &config.logs, &common)?;
         let (traces, span_windows) = Traces::build(data, &config.traces, &common)?;
         let metrics = Metrics::build(journal.clone(), Arc::clone(clock), data, &config.metrics)?;
@@ -409,7 +419,7 @@ impl Signals {
         logs.start(&stores);
         traces.start(&stores);
         let room = [logs.store(), traces.store()].map(Clone::clone).to_vec();
-        let budget = Budget::new(room, config.signals.disk_bytes_max);
+        let budget = Budget::new(room, config.signals.disk_bytes_max, cold);
         budget.start(&stores);
         metrics.start(&stores);
         tracing::info!(

@@ -3,6 +3,8 @@
 //! A configuration names it and says where its key is to be found, never the key itself, so that it can be printed. Whoever uses
 //! the client bounds the time of each call: what is right for a listing is wrong for a part of some gigabytes.
 
+pub mod bucket;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;

@@ -9,6 +9,7 @@
 
 pub mod corpus;
 pub mod faults;
+pub mod wire;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

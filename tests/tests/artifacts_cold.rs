@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use backlot_tests::wire::Wire;
 use backlot_tests::{Appliance, Process, binary, eventually, python};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -75,77 +76,6 @@ impl Other {
 
     fn run(&self, appliance: &Appliance, scenario: &str) {
         appliance.python(SCRIPT, &[scenario, &self.endpoint]);
-    }
-}
-
-/// Passes bytes on, until it is cut.
-struct Wire {
-    endpoint: String,
-    is_cut: Arc<AtomicBool>,
-    is_mute: Arc<AtomicBool>,
-    /// Connections that were passed on so far.
-    passed: Arc<AtomicUsize>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Wire {
-    fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let (is_cut, is_mute) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (passed, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let wire = Self {
-            endpoint,
-            is_cut: Arc::clone(&is_cut),
-            is_mute: Arc::clone(&is_mute),
-            passed: Arc::clone(&passed),
-            open: Arc::clone(&open),
-        };
-        std::thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                if is_cut.load(Ordering::SeqCst) {
-                    continue; // closed at once
-                }
-                if is_mute.load(Ordering::SeqCst) {
-                    open.lock().unwrap().push(near);
-                    continue;
-                }
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                passed.fetch_add(1, Ordering::SeqCst);
-                let ends = [near.try_clone().unwrap(), far.try_clone().unwrap()];
-                open.lock().unwrap().extend(ends);
-                for (mut source, mut sink) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut source, &mut sink);
-                        let _ = sink.shutdown(Shutdown::Write);
-                    });
-                }
-            }
-        });
-        wire
-    }
-
-    fn cut(&self) {
-        self.is_cut.store(true, Ordering::SeqCst);
-        self.break_off();
-    }
-
-    /// Takes connections from here on, and passes nothing on.
-    fn mute(&self) {
-        self.is_mute.store(true, Ordering::SeqCst);
-        self.break_off();
-    }
-
-    /// Ends every connection there is.
-    fn break_off(&self) {
-        for end in self.open.lock().unwrap().drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.is_cut.store(false, Ordering::SeqCst);
-        self.is_mute.store(false, Ordering::SeqCst);
     }
 }
 
@@ -246,7 +176,6 @@ fn while_the_other_s3_is_away_a_read_is_answered_503_and_the_rest_goes_on() {
     assert_eq!(damaged(&scrubbed), [""; 0], "what is away is not damaged");
     assert_eq!(scrubbed["last"]["unreached"], 3, "{scrubbed}");
     other.wire.mute();
-    other.wire.is_cut.store(false, Ordering::SeqCst);
     other.run(&appliance, "mute");
     other.wire.break_off();
     other.wire.mend();

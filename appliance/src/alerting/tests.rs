@@ -237,5 +237,5 @@ fn the_default_rules_ask_only_for_metrics_of_the_catalogue() {
             }
         }
     }
-    assert_eq!(named, 10);
+    assert_eq!(named, 12);
 }

@@ -21,6 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Engine};
 use crate::control::Control;
 use crate::master::MasterKeys;
+use crate::signals::cold;
 use crate::{control, folder, logs, telemetry_journal, traces};
 
 /// Less free room than this is worth a warning, in bytes.
@@ -79,6 +80,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
         Finding::new("catalogue", catalogue(data)),
         Finding::new("log windows", logs::options(data, &config.logs).and_then(|options| windows(&options))),
         Finding::new("span windows", windows(&traces::options(data, &config.traces))),
+        Finding::new("cold windows", super::block_on(async { Ok(cold::probe(&config.cold_windows).await) })?),
         Finding::new("cold tier", super::block_on(async { Ok(artifacts::probe_cold(&config.cold).await) })?),
     ];
     tell(&findings, arguments.json)
@@ -165,13 +167,18 @@ fn windows(options: &WindowOptions) -> Result<String, String> {
         let count = set_aside.len();
         return Err(format!("{count} were set aside, and lie in {}: {}", aside.display(), named(&set_aside)));
     }
-    let mut of_class = BTreeMap::<&str, (usize, u64, u64)>::new();
+    let mut of_class = BTreeMap::<&str, (usize, u64, u64, u64)>::new();
     for window in &kept {
         let of = of_class.entry(&window.class).or_default();
-        *of = (of.0 + 1, of.1 + window.documents, of.2 + window.bytes);
+        *of = (of.0 + 1, of.1 + window.documents, of.2 + window.bytes, of.3 + window.cold_bytes);
     }
-    let told = of_class.iter().map(|(class, (windows, documents, bytes))| {
-        format!("{class}: {windows} windows, {documents} records, {:.1} MiB", *bytes as f64 / f64::from(1 << 20))
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let told = of_class.iter().map(|(class, (windows, documents, bytes, cold_bytes))| {
+        let cold = match cold_bytes {
+            0 => String::new(),
+            bytes => format!(" here, {:.1} MiB in the other S3", mib(*bytes)),
+        };
+        format!("{class}: {windows} windows, {documents} records, {:.1} MiB{cold}", mib(*bytes))
     });
     let told: Vec<_> = told.collect();
     Ok(if told.is_empty() { "none yet".into() } else { told.join("; ") })

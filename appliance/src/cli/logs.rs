@@ -26,8 +26,17 @@ pub(super) enum LogsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show the windows of logs and traces, those first that go first when there is no room.
+    /// Show the windows of logs and traces and where each is, those first that go first when there is no room.
+    #[command(alias = "windows")]
     Kept {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move windows that rest to the place of cold windows now, before their time.
+    Move {
+        /// Those of this class alone.
+        #[arg(long)]
+        class: Option<String>,
         #[arg(long)]
         json: bool,
     },
@@ -57,6 +66,7 @@ pub(super) async fn run(command: LogsCommand, client: &Client) -> Result<ExitCod
         LogsCommand::Search(arguments) => search(&arguments, client).await,
         LogsCommand::Tail { query, json } => tail(&query, json, client).await,
         LogsCommand::Kept { json } => kept(json, client).await,
+        LogsCommand::Move { class, json } => move_now(class, json, client).await,
     }
 }
 
@@ -80,6 +90,9 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
         }
         for window in page["set_aside"].as_array().into_iter().flatten() {
             eprintln!("backlot: window {window} does not read and was left out");
+        }
+        for of in page["unreached"].as_array().into_iter().flatten() {
+            eprintln!("backlot: window {} was left out: {}", of["window"], of["reason"]);
         }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
@@ -108,12 +121,21 @@ async fn kept(json: bool, client: &Client) -> Result<ExitCode, CliError> {
         mib(&told["disk_bytes"]),
         of.unwrap_or_default()
     ))?;
+    if let Some(to) = told["cold"]["to"].as_str() {
+        let problem = [&told["cold"]["away"], &told["cold"]["problem"]].into_iter().find_map(Value::as_str);
+        let problem = problem.map(|problem| format!("; {problem}")).unwrap_or_default();
+        write_line(&format!("{:.1} MiB more in {to}{problem}", mib(&told["cold_bytes"])))?;
+    }
     for window in told["windows"].as_array().into_iter().flatten() {
         let text = |name: &str| window[name].as_str().unwrap_or_default();
         let day = |name: &'static str| text(name).get(..16).unwrap_or_default().replace('T', " ");
         let goes = if window["closed"] == true { day("goes") } else { "open".to_owned() };
+        let place = match window["cold"] == true {
+            true => format!(", {:.1} MiB cold", mib(&window["cold_bytes"])),
+            false => String::new(),
+        };
         write_line(&format!(
-            "{:6} {:16} {:>10.1} MiB {:>12} records, last {}, goes {goes}",
+            "{:6} {:16} {:>10.1} MiB {:>12} records, last {}, goes {goes}{place}",
             text("signal"),
             text("class"),
             mib(&window["disk_bytes"]),
@@ -121,6 +143,20 @@ async fn kept(json: bool, client: &Client) -> Result<ExitCode, CliError> {
             day("last_arrival")
         ))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn move_now(class: Option<String>, json: bool, client: &Client) -> Result<ExitCode, CliError> {
+    let asked = serde_json::json!({ "class": class });
+    let ordered: Value = client.send(Method::POST, "/v1/retention/move", Some(&asked)).await?;
+    let text = match json {
+        true => ordered.to_string(),
+        false => format!(
+            "{} windows move, or will when they rest; `backlot logs kept` shows which are cold",
+            ordered["windows"]
+        ),
+    };
+    write_line(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

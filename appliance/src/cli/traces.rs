@@ -103,6 +103,9 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
         for window in page["set_aside"].as_array().into_iter().flatten() {
             eprintln!("backlot: window {window} does not read and was left out");
         }
+        for of in page["unreached"].as_array().into_iter().flatten() {
+            eprintln!("backlot: window {} was left out: {}", of["window"], of["reason"]);
+        }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
             None => break,

@@ -16,4 +16,7 @@ pub struct LogClass {
     /// Most bytes on disk; no limit of its own when it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// As `logs.cold_days`; its windows stay here when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold_days: Option<u64>,
 }

@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use backlot_windows::{Found, Hit, Order, Position, Query, Search};
+use backlot_windows::{Found, Hit, Order, Position, Query, Search, Unreached};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,9 @@ pub(super) struct Page {
     /// Windows that may hold more and were set aside because they do not read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    /// Windows that may hold more and lie in the other S3, which does not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 pub(super) type Given = Result<axum::extract::Query<Parameters>, QueryRejection>;
@@ -72,7 +75,7 @@ pub(super) fn given(given: Given, names: &[&str]) -> Result<Parameters, ApiError
 async fn search(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Json<Page>, ApiError> {
     let given = given(asked, &["query", "from", "to", "limit", "cursor", "order"])?;
     let search = search_of(&given, api.logs.store.now())?;
-    page(api.logs.search(search).await?).map(Json)
+    page(api.logs.store.search_within_reach(search).await?).map(Json)
 }
 
 /// Records as they are answered.
@@ -82,6 +85,7 @@ pub(super) fn page(found: Found) -> Result<Page, ApiError> {
         records: found.hits.iter().map(record).collect::<Result<_, _>>()?,
         next_cursor: last.filter(|_| found.more).map(cursor),
         set_aside: found.set_aside,
+        unreached: found.unreached,
     })
 }
 

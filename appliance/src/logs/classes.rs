@@ -18,7 +18,7 @@ pub fn classes(config: &config::Logs) -> Result<Vec<Class>, String> {
         return Err(format!("there are at most {CLASSES_MAX} classes"));
     }
     let mut classes: Vec<Class> = Vec::with_capacity(config.class.len());
-    for config::LogClass { name, query, days, bytes } in &config.class {
+    for config::LogClass { name, query, days, bytes, cold_days } in &config.class {
         let wrong = |problem: &dyn std::fmt::Display| Err(format!("class `{name}`: {problem}"));
         if !Class::is_name(name) {
             return wrong(&"a name has 1 to 32 of a-z, 0-9 and `_`, and is not `default`");
@@ -29,8 +29,8 @@ pub fn classes(config: &config::Logs) -> Result<Vec<Class>, String> {
         if days.is_none() && bytes.is_none() {
             return wrong(&"it needs `days`, `bytes`, or both");
         }
-        if *days == Some(0) || *bytes == Some(0) {
-            return wrong(&"`days` and `bytes` are at least 1");
+        if [days, bytes, cold_days].contains(&&Some(0)) {
+            return wrong(&"`days`, `bytes` and `cold_days` are at least 1");
         }
         let query = match parse(query) {
             Ok(Query::All | Query::Nothing) => return wrong(&"`match` tells no records from others"),
@@ -42,6 +42,7 @@ pub fn classes(config: &config::Logs) -> Result<Vec<Class>, String> {
             query,
             retention_ms: days.unwrap_or(config.retention_days).saturating_mul(DAY_MS),
             disk_bytes_max: bytes.unwrap_or(u64::MAX),
+            cold_after_ms: cold_days.map(|days| days.saturating_mul(DAY_MS)),
         });
     }
     Ok(classes)
@@ -77,6 +78,7 @@ mod tests {
             (class("De bug", "level:debug", "days = 1"), "De bug"),
             (class("debug", "level:debug", ""), "days"),
             (class("debug", "level:debug", "days = 0"), "at least 1"),
+            (class("debug", "level:debug", "days = 9\ncold_days = 0"), "at least 1"),
             (class("debug", "level:(", "days = 1"), "match"),
             (class("debug", "*", "days = 1"), "tells no records"),
             (class("debug", "level:debug", "hours = 1"), "hours"),

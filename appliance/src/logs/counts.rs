@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use backlot_windows::{Counts, Order, Query, STRETCHES_MAX, Search, Told, Value, Want};
+use backlot_windows::{Counts, Order, Query, Reach, STRETCHES_MAX, Search, Told, Unreached, Value, Want};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -34,6 +34,8 @@ pub(super) struct Histogram {
     by: Vec<Series>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +55,8 @@ pub(super) struct Values {
     sampled: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 #[derive(Serialize)]
@@ -72,6 +76,8 @@ pub(super) struct Numbers {
     percentiles: std::collections::BTreeMap<String, f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 #[derive(Serialize)]
@@ -81,6 +87,8 @@ pub(super) struct Patterns {
     others: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 #[derive(Serialize)]
@@ -108,7 +116,7 @@ async fn tally(
     };
     let range = (if from_ns == i64::MIN { there.0 } else { from_ns }, if to_ns == i64::MAX { there.1 } else { to_ns });
     let want = want(range)?;
-    api.logs.store.tally(query, range, vec![want]).await.map(Some)
+    api.logs.store.tally_within_reach(query, range, vec![want], Reach::Everywhere).await.map(Some)
 }
 
 pub(super) async fn histogram(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Json<Histogram>, ApiError> {
@@ -133,12 +141,13 @@ pub(super) async fn histogram(_: Viewer, State(api): State<Api>, asked: Given) -
         counts: Vec::new(),
         by: Vec::new(),
         set_aside: Vec::new(),
+        unreached: Vec::new(),
     };
-    let Some(Counts { matched, told, set_aside }) = counts.await? else { return Ok(Json(empty(step_ns))) };
+    let Some(Counts { matched, told, set_aside, unreached }) = counts.await? else { return Ok(Json(empty(step_ns))) };
     let Some(Told::Histogram(told)) = told.into_iter().next() else { return Ok(Json(empty(step_ns))) };
     let by = told.by.into_iter().map(|(value, counts)| Series { value, counts }).collect();
     let (begin, step_s) = (Some(rfc3339_ns(told.begin_ns)), told.step_ns as f64 / 1e9);
-    Ok(Json(Histogram { matched, begin, step_s, counts: told.counts, by, set_aside }))
+    Ok(Json(Histogram { matched, begin, step_s, counts: told.counts, by, set_aside, unreached }))
 }
 
 /// The length of a stretch: what was asked for, or one that gives about as many stretches as were asked for.
@@ -171,8 +180,8 @@ pub(super) async fn values(_: Viewer, State(api): State<Api>, asked: Given) -> R
         _ => backlot_windows::Values::default(),
     };
     let values = told.top.into_iter().map(|(value, count)| Counted { value, count }).collect();
-    let (matched, set_aside) = (counts.matched, counts.set_aside);
-    Ok(Json(Values { matched, values, others: told.others, sampled: told.sampled, set_aside }))
+    let (matched, set_aside, unreached) = (counts.matched, counts.set_aside, counts.unreached);
+    Ok(Json(Values { matched, values, others: told.others, sampled: told.sampled, set_aside, unreached }))
 }
 
 pub(super) async fn numbers(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Json<Numbers>, ApiError> {
@@ -184,9 +193,9 @@ pub(super) async fn numbers(_: Viewer, State(api): State<Api>, asked: Given) -> 
         _ => backlot_windows::Numbers::default(),
     };
     let percentiles = told.percentiles.iter().map(|(percent, number)| (format!("p{percent}"), *number)).collect();
-    let (matched, set_aside) = (counts.matched, counts.set_aside);
+    let (matched, set_aside, unreached) = (counts.matched, counts.set_aside, counts.unreached);
     let backlot_windows::Numbers { count, min, max, mean, .. } = told;
-    Ok(Json(Numbers { matched, count, min, max, mean, percentiles, set_aside }))
+    Ok(Json(Numbers { matched, count, min, max, mean, percentiles, set_aside, unreached }))
 }
 
 pub(super) async fn patterns(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Json<Patterns>, ApiError> {
@@ -205,11 +214,12 @@ pub(super) async fn patterns(_: Viewer, State(api): State<Api>, asked: Given) ->
         let search =
             Search { query, from_ns, to_ns, order: Order::Newest, limit: 1, after: None, bytes_max: PAGE_BYTES_MAX };
         // Its window may have been dropped since it was counted.
-        if let Some(hit) = api.logs.search(search).await?.hits.first() {
+        if let Some(hit) = api.logs.store.search_within_reach(search).await?.hits.first() {
             patterns.push(Pattern { key, text: text_of(&hit.source), count, newest: record(hit)? });
         }
     }
-    Ok(Json(Patterns { matched: counts.matched, patterns, others: told.others, set_aside: counts.set_aside }))
+    let (matched, set_aside, unreached) = (counts.matched, counts.set_aside, counts.unreached);
+    Ok(Json(Patterns { matched, patterns, others: told.others, set_aside, unreached }))
 }
 
 fn text_of(source: &[u8]) -> String {

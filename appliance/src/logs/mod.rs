@@ -106,6 +106,7 @@ pub fn options(data_dir: &Path, config: &config::Logs) -> Result<Options, String
     Ok(Options {
         retention_ms: config.retention_days.saturating_mul(86_400_000),
         disk_bytes_max: config.disk_bytes_max,
+        cold_after_ms: (config.cold_days > 0).then(|| config.cold_days.saturating_mul(86_400_000)),
         classes: classes(config).map_err(|problem| format!("logs.class: {problem}"))?,
         filtered: schema::FILTERED,
         ..Options::new(data_dir.join("logs"), schema::read)

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use backlot_windows::{Order, Query, Search, Told, Values, Want};
+use backlot_windows::{Order, Query, Reach, Search, Told, Values, Want};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
@@ -15,6 +15,7 @@ use super::Logs;
 use super::model::LogRecord;
 use super::schema::STREAM;
 use crate::edge::ApiError;
+use crate::signals::whole;
 
 /// Resources that are remembered; all are forgotten when there are more.
 const REMEMBERED_MAX: usize = 10_000;
@@ -56,13 +57,20 @@ impl Resources {
 
 impl Logs {
     /// The streams that have records which answer to `query` from the first to the second moment (ns, both included), those with the most
-    /// records first, `limit` of them.
+    /// records first, `limit` of them. Those of windows that are here alone, if `reach` says so.
     ///
     /// # Errors
     /// As [`Logs::search`].
-    pub async fn streams(&self, query: &Query, range: (i64, i64), limit: usize) -> Result<Vec<Stream>, ApiError> {
+    pub async fn streams(
+        &self,
+        query: &Query,
+        range: (i64, i64),
+        limit: usize,
+        reach: Reach,
+    ) -> Result<Vec<Stream>, ApiError> {
         let want = Want::Values { name: STREAM.to_owned(), limit };
-        let counts = self.store.tally(query.clone(), range, vec![want]).await?;
+        let counts = self.store.tally_within_reach(query.clone(), range, vec![want], reach).await?;
+        whole(&counts.unreached)?;
         let Some(Told::Values(Values { top, .. })) = counts.told.into_iter().next() else { return Ok(Vec::new()) };
         let mut streams = Vec::with_capacity(top.len());
         for (key, count) in top {

@@ -4,7 +4,7 @@ mod power;
 
 use std::time::Duration;
 
-use backlot_windows::{Order, Query};
+use backlot_windows::{Order, Query, Reach};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord as OtlpRecord, ResourceLogs, ScopeLogs};
@@ -71,7 +71,8 @@ fn run_with(dir: &Path, config: &config::Logs) -> Running {
     let (journal, _) = TelemetryJournal::open(dir, options).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let redactor = Redactor::new(&config::Redaction::default()).unwrap();
-    let common = Common { journal: journal.clone(), redactor, limits: config::SignalsConfig::default(), clock };
+    let common =
+        Common { journal: journal.clone(), redactor, limits: config::SignalsConfig::default(), clock, cold: None };
     let (logs, _) = Logs::build(dir, config, &common).unwrap();
     let stages = Stages::new(&[("stores", Duration::from_secs(20))]);
     logs.start(&stages.stage("stores"));
@@ -150,13 +151,13 @@ async fn streams_are_told_by_their_resource_and_counted() {
     });
     logs.export(sent).await.unwrap();
     let all = (i64::MIN, i64::MAX);
-    let streams = logs.streams(&Query::All, all, 10).await.unwrap();
+    let streams = logs.streams(&Query::All, all, 10, Reach::Everywhere).await.unwrap();
     let told: Vec<_> =
         streams.iter().map(|stream| (stream.resource["host.name"].as_str().unwrap(), stream.count)).collect();
     assert_eq!(told, [("gpu-7", 3), ("gpu-8", 1)]);
     assert_eq!(*streams[1].resource, *serde_json::json!({"host.name": "gpu-8", "team": "light"}).as_object().unwrap());
-    assert_eq!(logs.streams(&parse("lost").unwrap(), all, 10).await.unwrap(), [streams[1].clone()]);
-    assert_eq!(logs.streams(&Query::All, all, 1).await.unwrap(), [streams[0].clone()]);
+    assert_eq!(logs.streams(&parse("lost").unwrap(), all, 10, Reach::Everywhere).await.unwrap(), [streams[1].clone()]);
+    assert_eq!(logs.streams(&Query::All, all, 1, Reach::Everywhere).await.unwrap(), [streams[0].clone()]);
     assert_eq!(found(&logs, &format!("stream:{}", streams[0].key)).await.len(), 3);
     stages.stop().await;
 }

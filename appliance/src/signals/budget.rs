@@ -2,20 +2,23 @@
 //!
 //! Each window goes when its own time is over, or when its class has more than its bytes; the windows see to that themselves. Where all together
 //! have more than `signals.disk_bytes_max`, closed windows go in one order over all classes, logs and traces alike: the one first that has had the largest part of
-//! its time. Debug lines of two days go after one day, when what is kept for a year is a month old and stays. Nothing that is open goes, and nothing
+//! its time. Where its class has a place for cold windows, it moves there before its time; it is dropped only when moving fails, or does not keep up. Debug lines of two days go after one day, when what is kept for a year is a month old and stays. Nothing that is open goes, and nothing
 //! by record.
 
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::routing::get;
+use axum::extract::rejection::JsonRejection;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use backlot_windows::{Dropped, Kept};
+use http::StatusCode;
 use opentelemetry::KeyValue;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::cold::{self, ColdWindows};
 use super::{Store, rfc3339_ns};
-use crate::edge::{ApiError, Viewer};
+use crate::edge::{ApiError, Operator, Viewer};
 use crate::tasks::Stage;
 use crate::telemetry;
 
@@ -34,16 +37,23 @@ pub struct Budget {
     stores: Vec<Store>,
     /// 0: no limit.
     disk_bytes_max: u64,
+    cold: Option<ColdWindows>,
 }
+
+/// By which part all together may be over their bytes while windows are on their way to the other S3.
+const OVER_PART: u64 = 8;
 
 impl Budget {
     #[must_use]
-    pub fn new(stores: Vec<Store>, disk_bytes_max: u64) -> Self {
-        Self { stores, disk_bytes_max }
+    pub fn new(stores: Vec<Store>, disk_bytes_max: u64, cold: Option<ColdWindows>) -> Self {
+        Self { stores, disk_bytes_max, cold }
     }
 
-    /// Starts looking at it. `stage` is that of the stores.
+    /// Starts looking at it, and moving what is old. `stage` is that of the stores.
     pub fn start(&self, stage: &Stage) {
+        if let Some(cold) = &self.cold {
+            cold.start(stage, self.stores.clone());
+        }
         let (budget, stop) = (self.clone(), stage.stopping());
         stage.spawn("room for logs and traces", async move {
             let mut every = tokio::time::interval(EVERY);
@@ -65,12 +75,22 @@ impl Budget {
         let now_ms = self.stores.first().map_or(0, |store| store.now().wall_ms);
         let placed = self.in_order(now_ms);
         let mut bytes: u64 = placed.iter().map(|placed| placed.kept.bytes).sum();
+        let bytes_hard_max = self.disk_bytes_max.saturating_add(self.disk_bytes_max / OVER_PART);
         for Placed { signal, kept } in &placed {
             if self.disk_bytes_max == 0 || bytes <= self.disk_bytes_max || !kept.closed {
                 break;
             }
-            let store = self.stores.iter().find(|store| store.kind().as_str() == *signal);
-            if let Some(dropped) = store.and_then(|store| store.windows().drop_window(&kept.window)) {
+            if kept.cold_bytes > 0 {
+                continue; // takes next to nothing here
+            }
+            let Some(store) = self.store_of(signal) else { continue };
+            if kept.may_move && bytes <= bytes_hard_max && !store.windows().moves_fail() {
+                store.windows().move_early([kept.window.clone()]);
+                bytes = bytes.saturating_sub(kept.bytes);
+                self.cold.iter().for_each(ColdWindows::look_soon);
+                continue;
+            }
+            if let Some(dropped) = store.windows().drop_window(&kept.window) {
                 bytes = bytes.saturating_sub(dropped.bytes);
                 tell(signal, std::slice::from_ref(&dropped));
             }
@@ -83,6 +103,10 @@ impl Budget {
             );
         }
         self.measure();
+    }
+
+    fn store_of(&self, signal: &str) -> Option<&Store> {
+        self.stores.iter().find(|store| store.kind().as_str() == signal)
     }
 
     /// All windows, those first that go first.
@@ -112,7 +136,10 @@ impl Budget {
 
     /// Routes of the http door.
     pub fn routes(&self) -> Router {
-        Router::new().route("/v1/retention", get(told)).with_state(self.clone())
+        Router::new()
+            .route("/v1/retention", get(told))
+            .route("/v1/retention/move", post(move_now))
+            .with_state(self.clone())
     }
 }
 
@@ -144,6 +171,11 @@ struct Told {
     /// Absent where there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_bytes_max: Option<u64>,
+    /// Where old windows go; absent where they stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cold: Option<cold::Told>,
+    /// In the other S3.
+    cold_bytes: u64,
     /// Those first that go first when there is no room.
     windows: Vec<ToldWindow>,
 }
@@ -155,6 +187,9 @@ struct ToldWindow {
     window: String,
     records: u64,
     disk_bytes: u64,
+    /// It lies in the other S3, with so many bytes.
+    cold: bool,
+    cold_bytes: u64,
     /// Those that are written go when they are closed.
     closed: bool,
     last_arrival: String,
@@ -165,6 +200,7 @@ struct ToldWindow {
 async fn told(_: Viewer, State(budget): State<Budget>) -> Result<Json<Told>, ApiError> {
     let disk_bytes_max = (budget.disk_bytes_max > 0).then_some(budget.disk_bytes_max);
     let now_ms = budget.stores.first().map_or(0, |store| store.now().wall_ms);
+    let cold = budget.cold.as_ref().map(ColdWindows::told);
     let placed = tokio::task::spawn_blocking(move || budget.in_order(now_ms)).await;
     let placed = placed.map_err(|error| ApiError::internal(&error))?;
     let moment = |ms: u64| rfc3339_ns(i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX));
@@ -174,12 +210,55 @@ async fn told(_: Viewer, State(budget): State<Budget>) -> Result<Json<Told>, Api
         window: kept.window,
         records: kept.documents,
         disk_bytes: kept.bytes,
+        cold: kept.cold_bytes > 0,
+        cold_bytes: kept.cold_bytes,
         closed: kept.closed,
         last_arrival: moment(kept.last_arrival_ms),
         goes: moment(kept.last_arrival_ms.saturating_add(kept.retention_ms)),
     };
     let disk_bytes = placed.iter().map(|placed| placed.kept.bytes).sum();
-    Ok(Json(Told { disk_bytes, disk_bytes_max, windows: placed.into_iter().map(window).collect() }))
+    let cold_bytes = placed.iter().map(|placed| placed.kept.cold_bytes).sum();
+    Ok(Json(Told { disk_bytes, disk_bytes_max, cold, cold_bytes, windows: placed.into_iter().map(window).collect() }))
+}
+
+/// Which windows are to move before their time.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// All classes where it is left out.
+    class: Option<String>,
+}
+
+/// What `POST /v1/retention/move` answers.
+#[derive(Serialize)]
+struct Ordered {
+    /// Windows that are on their way to the other S3 now, or when they rest.
+    windows: usize,
+}
+
+async fn move_now(
+    _: Operator,
+    State(budget): State<Budget>,
+    asked: Result<Json<Asked>, JsonRejection>,
+) -> Result<(StatusCode, Json<Ordered>), ApiError> {
+    let Json(Asked { class }) = asked.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let Some(cold) = budget.cold.clone() else {
+        return Err(ApiError::bad_request("there is no place for cold windows; set `cold_windows.bucket`"));
+    };
+    let ordered = tokio::task::spawn_blocking(move || {
+        let mut windows = 0;
+        for store in &budget.stores {
+            let kept = store.windows().kept().into_iter();
+            let meant = kept.filter(|kept| kept.may_move && class.as_ref().is_none_or(|class| kept.class == *class));
+            let names: Vec<_> = meant.map(|kept| kept.window).collect();
+            windows += names.len();
+            store.windows().move_early(names);
+        }
+        windows
+    });
+    let windows = ordered.await.map_err(|error| ApiError::internal(&error))?;
+    cold.look_soon();
+    Ok((StatusCode::ACCEPTED, Json(Ordered { windows })))
 }
 
 #[cfg(test)]
@@ -198,6 +277,8 @@ mod tests {
                 closed,
                 last_arrival_ms: 1_000_000 - age_h,
                 retention_ms: retention_h,
+                cold_bytes: 0,
+                may_move: false,
             },
         };
         let mut placed = vec![

@@ -4,6 +4,7 @@
 
 pub mod attributes;
 pub mod budget;
+pub mod cold;
 mod follower;
 mod moments;
 mod names;
@@ -15,4 +16,4 @@ mod store;
 pub const ITEMS_MAX: usize = 50_000;
 
 pub use moments::{Moment, duration_ms, logger_ns, rfc3339_ns};
-pub use store::{Common, Nature, Store};
+pub use store::{Common, Nature, Store, whole};

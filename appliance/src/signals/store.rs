@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use backlot_windows::{
-    Batch, Counts, Found, FoundGreatest, Greatest, Opened, Options, Query, Search, Want, Windows, WindowsError,
+    Batch, Counts, Found, FoundGreatest, Greatest, Opened, Options, Query, Reach, Search, Unreached, Want, Windows,
+    WindowsError,
 };
 use tokio::sync::broadcast;
 
+use super::cold::ColdWindows;
 use super::follower::{Convert, Follower, encode};
 use super::names::Names;
 use super::redact::{Redact, Redactor};
@@ -48,6 +50,8 @@ pub struct Common {
     pub redactor: Redactor,
     pub limits: config::SignalsConfig,
     pub clock: Arc<dyn Clock>,
+    /// Where old windows go, if anywhere.
+    pub cold: Option<ColdWindows>,
 }
 
 impl Store {
@@ -57,11 +61,12 @@ impl Store {
     /// [`WindowsError`] when the folder cannot be read or written.
     pub fn open(options: Options, nature: Nature, common: &Common) -> Result<(Self, Opened), WindowsError> {
         let Nature { kind, convert, fixed } = nature;
-        let Common { journal, redactor, clock, limits } = common.clone();
+        let Common { journal, redactor, clock, limits, cold } = common.clone();
+        let options = Options { cold: cold.map(|cold| cold.of(kind.as_str())), ..options };
         let names = Names::open(kind.as_str(), &options, &limits, fixed);
         let (windows, opened) = Windows::open(options)?;
         let follower = Follower::new(journal.clone(), kind, windows.clone(), Arc::clone(&clock), convert, names);
-        let searches = Searches::new(windows.clone());
+        let searches = Searches::new(windows.clone(), kind, Arc::clone(&clock));
         Ok((Self { kind, journal, windows, follower, searches, redactor, clock }, opened))
     }
 
@@ -95,13 +100,23 @@ impl Store {
     /// Finds records; everything that was acknowledged before the call is looked at.
     ///
     /// # Errors
-    /// 503 when too many search at once.
+    /// 503 when too many search at once, or when windows could not be reached: who answers in a form that cannot say so is not to answer a part.
     pub async fn search(&self, search: Search) -> Result<Found, ApiError> {
+        let found = self.search_within_reach(search).await?;
+        whole(&found.unreached).map(|()| found)
+    }
+
+    /// The same, without the windows that cannot be reached; the answer names them.
+    ///
+    /// # Errors
+    /// 503 when too many search at once.
+    pub async fn search_within_reach(&self, search: Search) -> Result<Found, ApiError> {
         self.follower.caught_up().await;
         self.searches.run(search).await
     }
 
-    /// Finds the records with the greatest numbers of a name; everything that was acknowledged before the call is looked at.
+    /// Finds the records with the greatest numbers of a name, without the windows that cannot be reached; everything that was acknowledged
+    /// before the call is looked at.
     ///
     /// # Errors
     /// 503 when too many search at once.
@@ -120,10 +135,25 @@ impl Store {
     /// Counts records; everything that was acknowledged before the call is looked at.
     ///
     /// # Errors
-    /// 503 when too many search at once; 400 when a histogram would be too fine.
+    /// As [`Store::search`]; 400 when a histogram would be too fine.
     pub async fn tally(&self, query: Query, range: (i64, i64), wants: Vec<Want>) -> Result<Counts, ApiError> {
+        let counts = self.tally_within_reach(query, range, wants, Reach::Everywhere).await?;
+        whole(&counts.unreached).map(|()| counts)
+    }
+
+    /// The same, without the windows that cannot be reached; the answer names them. Lists of names ask for those that are here alone.
+    ///
+    /// # Errors
+    /// 503 when too many search at once; 400 when a histogram would be too fine.
+    pub async fn tally_within_reach(
+        &self,
+        query: Query,
+        range: (i64, i64),
+        wants: Vec<Want>,
+        reach: Reach,
+    ) -> Result<Counts, ApiError> {
         self.follower.caught_up().await;
-        self.searches.tally(query, range, wants).await
+        self.searches.tally(query, range, wants, reach).await
     }
 
     /// The newest records as they arrive.
@@ -144,4 +174,19 @@ impl Store {
     pub fn now(&self) -> Now {
         self.clock.now()
     }
+}
+
+/// # Errors
+/// 503 that names the windows that an answer lacks.
+pub fn whole(unreached: &[Unreached]) -> Result<(), ApiError> {
+    let Some(first) = unreached.first() else { return Ok(()) };
+    let problem = format!(
+        "{} windows of this time lie in the other S3 and cannot be searched now, {} among them: {}",
+        unreached.len(),
+        first.window,
+        first.reason
+    );
+    Err(ApiError::unavailable("cold_windows_away", problem, 10).hint(
+        "ask for a later time, or again when `cold_windows` answers; `backlot logs kept` shows where windows are",
+    ))
 }

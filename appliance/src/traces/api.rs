@@ -3,6 +3,7 @@
 use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
+use backlot_windows::Unreached;
 use serde::Serialize;
 
 use super::Traces;
@@ -57,11 +58,15 @@ struct List {
     /// Windows that may hold more and were set aside because they do not read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<String>,
+    /// Windows that may hold more and lie in the other S3, which does not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreached: Vec<Unreached>,
 }
 
 async fn list(_: Viewer, State(traces): State<Traces>, given: Given) -> Result<Json<List>, ApiError> {
     let asked = asked(given, traces.store.now())?;
     let page = traces.list(&asked, |trace| trace.summary()).await?;
     let next_cursor = page.next.map(|next| cursor(next, asked.order));
-    Ok(Json(List { traces: page.traces, next_cursor, set_aside: page.set_aside }))
+    let (set_aside, unreached) = (page.set_aside, page.unreached);
+    Ok(Json(List { traces: page.traces, next_cursor, set_aside, unreached }))
 }

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use backlot_windows::Query;
+use backlot_windows::Unreached;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -67,7 +68,18 @@ struct Envelope<T> {
 }
 
 fn answer<T: Serialize>(data: Vec<T>) -> Response {
-    Json(Envelope { total: data.len(), data, limit: 0, offset: 0, errors: None }).into_response()
+    partial(data, Vec::new())
+}
+
+/// An answer, and what it lacks.
+fn partial<T: Serialize>(data: Vec<T>, errors: Vec<Value>) -> Response {
+    let errors = (!errors.is_empty()).then_some(errors);
+    Json(Envelope { total: data.len(), data, limit: 0, offset: 0, errors }).into_response()
+}
+
+fn lacking(unreached: &[Unreached]) -> Vec<Value> {
+    let told = |of: &Unreached| format!("spans in the window {} are not here: {}", of.window, of.reason);
+    unreached.iter().map(|of| json!({"code": 503, "msg": told(of)})).collect()
 }
 
 /// A refusal in Jaeger's shape.
@@ -143,7 +155,8 @@ async fn show(caller: Caller, State(traces): State<Traces>, Path(id): Path<Strin
         message: format!("no span of the trace {id} is here"),
         retry_after_s: None,
     })?;
-    Ok(answer(vec![JaegerTrace::of(&trace)]))
+    let errors = lacking(&trace.unreached);
+    Ok(partial(vec![JaegerTrace::of(&trace)], errors))
 }
 
 async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> Result<Response, Refused> {
@@ -155,7 +168,7 @@ async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> R
     if ids.is_empty() {
         let asked = asked(&given, traces.store.now())?;
         let page = traces.list(&asked, |trace| JaegerTrace::of(&trace)).await?;
-        return Ok(answer(page.traces));
+        return Ok(partial(page.traces, lacking(&page.unreached)));
     }
     if ids.len() > LIMIT_MAX {
         return Err(Refused::bad(format!("at most {LIMIT_MAX} traces can be asked for at once")));
@@ -166,6 +179,7 @@ async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> R
         let mut there = traces.together(left.get(..IDS_AT_ONCE).unwrap_or(left)).await?;
         let (some, others) = left.split_at(there.looked_for.clamp(1, left.len()));
         left = others;
+        missing.extend(lacking(&there.unreached));
         for id in some {
             match there.traces.remove(id) {
                 Some((trace, trace_bytes)) if found.is_empty() || bytes + trace_bytes <= ANSWER_BYTES_MAX => {
@@ -177,8 +191,7 @@ async fn search(caller: Caller, State(traces): State<Traces>, given: Given) -> R
             }
         }
     }
-    let errors = (!missing.is_empty()).then_some(missing);
-    Ok(Json(Envelope { total: found.len(), data: found, limit: 0, offset: 0, errors }).into_response())
+    Ok(partial(found, missing))
 }
 
 async fn dependencies(caller: Caller, State(traces): State<Traces>, given: Given) -> Result<Response, Refused> {

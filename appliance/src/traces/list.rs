@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use backlot_windows::{Query, Ranked};
+use backlot_windows::{Query, Ranked, Unreached};
 use serde::Deserialize;
 
 use super::Traces;
@@ -51,6 +51,8 @@ pub struct Page<T> {
     pub next: Option<Ranked>,
     /// Windows that could hold more and do not read.
     pub set_aside: Vec<String>,
+    /// Windows that could hold more and cannot be reached.
+    pub unreached: Vec<Unreached>,
 }
 
 impl Traces {
@@ -59,11 +61,11 @@ impl Traces {
     /// # Errors
     /// As [`Traces::trace`].
     pub async fn list<T>(&self, asked: &Asked, made: impl Fn(Trace) -> T) -> Result<Page<T>, ApiError> {
-        let mut page = Page { traces: Vec::new(), next: None, set_aside: Vec::new() };
+        let mut page = Page { traces: Vec::new(), next: None, set_aside: Vec::new(), unreached: Vec::new() };
         let (mut seen, mut after, mut bytes, mut looked_at) = (HashSet::new(), asked.after, 0, 0);
         loop {
-            let Spans { hits, more, set_aside } = self.spans(asked.spans(&seen, after)).await?;
-            page.set_aside = set_aside;
+            let Spans { hits, more, set_aside, unreached } = self.spans(asked.spans(&seen, after)).await?;
+            (page.set_aside, page.unreached) = (set_aside, unreached);
             let last = hits.last().map(|(ranked, _)| *ranked);
             let mut firsts = Vec::new();
             for (ranked, source) in &hits {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use backlot_windows::{Found, Greatest, Hit, Order, Position, Query, Ranked, Search, Told, Want};
+use backlot_windows::{Found, Greatest, Hit, Order, Position, Query, Ranked, Reach, Search, Told, Unreached, Want};
 
 use super::Traces;
 use super::model::Span;
 use super::schema::{DURATION, LINK, OPERATION, Operation, TRACE};
 use super::trace::{LinkedFrom, Trace};
 use crate::edge::ApiError;
+use crate::signals::whole;
 
 /// Most spans of one trace that are answered.
 pub(super) const SPANS_MAX: usize = 10_000;
@@ -33,6 +34,7 @@ pub(super) struct Spans {
     pub(super) hits: Vec<(Ranked, Vec<u8>)>,
     pub(super) more: bool,
     pub(super) set_aside: Vec<String>,
+    pub(super) unreached: Vec<Unreached>,
 }
 
 /// Traces that were looked for in one go.
@@ -42,6 +44,8 @@ pub(super) struct Together {
     pub(super) traces: HashMap<String, (Trace, usize)>,
     /// How many of those that were asked for, from the first one on.
     pub(super) looked_for: usize,
+    /// Windows that could hold more of them and cannot be reached.
+    pub(super) unreached: Vec<Unreached>,
 }
 
 /// What is asked of spans.
@@ -62,7 +66,11 @@ impl Traces {
     /// # Errors
     /// As the searches: 503 when too many are under way.
     pub async fn trace(&self, trace_id: &str) -> Result<Option<Trace>, ApiError> {
-        Ok(self.together(&[trace_id.to_owned()]).await?.traces.remove(trace_id).map(|(trace, _)| trace))
+        let mut found = self.together(&[trace_id.to_owned()]).await?;
+        match found.traces.remove(trace_id) {
+            Some((trace, _)) => Ok(Some(trace)),
+            None => whole(&found.unreached).map(|()| None), // it may be there
+        }
     }
 
     /// The same, with the spans of other traces that link to it.
@@ -77,6 +85,9 @@ impl Traces {
         let spans = found.hits.iter().map(read).collect::<Result<Vec<Span>, _>>()?;
         trace.linked_from = spans.iter().flat_map(|span| LinkedFrom::of(span, trace_id)).collect();
         trace.linked_from.truncate(LINKED_FROM_MAX);
+        if trace.unreached.is_empty() {
+            trace.unreached = found.unreached;
+        }
         Ok(Some(trace))
     }
 
@@ -93,6 +104,9 @@ impl Traces {
                 left.extend([second, first]);
                 continue;
             }
+            if made.unreached.is_empty() {
+                made.unreached.clone_from(&found.unreached);
+            }
             // Thousands of spans take a while to read.
             let work = tokio::task::spawn_blocking(move || parted(&found));
             let traces = work.await.unwrap_or_else(|error| Err(ApiError::internal(&error)))?;
@@ -106,13 +120,13 @@ impl Traces {
         Ok(made)
     }
 
-    /// What services do, the most frequent first, and how often.
+    /// What services do, the most frequent first, and how often; as far as that is here.
     ///
     /// # Errors
     /// As [`Traces::trace`].
     pub async fn operations(&self) -> Result<Vec<(Operation, u64)>, ApiError> {
         let want = Want::Values { name: OPERATION.to_owned(), limit: OPERATIONS_MAX };
-        let counts = self.store.tally(Query::All, (i64::MIN, i64::MAX), vec![want]).await?;
+        let counts = self.store.tally_within_reach(Query::All, (i64::MIN, i64::MAX), vec![want], Reach::Here).await?;
         let Some(Told::Values(values)) = counts.told.into_iter().next() else { return Ok(Vec::new()) };
         let counted = values.top.into_iter();
         Ok(counted.filter_map(|(key, count)| Operation::of(&key).map(|operation| (operation, count))).collect())
@@ -125,18 +139,21 @@ impl Traces {
             let found = self.store.greatest(Greatest { query, from_ns, to_ns, name, limit, after, bytes_max }).await?;
             let hits = found.hits.into_iter();
             let hits = hits.map(|(number, Hit { position, source })| (Ranked { number, position }, source));
-            return Ok(Spans { hits: hits.collect(), more: found.more, set_aside: found.set_aside });
+            let (more, set_aside, unreached) = (found.more, found.set_aside, found.unreached);
+            return Ok(Spans { hits: hits.collect(), more, set_aside, unreached });
         }
         let after = after.map(|ranked| ranked.position);
         let search = Search { query, from_ns, to_ns, order: Order::Newest, limit, after, bytes_max };
-        let found = self.store.search(search).await?;
+        let found = self.store.search_within_reach(search).await?;
         let hits = found.hits.into_iter().map(|hit| (at(hit.position), hit.source));
-        Ok(Spans { hits: hits.collect(), more: found.more, set_aside: found.set_aside })
+        let (more, set_aside, unreached) = (found.more, found.set_aside, found.unreached);
+        Ok(Spans { hits: hits.collect(), more, set_aside, unreached })
     }
 
     async fn newest(&self, query: Query, limit: usize, bytes_max: usize) -> Result<Found, ApiError> {
         let (from_ns, to_ns, order) = (i64::MIN, i64::MAX, Order::Newest);
-        self.store.search(Search { query, from_ns, to_ns, order, limit, after: None, bytes_max }).await
+        let search = Search { query, from_ns, to_ns, order, limit, after: None, bytes_max };
+        self.store.search_within_reach(search).await
     }
 }
 
@@ -160,7 +177,7 @@ fn parted(found: &Found) -> Result<HashMap<String, (Trace, usize)>, ApiError> {
         *bytes += hit.source.len();
     }
     let made = parts.into_iter().map(|(id, (spans, bytes))| {
-        let trace = Trace::of(&id, spans, found.more);
+        let trace = Trace { unreached: found.unreached.clone(), ..Trace::of(&id, spans, found.more) };
         (id, (trace, bytes))
     });
     Ok(made.collect())

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use backlot_windows::Unreached;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Span, SpanLink};
@@ -35,6 +36,9 @@ pub struct Trace {
     pub linked_from: Vec<LinkedFrom>,
     /// There are more spans than are answered.
     pub truncated: bool,
+    /// Windows that may hold more spans of it and lie in the other S3, which does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<Unreached>,
 }
 
 /// A span elsewhere that links here.
@@ -95,6 +99,7 @@ impl Trace {
             linked_from: Vec::new(),
             spans,
             truncated,
+            unreached: Vec::new(),
         }
     }
 

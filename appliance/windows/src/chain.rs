@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::class::Chain;
+use crate::cold::{Loose, Manifest, Moved};
 use crate::index::{IndexFault, Meta, Summary, Window, Writer, read_meta};
 use crate::{Options, WindowsError};
 
@@ -26,24 +27,49 @@ pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     pub(crate) chain: Chain,
     opened: Mutex<Option<Window>>,
+    /// Set where its index lies far away.
+    pub(crate) moved: Option<Moved>,
     /// Number of the search that used it last.
     pub(crate) used: AtomicU64,
 }
 
 impl Folder {
     pub(crate) fn new(dir: &Path, name: String, chain: Chain) -> Self {
-        Self { path: dir.join(&name), name, chain, opened: Mutex::new(None), used: AtomicU64::new(0) }
+        Self { path: dir.join(&name), name, chain, opened: Mutex::new(None), moved: None, used: AtomicU64::new(0) }
     }
 
-    /// The window, opened if it was not.
+    /// The same window, whose index lies far away.
+    pub(crate) fn moved(dir: &Path, name: String, chain: Chain, moved: Moved) -> Self {
+        Self { moved: Some(moved), ..Self::new(dir, name, chain) }
+    }
+
+    /// The window, opened if it was not. One that is far away is opened without the lock: it may take a while, and others only want to know
+    /// whether it is open.
     pub(crate) fn window(&self) -> Result<Window, IndexFault> {
         let mut opened = lock(&self.opened);
         if let Some(window) = &*opened {
             return Ok(window.clone());
         }
-        let window = Window::open(&self.path, false)?;
+        let window = match &self.moved {
+            None => Window::open(&self.path, false)?,
+            Some(moved) => {
+                drop(opened);
+                let window = moved.open(&self.path)?;
+                opened = lock(&self.opened);
+                window
+            }
+        };
         *opened = Some(window.clone());
         Ok(window)
+    }
+
+    fn is_named_far(&self, name: &str) -> bool {
+        self.moved.as_ref().is_some_and(|moved| moved.manifest.name == name)
+    }
+
+    /// Bytes far away.
+    pub(crate) fn cold_bytes(&self) -> u64 {
+        self.moved.as_ref().map_or(0, |moved| moved.manifest.bytes)
     }
 
     pub(crate) fn is_opened(&self) -> bool {
@@ -94,6 +120,8 @@ pub(crate) struct Found {
     pub(crate) asides: Vec<Aside>,
     /// Those of `asides` that were set aside just now.
     pub(crate) damaged: Vec<Damaged>,
+    /// Names far away that no window has.
+    pub(crate) loose: Vec<Loose>,
 }
 
 /// A window that was set aside, and where the first of its documents stood.
@@ -113,7 +141,7 @@ impl Damaged {
 pub(crate) fn list(options: &Options) -> Result<Found, WindowsError> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).map_err(io("make", dir))?;
-    let mut found = Found { entries: Vec::new(), asides: list_asides(dir)?, damaged: Vec::new() };
+    let mut found = Found { entries: Vec::new(), asides: list_asides(dir)?, damaged: Vec::new(), loose: Vec::new() };
     for entry in std::fs::read_dir(dir).map_err(io("list", dir))? {
         let entry = entry.map_err(io("list", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -122,15 +150,38 @@ pub(crate) fn list(options: &Options) -> Result<Found, WindowsError> {
             continue;
         }
         let Some(chain) = Chain::of_window(&name) else { continue };
-        let folder = Arc::new(Folder::new(dir, name, chain));
+        let mut folder = Folder::new(dir, name, chain);
+        match Manifest::read(&folder.path) {
+            Ok(None) => {}
+            Ok(Some(manifest)) => {
+                manifest.remove_local(&folder.path); // a crash may have left them
+                folder.moved = Some(Moved::new(manifest, options.cold.clone()));
+            }
+            Err(reason) => {
+                found.set_aside(dir, &folder, None, reason)?;
+                continue;
+            }
+        }
+        let folder = Arc::new(folder);
         match read_meta(&folder.path) {
-            Ok(Some(Meta { summary, rests })) => found.entries.push(Entry { folder, summary, rests }),
+            Ok(Some(Meta { summary, rests })) => {
+                let rests = rests || folder.moved.is_some();
+                found.entries.push(Entry { folder, summary, rests });
+            }
             Ok(None) if is_bare(&folder.path) => remove(&folder.path)?,
             Ok(None) => found.set_aside(dir, &folder, None, "has no meta.json".to_owned())?,
             Err(reason) => found.set_aside(dir, &folder, None, reason)?,
         }
     }
     found.entries.sort_by(|a, b| a.folder.name.cmp(&b.folder.name));
+    found.loose = Loose::list(dir);
+    found.loose.retain(|loose| {
+        let is_bound = found.entries.iter().any(|entry| entry.folder.is_named_far(&loose.name));
+        if is_bound && let Err(error) = loose.settle(dir) {
+            tracing::warn!(name = loose.name, %error, "a name far away that is a window's is noted as loose still");
+        }
+        !is_bound
+    });
     Ok(found)
 }
 
@@ -197,6 +248,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), WindowsError> {
     let mut gone = path.as_os_str().to_owned();
     gone.push(GONE_SUFFIX);
     std::fs::rename(path, &gone).map_err(io("remove", path))?;
+    sync(path.parent().unwrap_or(path))?; // it is not to come back when what it refers to is gone
     std::fs::remove_dir_all(&gone).map_err(io("remove", path))
 }
 

@@ -28,6 +28,8 @@ pub struct Class {
     pub retention_ms: u64,
     /// As [`Options::disk_bytes_max`].
     pub disk_bytes_max: u64,
+    /// As [`Options::cold_after_ms`].
+    pub cold_after_ms: Option<u64>,
 }
 
 impl Class {
@@ -108,6 +110,15 @@ impl Options {
         }
         let class = self.classes.iter().find(|class| *class.name == *chain.class)?;
         Some((class.retention_ms, class.disk_bytes_max))
+    }
+
+    /// After which age windows of a chain move far away; `None` when they stay.
+    pub(crate) fn cold_after_ms(&self, chain: &Chain) -> Option<u64> {
+        self.cold.as_ref()?;
+        if chain.class.is_empty() {
+            return self.cold_after_ms;
+        }
+        self.classes.iter().find(|class| *class.name == *chain.class)?.cold_after_ms
     }
 
     /// Most bytes of sources of one window. Only whole windows go, so a small budget has small ones.

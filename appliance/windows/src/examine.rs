@@ -2,6 +2,7 @@
 
 use crate::chain::{Folder, list_asides};
 use crate::class::Chain;
+use crate::cold::{Manifest, Moved};
 use crate::index::read_meta;
 use crate::windows::Kept;
 use crate::{Options, WindowsError};
@@ -31,7 +32,14 @@ pub fn examine(options: &Options) -> Result<Examined, WindowsError> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(chain) = Chain::of_window(&name).filter(|_| entry.path().is_dir()) else { continue };
-        let folder = Folder::new(&options.dir, name, chain);
+        let mut folder = Folder::new(&options.dir, name, chain);
+        match Manifest::read(&folder.path) {
+            Ok(manifest) => folder.moved = manifest.map(|manifest| Moved::new(manifest, None)),
+            Err(reason) => {
+                examined.unreadable.push((folder.name.clone(), reason));
+                continue;
+            }
+        }
         match read_meta(&folder.path) {
             Ok(Some(meta)) => examined.kept.push(Kept::of(&folder, &meta.summary, options)),
             Ok(None) => {} // was only begun

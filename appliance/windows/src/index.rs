@@ -15,8 +15,8 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tantivy::directory::MmapDirectory;
 use tantivy::directory::error::OpenReadError;
+use tantivy::directory::{Directory, MmapDirectory};
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::schema::{
     BytesOptions, Field, IndexRecordOption, JsonObjectOptions, NumericOptions, OwnedValue, Schema, TextFieldIndexing,
@@ -31,7 +31,7 @@ use tantivy::{
 
 use crate::document::{Document, Shared, Value, id_key, keyword_key, word_key};
 
-const META_FILE: &str = "meta.json";
+pub(crate) const META_FILE: &str = "meta.json";
 const WORDS: &str = "backlot_words";
 const SUMMARY_VERSION: u32 = 1;
 /// Sources that are compressed together while they come in, and once for good when their window rests: neighbours in time say much
@@ -247,8 +247,12 @@ impl Window {
     }
 
     pub(crate) fn open(dir: &Path, positions: bool) -> tantivy::Result<Self> {
+        Self::open_in(Box::new(MmapDirectory::open(dir)?), positions)
+    }
+
+    pub(crate) fn open_in(directory: Box<dyn Directory>, positions: bool) -> tantivy::Result<Self> {
         let (wanted, fields) = schema(positions);
-        let index = Index::open_in_dir(dir)?;
+        let index = Index::open(directory)?;
         if index.schema() != wanted {
             return Err(TantivyError::SchemaError("not the schema of this version".into()));
         }

@@ -17,11 +17,14 @@
 //! [`Current`] is for things that change: one index of the newest document of each, without windows and without a ring.
 //! [`parse`] reads the language in which people ask for either.
 //!
+//! Windows that rest may lie far away, behind [`Far`], and are searched there: see `cold.rs`.
+//!
 //! What is absent on purpose: scoring, columns of texts (values are counted from the terms), a clock, and tokio, but for the tail's
-//! channel. Calls block; types of tantivy stop in `index.rs`, `walk.rs` and the two handles.
+//! channel. Calls block; types of tantivy stop in `index.rs`, `walk.rs`, the folders of `cold/` and the two handles.
 
 mod chain;
 mod class;
+mod cold;
 mod current;
 mod document;
 mod examine;
@@ -40,6 +43,7 @@ mod windows;
 use std::path::PathBuf;
 
 pub use class::{Class, DEFAULT_CLASS};
+pub use cold::{Cache, CacheStats, Cold, Far, FarError, Image};
 pub use current::{Current, Opening};
 pub use document::{Document, Shared, Value, clip, word_key, words};
 pub use examine::{Examined, examine};
@@ -51,8 +55,8 @@ pub use tally::{Histogram, Numbers, STRETCHES_MAX, Told, Values, Want};
 pub use top::{Order, Position};
 pub use walk::Read;
 pub use windows::{
-    Batch, Cancel, Counts, Dropped, Found, FoundGreatest, Greatest, Hit, Kept, Opened, Ranked, Reason, Search, Stats,
-    Windows,
+    Batch, Cancel, ColdFault, Counts, Dropped, Found, FoundGreatest, Greatest, Hit, Kept, MovedWindow, Opened, Ranked,
+    Reach, Reason, Search, Stats, Unreached, Windows,
 };
 
 /// How windows are cut and bounded.
@@ -73,6 +77,8 @@ pub struct Options {
     pub retention_ms: u64,
     /// The oldest windows go when all together are more than this on disk.
     pub disk_bytes_max: u64,
+    /// Windows that rest and whose last arrival is older than this move far away, if there is such a place; `None`: they stay.
+    pub cold_after_ms: Option<u64>,
     /// What has windows and limits of its own; the above are for everything else.
     pub classes: Vec<Class>,
     /// Memory of an index writer before it writes a segment; tantivy wants 15 MB at least.
@@ -81,6 +87,8 @@ pub struct Options {
     pub readers_max: usize,
     /// Names whose keywords and ids few windows have: a resting window that does not have the one that is asked for is passed by.
     pub filtered: &'static [&'static str],
+    /// Where windows move to.
+    pub cold: Option<Cold>,
     /// Reads a source back: what the index cannot tell (phrases, regular expressions) is judged by it.
     pub read: Read,
 }
@@ -98,7 +106,9 @@ impl Options {
             commit_bytes: 8 << 20,
             retention_ms: 14 * 86_400_000,
             disk_bytes_max: 64 << 30,
+            cold_after_ms: None,
             classes: Vec::new(),
+            cold: None,
             writer_bytes: 15_000_000,
             readers_max: 16,
             filtered: &[],

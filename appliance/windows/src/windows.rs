@@ -2,11 +2,13 @@
 
 mod greatest;
 mod kept;
+mod moving;
 mod search;
 mod tally;
 mod upkeep;
 mod writing;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -14,11 +16,13 @@ use tokio::sync::broadcast;
 
 pub use self::greatest::{FoundGreatest, Greatest, Ranked};
 pub use self::kept::{Dropped, Kept, Reason};
-pub use self::search::{Cancel, Found, Hit, Search};
-pub use self::tally::Counts;
+pub use self::moving::{ColdFault, MovedWindow};
+pub use self::search::{Cancel, Found, Hit, Search, Unreached};
+pub use self::tally::{Counts, Reach};
 use self::writing::Writing;
 use crate::chain::{self, Aside, CommitAt, Entry, Found as Listed, Open, lock};
 use crate::class::Chain;
+use crate::cold::Loose;
 use crate::document::Document;
 use crate::index::Summary;
 use crate::{Options, WindowsError};
@@ -73,8 +77,22 @@ struct Shared {
     writing: Mutex<Writing>,
     /// What searches see; held for moments only.
     state: Mutex<State>,
+    /// What is to move, and what is to go far away. Taken after `state`, never before.
+    moves: Mutex<Moves>,
     tail: broadcast::Sender<Arc<Batch>>,
     searches: AtomicU64,
+    #[cfg(test)]
+    ends_at: Mutex<Option<moving::Step>>,
+}
+
+#[derive(Default)]
+struct Moves {
+    /// Windows that are asked for before their time.
+    early: HashSet<String>,
+    /// Names far away that no window has.
+    loose: Vec<Loose>,
+    /// The last move went wrong.
+    fail: bool,
 }
 
 struct State {
@@ -96,12 +114,16 @@ impl Windows {
             set_aside: found.asides.iter().map(|aside| aside.name.clone()).collect(),
         };
         let state = State { entries: found.entries, asides: found.asides, ring: Vec::new() };
+        let moves = Moves { loose: found.loose, ..Moves::default() };
         let shared = Shared {
             options,
             writing: Mutex::new(writing),
             state: Mutex::new(state),
+            moves: Mutex::new(moves),
             tail: broadcast::channel(TAIL_BATCHES).0,
             searches: AtomicU64::new(0),
+            #[cfg(test)]
+            ends_at: Mutex::default(),
         };
         Ok((Self { shared: Arc::new(shared) }, opened))
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use backlot_windows::{Cancel, Document, Greatest, Options, Order, Query, Search, Value, Windows};
+use backlot_windows::{Cancel, Document, Greatest, Options, Order, Query, Reach, Search, Value, Windows};
 
 const HOUR_MS: u64 = 3_600_000;
 const ARRIVED_MS: u64 = 1_763_812_800_000;
@@ -100,7 +100,8 @@ fn a_window_without_the_id_is_not_opened_and_one_with_it_is() {
     };
     let longest = windows.greatest(&greatest, &Cancel::default()).unwrap();
     assert_eq!((longest.hits[0].0, longest.set_aside.len()), (25.0, 0));
-    let counted = windows.tally(&trace("t3"), (i64::MIN, i64::MAX), &[], &Cancel::default()).unwrap();
+    let counted =
+        windows.tally(&trace("t3"), (i64::MIN, i64::MAX), &[], Reach::Everywhere, &Cancel::default()).unwrap();
     assert_eq!((counted.matched, counted.set_aside.len()), (2, 0));
     // What may be in it makes it be opened, and found broken.
     assert_eq!(found(&windows, trace("t9")), (vec![9, 8], 1));

@@ -2,14 +2,16 @@
 #![allow(clippy::disallowed_methods, reason = "the tests' own edge")]
 #![allow(clippy::unwrap_used, reason = "a test panics with what went wrong")]
 
-use std::ops::Bound;
+use std::collections::HashMap;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backlot_windows::{
-    Cancel, Class, Document, Greatest, Options, Order, Pattern, Position, Query, Ranked, Reason, Search, Told, Value,
-    Want, Windows,
+    Cache, Cancel, Class, Cold, Document, Far, FarError, Greatest, Image, Options, Order, Pattern, Position, Query,
+    Ranked, Reach, Reason, Search, Told, Value, Want, Windows,
 };
 use proptest::prelude::*;
 
@@ -23,8 +25,13 @@ fn options(dir: &Path) -> Options {
 
 /// Classes as an operator may have them at one time or another.
 fn classes(number: usize) -> Vec<Class> {
-    let class =
-        |name: &str, query| Class { name: name.into(), query, retention_ms: 1000 * HOUR_MS, disk_bytes_max: u64::MAX };
+    let class = |name: &str, query| Class {
+        name: name.into(),
+        query,
+        retention_ms: 1000 * HOUR_MS,
+        disk_bytes_max: u64::MAX,
+        cold_after_ms: Some(0),
+    };
     let out = || Query::KeywordPrefix { name: "level".into(), prefix: "o".into() };
     let gpu = || Query::Exists { name: "gpu".into() };
     match number {
@@ -104,6 +111,8 @@ enum Step {
     /// Dropped without a commit, opened again, and fed again from where it stood.
     Crash,
     Housekeep,
+    /// Everything that rests goes far away.
+    Move,
     /// As after a crash, with other classes.
     Classes(usize),
 }
@@ -144,6 +153,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Commit),
         1 => Just(Step::Crash),
         1 => Just(Step::Housekeep),
+        2 => Just(Step::Move),
         1 => (0..4_usize).prop_map(Step::Classes),
     ]
 }
@@ -219,6 +229,38 @@ fn any_question() -> impl Strategy<Value = Question> {
     })
 }
 
+/// A store far away that keeps what it is given.
+#[derive(Default)]
+struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
+
+impl Far for Shelf {
+    fn place(&self) -> &str {
+        "shelf"
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("lot/{name}")
+    }
+
+    fn put(&self, key: &str, image: &Image<'_>, _: &Cancel) -> Result<(), FarError> {
+        let bytes = image.read(0..image.bytes()).unwrap();
+        assert!(self.0.lock().unwrap().insert(key.to_owned(), bytes).is_none(), "{key} is written once");
+        Ok(())
+    }
+
+    fn read(&self, key: &str, range: Range<u64>, total: u64, _: &Cancel) -> Result<Vec<u8>, FarError> {
+        let kept = self.0.lock().unwrap();
+        let bytes = kept.get(key).ok_or(FarError::Missing)?;
+        assert_eq!(bytes.len() as u64, total);
+        Ok(bytes[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].to_vec())
+    }
+
+    fn delete(&self, key: &str, _: &Cancel) -> Result<(), FarError> {
+        self.0.lock().unwrap().remove(key);
+        Ok(())
+    }
+}
+
 /// A follower with its journal: what was fed, and what a scan of all of it finds.
 struct Fed {
     windows: Option<Windows>,
@@ -230,7 +272,10 @@ struct Fed {
 
 impl Fed {
     fn new(dir: &Path) -> Self {
-        let options = options(dir);
+        // So small that what one search reads drives out what another has read.
+        let cache = Cache::open(dir.join("cache"), 20_000).unwrap();
+        let cold = Some(Cold::new(Arc::new(Shelf::default()), cache));
+        let options = Options { cold, cold_after_ms: Some(0), ..options(dir) };
         let windows = Some(Windows::open(options.clone()).unwrap().0);
         Self { windows, options, journal: Vec::new(), next: 1, now_ms: ARRIVED_MS }
     }
@@ -276,6 +321,12 @@ impl Fed {
                     .unwrap();
             }
             Step::Housekeep => drop(self.windows().housekeep(self.now_ms).unwrap()),
+            Step::Move => {
+                self.windows().housekeep(self.now_ms).unwrap();
+                while let Some(moved) = self.windows().move_next(self.now_ms, self.next, &Cancel::default()).unwrap() {
+                    assert!(moved.documents > 0 && moved.bytes > 0);
+                }
+            }
         }
     }
 
@@ -450,7 +501,7 @@ proptest! {
                 Want::Values { name: (*name).into(), limit: 100 },
                 Want::Numbers { name: (*name).into() },
             ];
-            let counts = fed.windows().tally(&question.query, (from_ns, to_ns), &wants, &Cancel::default()).unwrap();
+            let counts = fed.windows().tally(&question.query, (from_ns, to_ns), &wants, Reach::Everywhere, &Cancel::default()).unwrap();
             let (matched, stretches, values, numbers) = fed.count(question, step_ns, name);
             prop_assert_eq!(counts.matched, matched);
             let [Told::Histogram(histogram), Told::Values(told), Told::Numbers(of)] = counts.told.as_slice() else {
@@ -483,7 +534,7 @@ proptest! {
 #[test]
 fn what_was_not_committed_is_fed_again_and_stands_there_once() {
     let dir = tempfile::tempdir().unwrap();
-    let feed = |windows: &Windows, seqs: std::ops::Range<u64>| {
+    let feed = |windows: &Windows, seqs: Range<u64>| {
         for seq in seqs {
             let off = if seq % 5 == 0 { -HOUR_MS.cast_signed() * 9_000_000 } else { 0 };
             let document = line(seq, arrived_ns(ARRIVED_MS + seq) + off, "frame written");
@@ -697,10 +748,11 @@ fn a_class_keeps_its_windows_for_its_own_time_and_bytes_and_after_it_is_gone_too
         query: Query::keyword("level", level),
         retention_ms: hours * HOUR_MS,
         disk_bytes_max,
+        cold_after_ms: None,
     };
     let with = |classes| Options { classes, retention_ms: 20 * HOUR_MS, ..options(dir.path()) };
     let short = || vec![class("errors", "error", 5, u64::MAX)];
-    let feed = |windows: &Windows, hours: std::ops::Range<u64>| {
+    let feed = |windows: &Windows, hours: Range<u64>| {
         for seq in hours {
             let arrived_ms = ARRIVED_MS + seq * HOUR_MS;
             windows.add(vec![line(seq, arrived_ns(arrived_ms), "frame")], arrived_ms, seq + 1, arrived_ms).unwrap();

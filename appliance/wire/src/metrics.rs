@@ -90,6 +90,16 @@ catalogue! {
     WINDOWS_BYTES = Kind::Gauge, "backlot_windows_size_bytes", "By", ["signal", "class"], "Bytes of log and span windows on disk, by retention class.";
     WINDOWS_DROPPED = Kind::Counter, "backlot_windows_dropped_total", "{window}", ["signal", "class", "reason"], "Windows that went: age, class_bytes (its class had more than its bytes), total (all together had).";
     WINDOWS_DROPPED_RECORDS = Kind::Counter, "backlot_windows_dropped_records_total", "{record}", ["signal", "class", "reason"], "Log records and spans in windows that went.";
+    WINDOWS_COLD_MOVED = Kind::Counter, "backlot_windows_cold_moves_total", "{window}", ["signal", "outcome"], "Log and span windows moved to the other S3: moved, away (it did not take one; tried again), failed (one could not be read or packed here).";
+    WINDOWS_COLD_MOVED_BYTES = Kind::Counter, "backlot_windows_cold_moved_bytes_total", "By", ["signal"], "Bytes of windows moved to the other S3.";
+    WINDOWS_COLD_BYTES = Kind::Gauge, "backlot_windows_cold_bytes", "By", ["signal", "class"], "Bytes of log and span windows in the other S3, by retention class.";
+    WINDOWS_COLD_LOOSE = Kind::Gauge, "backlot_windows_cold_loose", "{window}", ["signal"], "What is in the other S3 of windows that went or whose move ended early, and is not deleted yet.";
+    WINDOWS_COLD_READS = Kind::Counter, "backlot_windows_cold_reads_total", "{read}", ["signal", "outcome"], "Reads of searches in the other S3: read, away (no answer), missing, damaged.";
+    WINDOWS_COLD_READ = Kind::Counter, "backlot_windows_cold_read_bytes_total", "By", [], "Bytes of windows read from the other S3.";
+    WINDOWS_COLD_READ_DURATION = Kind::Histogram(LATENCY_S), "backlot_windows_cold_read_duration_seconds", "s", [], "Time of one read of a window in the other S3, to its last byte.";
+    WINDOWS_COLD_CACHE = Kind::Counter, "backlot_windows_cold_cache_total", "{read}", ["outcome"], "Reads of cold windows that the cache had whole, and others: hit, miss.";
+    WINDOWS_COLD_CACHE_BYTES = Kind::Gauge, "backlot_windows_cold_cache_bytes", "By", [], "Bytes of cold windows in the cache on disk.";
+    WINDOWS_COLD_UNREACHED = Kind::Counter, "backlot_windows_cold_unreached_total", "{search}", ["signal"], "Searches that lacked windows because the other S3 did not answer.";
     CLOUDWATCH_LOGS_REFUSED = Kind::Counter, "backlot_cloudwatch_logs_refused_total", "{item}", ["operation", "reason"], "Log events and calls of CloudWatch Logs that were refused for want of room or for their time: too_old, too_new, throttled, limit, unavailable; and events that a live tail left out: sampled.";
     INDEXED_NAMES = Kind::Gauge, "backlot_indexed_names", "{name}", ["signal", "kind"], "Services, and names of attributes, that log records or spans are found by.";
     UNINDEXED_VALUES = Kind::Counter, "backlot_unindexed_values_total", "{value}", ["signal", "kind"], "Services and attributes that were kept and not indexed, because there are too many names.";

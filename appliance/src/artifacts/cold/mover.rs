@@ -277,7 +277,7 @@ impl Artifacts {
                     let data = reading.next(left.min(PART_BYTES)).await.map_err(damaged)?;
                     let bytes = data.len() as u64;
                     left -= bytes;
-                    upload.part(data).await.map_err(away)?;
+                    upload.part(data).await.map_err(|error| away(error.into()))?;
                     pace.took(bytes).await;
                     if left == 0 {
                         return Ok(());
@@ -285,7 +285,7 @@ impl Artifacts {
                 }
             };
             match parts.await {
-                Ok(()) => upload.complete().await.map_err(away)?,
+                Ok(()) => upload.complete().await.map_err(|error| away(error.into()))?,
                 Err(error) => {
                     upload.abort().await;
                     return Err(error);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use backlot_windows::{Order, Position, Query, Search, Told, Want};
+use backlot_windows::{Order, Position, Query, Reach, Search, Told, Want};
 use parking_lot::Mutex;
 
 use super::event::{Event, GROUP_ID, OTHERS, STREAM_ID, group_of_service, stream_of_host};
@@ -197,7 +197,8 @@ impl Source {
 
     async fn values(&self, query: Query, name: &str) -> Result<Vec<String>, AwsError> {
         let want = Want::Values { name: name.to_owned(), limit: OTHERS_MAX };
-        let counts = self.logs.store.tally(query, (i64::MIN, i64::MAX), vec![want]).await.map_err(fault::of_search)?;
+        let counts = self.logs.store.tally_within_reach(query, (i64::MIN, i64::MAX), vec![want], Reach::Here).await;
+        let counts = counts.map_err(fault::of_search)?;
         Ok(match counts.told.into_iter().next() {
             Some(Told::Values(values)) => values.top.into_iter().map(|(value, _)| value).collect(),
             _ => Vec::new(),

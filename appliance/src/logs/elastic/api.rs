@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::get;
-use backlot_windows::{Order, Query, Search};
+use backlot_windows::{Order, Query, Reach, Search};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -116,7 +116,7 @@ struct Scope {
 
 /// The indexes that `names` means: names and patterns with commas between them, or all.
 async fn scope(logs: &Logs, names: &str, ignore_unavailable: bool) -> Result<Scope, Refused> {
-    let streams = logs.streams(&Query::All, (i64::MIN, i64::MAX), STREAMS_MAX + 1).await?;
+    let streams = logs.streams(&Query::All, (i64::MIN, i64::MAX), STREAMS_MAX + 1, Reach::Here).await?;
     if streams.len() > STREAMS_MAX {
         return Err(Refused::illegal(format!(
             "there are more than {STREAMS_MAX} streams; their indexes are not told apart"
@@ -325,7 +325,7 @@ async fn types_of(logs: &Logs, scope: &Scope) -> Result<BTreeMap<String, BTreeMa
         after: None,
         bytes_max: SAMPLED_BYTES,
     };
-    let found = logs.search(newest).await?;
+    let found = logs.store.search_within_reach(newest).await?;
     let mut attributes = BTreeMap::<String, Vec<Map<String, Json>>>::new();
     for hit in &found.hits {
         let source = source_of(hit)?;

@@ -5,7 +5,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use backlot_windows::{Hit, Order, Query};
+use backlot_windows::{Hit, Order, Query, Reach};
 
 use super::answer::Refused;
 use super::evaluate::{Gathered, Series, Steps, Value, evaluate};
@@ -38,7 +38,7 @@ impl Run {
 
     /// The streams that a selector means and that have records from the first to the second moment, both included.
     pub(super) async fn select(&self, matchers: &[Matcher], range: (i64, i64)) -> Result<Selection, Refused> {
-        let streams = self.logs.streams(&Query::All, range, STREAMS_MAX + 1).await?;
+        let streams = self.logs.streams(&Query::All, range, STREAMS_MAX + 1, Reach::Everywhere).await?;
         if streams.len() > STREAMS_MAX {
             return Err(Refused::bad(format!(
                 "there are more than {STREAMS_MAX} streams in this time range; consider reducing the time range"

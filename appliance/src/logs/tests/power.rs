@@ -20,6 +20,7 @@ fn classes(round: u64) -> config::Logs {
         query: query.into(),
         days: Some(3),
         bytes: None,
+        cold_days: None,
     };
     let class = if round.is_multiple_of(2) {
         vec![class("first", "kind:0"), class("second", "kind:1")]

@@ -2,6 +2,7 @@
 //!
 //! There is no order by number on disk, so a walk ends only where the range does; it reads one column and no sources.
 
+use std::cell::Cell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use tantivy::columnar::DynamicColumn;
 use tantivy::{DocAddress, Searcher};
 
-use super::search::{Origin, SearchFault, Seen, guard, open_searcher};
-use super::{Cancel, Hit, Windows};
+use super::search::{LeftOut, Origin, SearchFault, Seen, guard, open_searcher};
+use super::{Cancel, Hit, Unreached, Windows};
 use crate::WindowsError;
 use crate::chain::{self, Folder};
 use crate::document::{Document, Value};
@@ -85,6 +86,8 @@ pub struct FoundGreatest {
     pub more: bool,
     /// Windows that could hold more and do not read.
     pub set_aside: Vec<String>,
+    /// Windows that could hold more and lie where nobody answers.
+    pub unreached: Vec<Unreached>,
 }
 
 /// At most `capacity` candidates, those that come first in the answer.
@@ -135,17 +138,24 @@ impl Windows {
     /// # Errors
     /// As [`Windows::search`].
     pub fn greatest(&self, search: &Greatest, cancel: &Cancel) -> Result<FoundGreatest, WindowsError> {
+        let mut left_out = LeftOut::default();
         loop {
-            match self.try_greatest(search, cancel) {
-                Ok(found) => return Ok(found),
+            match self.try_greatest(search, &mut left_out, cancel) {
+                Ok(found) => return Ok(FoundGreatest { unreached: left_out.told(), ..found }),
                 Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside or ends, so the rounds end.
+                // Each round sets one window aside, leaves one out, or ends, so the rounds end.
                 Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+                Err(SearchFault::Away(folder, why)) => left_out.begin_without(&folder, why),
             }
         }
     }
 
-    fn try_greatest(&self, search: &Greatest, cancel: &Cancel) -> Result<FoundGreatest, SearchFault> {
+    fn try_greatest(
+        &self,
+        search: &Greatest,
+        left_out: &mut LeftOut,
+        cancel: &Cancel,
+    ) -> Result<FoundGreatest, SearchFault> {
         let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
         let limit = search.limit.max(1);
         let number = self.next_search();
@@ -168,18 +178,23 @@ impl Windows {
             if cancel.is_cancelled() {
                 return Err(SearchFault::Cancelled);
             }
-            let (searcher, fields) = match searcher {
-                Some(searcher) => searcher,
-                None if self.rules_out(&entry, &search.query) => continue,
-                None => open_searcher(&entry.folder)?,
-            };
+            if (searcher.is_none() && self.rules_out(&entry, &search.query))
+                || left_out.has(&entry.folder, &search.query)
+            {
+                continue;
+            }
+            let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
+            let Some((searcher, fields)) = left_out.unless_away(opened, false)? else { continue };
             chain::next_use(&entry.folder, number);
-            let at = searchers.len();
-            guard(&entry.folder, || {
+            let (at, was_taken) = (searchers.len(), Cell::new(false));
+            let walked = guard(&entry.folder, cancel, || {
                 let asked = Asked::new(&searcher, fields, &search.query, Some(self.shared.options.read), cancel)?;
+                was_taken.set(true);
                 walk(&asked, at, range, &search.name, &mut best, cancel)
-            })?;
-            searchers.push((searcher, fields, entry.folder));
+            });
+            if left_out.unless_away(walked, was_taken.get())?.is_some() {
+                searchers.push((searcher, fields, entry.folder));
+            }
         }
         let mut found = FoundGreatest { set_aside, ..FoundGreatest::default() };
         let ranked = best.heap.into_sorted_vec();
@@ -189,7 +204,7 @@ impl Windows {
                 Origin::Ring(batch, index) => batch.documents[index].source.clone(),
                 Origin::Window(at, address) => {
                     let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, || walk::source(searcher, *fields, address))?
+                    guard(folder, cancel, || walk::source(searcher, *fields, address))?
                 }
             };
             bytes += source.len();

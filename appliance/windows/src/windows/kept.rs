@@ -8,6 +8,9 @@ use crate::Options;
 use crate::chain::{self, Entry, Folder, lock};
 use crate::index::Summary;
 
+/// By which part a class may be over its bytes while its windows are on their way far away.
+const OVER_PART: u64 = 4;
+
 /// Why a window went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -54,6 +57,10 @@ pub struct Kept {
     pub last_arrival_ms: u64,
     /// It goes when its last arrival is longer ago than this.
     pub retention_ms: u64,
+    /// Where its index lies far away: its bytes there.
+    pub cold_bytes: u64,
+    /// Its index is here and may move: its class does, and it rests or will soon.
+    pub may_move: bool,
 }
 
 impl Kept {
@@ -66,6 +73,8 @@ impl Kept {
             closed: summary.closed,
             last_arrival_ms: summary.last_arrival_ms,
             retention_ms: retention_ms(folder, summary, options),
+            cold_bytes: folder.cold_bytes(),
+            may_move: summary.closed && folder.moved.is_none() && options.cold_after_ms(&folder.chain).is_some(),
         }
     }
 }
@@ -116,7 +125,14 @@ impl Windows {
                 &self.shared.options,
             )) < now_ms;
             let Some(bytes) = bytes_of.get_mut(&chain.class) else { continue };
-            if !is_old && *bytes <= bytes_max {
+            if !is_old && (*bytes <= bytes_max || entry.folder.moved.is_some()) {
+                continue; // one that is far away takes no room here
+            }
+            // Moving makes room as well, and loses nothing; it is not waited for when it fails or does not keep up.
+            let is_close = *bytes <= bytes_max.saturating_add(bytes_max / OVER_PART);
+            if !is_old && is_close && !self.moves_fail() && self.shared.options.cold_after_ms(chain).is_some() {
+                *bytes = bytes.saturating_sub(entry.folder.disk_bytes());
+                self.move_early([entry.folder.name.clone()]);
                 continue;
             }
             *bytes = bytes.saturating_sub(entry.folder.disk_bytes());
@@ -136,8 +152,12 @@ impl Windows {
                 return None; // set aside since, or gone
             }
         }
-        if let Err(error) = chain::remove(&folder.path) {
-            tracing::error!(window = folder.name, %error, "a window that is to go does not; the next start tries again");
+        let gone = self.note_loose(folder).and_then(|loose| chain::remove(&folder.path).map(|()| loose));
+        match gone {
+            Ok(loose) => lock(&self.shared.moves).loose.extend(loose),
+            Err(error) => {
+                tracing::error!(window = folder.name, %error, "a window that is to go does not; the next start tries again");
+            }
         }
         let (window, class) = (folder.name.clone(), folder.chain.class_name().to_owned());
         Some(Dropped { window, class, documents: entry.summary.documents, bytes, reason })

@@ -1,14 +1,18 @@
 //! Searching: the ring and the windows, the best first, until there is enough.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
 use tantivy::{DocAddress, Searcher};
 
 use super::{Batch, Windows};
 use crate::WindowsError;
 use crate::chain::{self, Entry, Folder, lock};
+use crate::cold::{FarError, waiting};
 use crate::filter;
 use crate::index::{Fields, IndexFault, Summary};
 use crate::query::Query;
@@ -44,19 +48,51 @@ pub struct Found {
     pub more: bool,
     /// Windows that could hold more and do not read.
     pub set_aside: Vec<String>,
+    /// Windows that could hold more and lie where nobody answers.
+    pub unreached: Vec<Unreached>,
 }
 
-/// Tells a search that nobody waits for it any more.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+/// A window that lies far away and could not be searched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    pub window: String,
+    pub reason: String,
+}
+
+/// Tells a search that nobody waits for it any more, and whoever bounds searches that this one asks far away.
+#[derive(Clone, Default)]
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+    before_far: Option<Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cancel").field(&self.is_cancelled()).finish()
+    }
+}
 
 impl Cancel {
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// `before_far` is called before each request to the store far away, on the thread of the search: it may wait, and refuse with a reason.
+    #[must_use]
+    pub fn asking(before_far: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { before_far: Some(Arc::new(before_far)), ..Self::default() }
     }
 
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub fn cancel(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn before_far(&self) -> Result<(), FarError> {
+        if self.is_cancelled() {
+            return Err(FarError::Cancelled);
+        }
+        self.before_far.as_ref().map_or(Ok(()), |ask| ask().map_err(FarError::Away))
     }
 }
 
@@ -69,6 +105,68 @@ pub(super) enum Origin {
 pub(super) enum SearchFault {
     Cancelled,
     Window(Arc<Folder>, IndexFault),
+    /// It lies where nobody answers, and why.
+    Away(Arc<Folder>, String),
+}
+
+/// Rounds of one search after which everything that is far away is left out.
+const ROUNDS_MAX: usize = 8;
+
+/// The windows that one search leaves out because they lie far away, over all its rounds.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    unreached: BTreeMap<String, String>,
+    rounds: usize,
+    /// Those that are far away are not asked for.
+    only_here: bool,
+}
+
+impl LeftOut {
+    pub(super) fn new(only_here: bool) -> Self {
+        Self { only_here, ..Self::default() }
+    }
+
+    /// Whether nothing is to be asked of this window.
+    pub(super) fn has(&mut self, folder: &Folder, query: &Query) -> bool {
+        let Some(moved) = &folder.moved else { return false };
+        if self.only_here || self.unreached.contains_key(&folder.name) || moved.is_ruled_out(&folder.path, query) {
+            return true;
+        }
+        if self.rounds > ROUNDS_MAX {
+            self.add(folder, "others did not answer".to_owned());
+            return true;
+        }
+        false
+    }
+
+    fn add(&mut self, folder: &Folder, why: String) {
+        self.unreached.insert(folder.name.clone(), why);
+    }
+
+    /// The search begins anew, without this window.
+    pub(super) fn begin_without(&mut self, folder: &Folder, why: String) {
+        self.rounds += 1;
+        self.add(folder, why);
+    }
+
+    /// `None`: the window is out of reach, and nothing of it was taken, so that the search goes on without it.
+    pub(super) fn unless_away<T>(
+        &mut self,
+        step: Result<T, SearchFault>,
+        was_taken: bool,
+    ) -> Result<Option<T>, SearchFault> {
+        match step {
+            Err(SearchFault::Away(folder, why)) if !was_taken => {
+                self.add(&folder, why);
+                Ok(None)
+            }
+            step => step.map(Some),
+        }
+    }
+
+    pub(super) fn told(self) -> Vec<Unreached> {
+        self.unreached.into_iter().map(|(window, reason)| Unreached { window, reason }).collect()
+    }
 }
 
 /// What a question is put to.
@@ -86,17 +184,19 @@ impl Windows {
     /// # Errors
     /// [`WindowsError::Cancelled`], or [`WindowsError::Index`] when the open window does not read.
     pub fn search(&self, search: &Search, cancel: &Cancel) -> Result<Found, WindowsError> {
+        let mut left_out = LeftOut::default();
         loop {
-            match self.try_search(search, cancel) {
-                Ok(found) => return Ok(found),
+            match self.try_search(search, &mut left_out, cancel) {
+                Ok(found) => return Ok(Found { unreached: left_out.told(), ..found }),
                 Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside or ends, so the rounds end.
+                // Each round sets one window aside, leaves one out, or ends, so the rounds end.
                 Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+                Err(SearchFault::Away(folder, why)) => left_out.begin_without(&folder, why),
             }
         }
     }
 
-    fn try_search(&self, search: &Search, cancel: &Cancel) -> Result<Found, SearchFault> {
+    fn try_search(&self, search: &Search, left_out: &mut LeftOut, cancel: &Cancel) -> Result<Found, SearchFault> {
         let mut range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
         // A page begins where the one before ended, instead of passing over all of those before.
         match (search.order, search.after) {
@@ -133,19 +233,26 @@ impl Windows {
             if top.closed_to(best(&entry.summary)) {
                 break; // this window and those after it have nothing better
             }
-            let (searcher, fields) = match searcher {
-                Some(searcher) => searcher,
-                None if self.rules_out(&entry, &search.query) => continue,
-                None => open_searcher(&entry.folder)?,
-            };
+            if (searcher.is_none() && self.rules_out(&entry, &search.query))
+                || left_out.has(&entry.folder, &search.query)
+            {
+                continue;
+            }
+            let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
+            let Some((searcher, fields)) = left_out.unless_away(opened, false)? else { continue };
             chain::next_use(&entry.folder, number);
-            let at = searchers.len();
-            guard(&entry.folder, || {
-                let origin = |address| Origin::Window(at, address);
+            let (at, was_taken) = (searchers.len(), Cell::new(false));
+            let walked = guard(&entry.folder, cancel, || {
+                let origin = |address| {
+                    was_taken.set(true);
+                    Origin::Window(at, address)
+                };
                 let asked = Asked::new(&searcher, fields, &search.query, Some(self.shared.options.read), cancel)?;
                 walk::walk(&asked, range, &mut top, &origin, cancel)
-            })?;
-            searchers.push((searcher, fields, entry.folder));
+            });
+            if left_out.unless_away(walked, was_taken.get())?.is_some() {
+                searchers.push((searcher, fields, entry.folder));
+            }
         }
 
         let mut found = Found { set_aside, ..Found::default() };
@@ -156,7 +263,7 @@ impl Windows {
                 Origin::Ring(batch, index) => batch.documents[index].source.clone(),
                 Origin::Window(at, address) => {
                     let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, || walk::source(searcher, *fields, address))?
+                    guard(folder, cancel, || walk::source(searcher, *fields, address))?
                 }
             };
             bytes += source.len();
@@ -177,7 +284,8 @@ impl Windows {
         let mut windows = Vec::new();
         for entry in state.entries.iter().filter(|entry| entry.summary.documents > 0 && meets(&entry.summary)) {
             // Searchers of windows that are written are taken here, together with the ring that goes with them.
-            let searcher = if entry.summary.closed { None } else { Some(open_searcher(&entry.folder)?) };
+            let searcher =
+                if entry.summary.closed { None } else { Some(open_searcher(&entry.folder, &Cancel::default())?) };
             windows.push((entry.clone(), searcher));
         }
         let asides = state.asides.iter().filter(|aside| aside.summary.as_ref().is_none_or(meets));
@@ -208,17 +316,31 @@ impl Windows {
     }
 }
 
-pub(super) fn open_searcher(folder: &Arc<Folder>) -> Result<(Searcher, Fields), SearchFault> {
-    guard(folder, || {
+pub(super) fn open_searcher(folder: &Arc<Folder>, cancel: &Cancel) -> Result<(Searcher, Fields), SearchFault> {
+    guard(folder, cancel, || {
         let window = folder.window()?;
         Ok((window.searcher(), window.fields))
     })
 }
 
 /// Runs a step of a search in one window. tantivy trusts its files and panics on some damage.
-pub(super) fn guard<T>(folder: &Arc<Folder>, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, SearchFault> {
+/// What went wrong far away counts, whatever tantivy made of it.
+pub(super) fn guard<T>(
+    folder: &Arc<Folder>,
+    cancel: &Cancel,
+    step: impl FnOnce() -> Result<T, Fault>,
+) -> Result<T, SearchFault> {
     let fault = |fault| SearchFault::Window(Arc::clone(folder), fault);
-    match catch_unwind(AssertUnwindSafe(step)) {
+    let (done, far) = waiting::during(cancel, || catch_unwind(AssertUnwindSafe(step)));
+    match far {
+        None => {}
+        Some(FarError::Cancelled) => return Err(SearchFault::Cancelled),
+        Some(FarError::Wrong(problem)) => return Err(fault(IndexFault::damage(problem))),
+        Some(why @ (FarError::Missing | FarError::Away(_))) => {
+            return Err(SearchFault::Away(Arc::clone(folder), why.to_string()));
+        }
+    }
+    match done {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(Fault::Cancelled)) => Err(SearchFault::Cancelled),
         Ok(Err(Fault::Index(reason))) => Err(fault(reason)),

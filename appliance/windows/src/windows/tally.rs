@@ -1,9 +1,9 @@
 //! Counting over the ring and the windows, the newest first.
 
-use std::sync::Arc;
+use std::cell::Cell;
 
-use super::search::{SearchFault, Seen, guard, open_searcher};
-use super::{Cancel, Windows};
+use super::search::{LeftOut, SearchFault, Seen, guard, open_searcher};
+use super::{Cancel, Unreached, Windows};
 use crate::WindowsError;
 use crate::chain::{self, lock};
 use crate::query::Query;
@@ -19,6 +19,17 @@ pub struct Counts {
     pub told: Vec<Told>,
     /// Windows that could hold more and do not read.
     pub set_aside: Vec<String>,
+    /// Windows that could hold more and lie where nobody answers.
+    pub unreached: Vec<Unreached>,
+}
+
+/// Which windows are counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    #[default]
+    Everywhere,
+    /// Those that are here: for lists of names, which nobody wants to wait for.
+    Here,
 }
 
 impl Windows {
@@ -43,21 +54,31 @@ impl Windows {
         query: &Query,
         (from_ns, to_ns): (i64, i64),
         wants: &[Want],
+        reach: Reach,
         cancel: &Cancel,
     ) -> Result<Counts, WindowsError> {
         let range = Range { from_ns, to_ns };
+        let mut left_out = LeftOut::new(reach == Reach::Here);
         loop {
             let tally = Tally::new(range, wants).map_err(WindowsError::Wanted)?;
-            match self.try_tally(query, range, tally, cancel) {
-                Ok(counts) => return Ok(counts),
+            match self.try_tally(query, range, tally, &mut left_out, cancel) {
+                Ok(counts) => return Ok(Counts { unreached: left_out.told(), ..counts }),
                 Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside or ends, so the rounds end.
+                // Each round sets one window aside, leaves one out, or ends, so the rounds end.
                 Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+                Err(SearchFault::Away(folder, why)) => left_out.begin_without(&folder, why),
             }
         }
     }
 
-    fn try_tally(&self, query: &Query, range: Range, mut tally: Tally, cancel: &Cancel) -> Result<Counts, SearchFault> {
+    fn try_tally(
+        &self,
+        query: &Query,
+        range: Range,
+        mut tally: Tally,
+        left_out: &mut LeftOut,
+        cancel: &Cancel,
+    ) -> Result<Counts, SearchFault> {
         let Seen { ring, mut windows, set_aside } = self.seen(range)?;
         let within = |time_ns: i64| time_ns >= range.from_ns && time_ns <= range.to_ns;
         for document in ring.iter().rev().flat_map(|batch| batch.documents.iter().rev()) {
@@ -72,18 +93,21 @@ impl Windows {
             if cancel.is_cancelled() {
                 return Err(SearchFault::Cancelled);
             }
-            let (searcher, fields) = match searcher {
-                Some(searcher) => searcher,
-                None if self.rules_out(&entry, query) => continue,
-                None => open_searcher(&entry.folder)?,
-            };
+            if (searcher.is_none() && self.rules_out(&entry, query)) || left_out.has(&entry.folder, query) {
+                continue;
+            }
+            let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
+            let Some((searcher, fields)) = left_out.unless_away(opened, false)? else { continue };
             chain::next_use(&entry.folder, number);
-            guard(&Arc::clone(&entry.folder), || {
+            let was_taken = Cell::new(false);
+            let walked = guard(&entry.folder, cancel, || {
                 let asked = Asked::new(&searcher, fields, query, Some(read), cancel)?;
+                was_taken.set(true);
                 tally.walk(&asked, *query == Query::All, read, cancel)
-            })?;
+            });
+            left_out.unless_away(walked, was_taken.get())?;
         }
         self.shut_unused();
-        Ok(Counts { matched: tally.matched, told: tally.told(), set_aside })
+        Ok(Counts { matched: tally.matched, told: tally.told(), set_aside, unreached: Vec::new() })
     }
 }

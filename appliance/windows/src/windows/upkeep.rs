@@ -6,12 +6,15 @@ use super::kept::Dropped;
 use super::writing::Slot;
 use super::{IDLE_MS, Windows};
 use crate::WindowsError;
-use crate::chain::{self, Folder, lock};
+use crate::chain::{self, Entry, Folder, lock};
 use crate::filter;
 use crate::index::{self, IndexFault};
 
+/// Most windows that are merged in one round: others wait for the limits that are looked at between.
+const MERGES_MAX: usize = 4;
+
 impl Windows {
-    /// Closes windows whose span is over, lets old ones go, merges one that is closed, and lets go of writers that nothing comes to. To be called
+    /// Closes windows whose span is over, lets old ones go, merges some that are closed, and lets go of writers that nothing comes to. To be called
     /// every minute or so. Tells which windows went.
     ///
     /// # Errors
@@ -37,8 +40,15 @@ impl Windows {
             }
         }
         let dropped = self.retain(now_ms);
-        if let Err(error) = self.merge_one() {
-            tracing::warn!(%error, "a window was not merged; the next round tries again");
+        for _ in 0..MERGES_MAX {
+            match self.merge_one() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a window was not merged; the next round tries again");
+                    break;
+                }
+            }
         }
         if let Err(error) = self.filter_one() {
             tracing::warn!(%error, "a window got no filter; the next round tries again");
@@ -46,12 +56,14 @@ impl Windows {
         Ok(dropped)
     }
 
-    fn merge_one(&self) -> Result<(), WindowsError> {
+    /// Whether there was one.
+    fn merge_one(&self) -> Result<bool, WindowsError> {
         let next = {
             let state = lock(&self.shared.state);
-            state.entries.iter().find(|entry| entry.summary.closed && !entry.rests).cloned()
+            let is_next = |entry: &&Entry| entry.summary.closed && !entry.rests && entry.folder.moved.is_none();
+            state.entries.iter().find(is_next).cloned()
         };
-        let Some(entry) = next else { return Ok(()) };
+        let Some(entry) = next else { return Ok(false) };
         let folder = &entry.folder;
         match folder.meta() {
             Ok(meta) if meta.rests => {}
@@ -60,13 +72,13 @@ impl Windows {
                 window.merge(self.shared.options.writer_bytes).map_err(|error| folder.error("merge", error))?;
                 folder.shut(); // the next search opens the merged segment; the old files can go
             }
-            Err(reason) => return self.set_aside(folder, reason),
+            Err(reason) => return self.set_aside(folder, reason).map(|()| true),
         }
         let mut state = lock(&self.shared.state);
         if let Some(entry) = state.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.folder, folder)) {
             entry.rests = true;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the filter of a resting window that has none.
@@ -77,7 +89,8 @@ impl Windows {
         }
         let resting: Vec<_> = {
             let state = lock(&self.shared.state);
-            state.entries.iter().filter(|entry| entry.rests).map(|entry| Arc::clone(&entry.folder)).collect()
+            let is_here = |entry: &&Entry| entry.rests && entry.folder.moved.is_none();
+            state.entries.iter().filter(is_here).map(|entry| Arc::clone(&entry.folder)).collect()
         };
         let Some(folder) = resting.into_iter().find(|folder| !filter::is_there(&folder.path, names)) else {
             return Ok(());
@@ -90,7 +103,7 @@ impl Windows {
 
     /// Sets a window aside when its files are at fault; a fault of another kind, such as too many open files, is the caller's to see.
     pub(super) fn judge(&self, folder: &Arc<Folder>, fault: IndexFault) -> Result<(), WindowsError> {
-        let broken = index::broken_files(&folder.path);
+        let broken = if folder.moved.is_some() { Vec::new() } else { index::broken_files(&folder.path) };
         let gone = !lock(&self.shared.state).entries.iter().any(|entry| Arc::ptr_eq(&entry.folder, folder));
         if gone {
             return Ok(()); // retention dropped it, or another search has judged
@@ -113,6 +126,9 @@ impl Windows {
         };
         let entry = state.entries.remove(at);
         folder.shut();
+        if let Some(moved) = &folder.moved {
+            moved.forget();
+        }
         let aside = chain::set_aside(&self.shared.options.dir, folder, Some(entry.summary), reason)?;
         state.asides.push(aside);
         Ok(())

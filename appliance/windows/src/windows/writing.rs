@@ -81,7 +81,8 @@ impl Writing {
         let mut ahead = Vec::new();
         if entries.iter().filter(is_ahead).any(|entry| entry.summary.classes != mark) {
             // What comes again may belong to another chain now, so each chain's own position says nothing of it.
-            for entry in entries.iter().filter(is_ahead) {
+            // One that is far away was committed long ago; nothing is asked of there at a start.
+            for entry in entries.iter().filter(is_ahead).filter(|entry| entry.folder.moved.is_none()) {
                 let fault = |fault| (Arc::clone(&entry.folder), fault);
                 let window = entry.folder.window().map_err(fault)?;
                 index::seqs_from(&window.searcher(), committed, &mut ahead)

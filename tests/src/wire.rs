@@ -1,0 +1,81 @@
+//! A wire between two servers that a test cuts, mutes and mends.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Passes bytes on, until it is cut.
+pub struct Wire {
+    pub endpoint: String,
+    is_cut: Arc<AtomicBool>,
+    is_mute: Arc<AtomicBool>,
+    /// Connections that were passed on so far.
+    pub passed: Arc<AtomicUsize>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    #[must_use]
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a wire");
+        let endpoint = format!("http://{}", listener.local_addr().expect("a wire"));
+        let (is_cut, is_mute) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (passed, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let wire = Self {
+            endpoint,
+            is_cut: Arc::clone(&is_cut),
+            is_mute: Arc::clone(&is_mute),
+            passed: Arc::clone(&passed),
+            open: Arc::clone(&open),
+        };
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if is_cut.load(Ordering::SeqCst) {
+                    continue; // closed at once
+                }
+                if is_mute.load(Ordering::SeqCst) {
+                    open.lock().expect("a wire").push(near);
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                passed.fetch_add(1, Ordering::SeqCst);
+                let ends = [near.try_clone().expect("a wire"), far.try_clone().expect("a wire")];
+                open.lock().expect("a wire").extend(ends);
+                for (mut source, mut sink) in
+                    [(near.try_clone().expect("a wire"), far.try_clone().expect("a wire")), (far, near)]
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut source, &mut sink);
+                        let _ = sink.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        wire
+    }
+
+    /// Ends every connection, and takes no others.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        self.break_off();
+    }
+
+    /// Takes connections from here on, and passes nothing on.
+    pub fn mute(&self) {
+        self.is_mute.store(true, Ordering::SeqCst);
+        self.is_cut.store(false, Ordering::SeqCst);
+        self.break_off();
+    }
+
+    /// Ends every connection there is.
+    pub fn break_off(&self) {
+        for end in self.open.lock().expect("a wire").drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn mend(&self) {
+        self.is_cut.store(false, Ordering::SeqCst);
+        self.is_mute.store(false, Ordering::SeqCst);
+    }
+}
