@@ -12,6 +12,7 @@ mod denoise;
 mod loaded;
 mod parameters;
 mod pictures;
+mod tiles;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,6 +14,7 @@ use crate::infer::sampler::Schedule;
 use crate::infer::weights::Weights;
 
 use super::parameters::Lora;
+use super::tiles;
 
 /// What was asked for when it was loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +90,8 @@ pub(super) fn needed_bytes(model: &Model, [height, width]: [usize; 2], element: 
     if let Some(added) = model.unet.added {
         inputs.extend([TensorType::f32(&[1, added.pooled]), TensorType::f32(&[6])]);
     }
-    let latents = [TensorType::f32(&[1, h, w, model.vae.latent_channels])];
+    // What is larger is decoded in tiles.
+    let latents = [TensorType::f32(&[1, h.min(tiles::TILE), w.min(tiles::TILE), model.vae.latent_channels])];
     let bytes = |_: Element| element;
     let step = Plan::new(&unet::graph(&model.unet).fuse(), &inputs, bytes).map_err(ExecError::from)?;
     let decoder = vae::decoder(&model.vae).fuse();
@@ -214,7 +216,7 @@ impl Loaded {
         Ok(outputs[0].data.to_vec())
     }
 
-    /// The picture of one latent `[h, w, c]` as the sampler has it, from −1 to 1.
+    /// The picture of one latent `[h, w, c]` as the sampler has it, from −1 to 1; in tiles where the whole takes too much.
     pub(super) fn decode(
         &mut self,
         latent: &[f32],
@@ -222,13 +224,21 @@ impl Loaded {
         cancel: &AtomicBool,
     ) -> Result<Vec<f32>, Failure> {
         let scaled: Vec<f32> = latent.iter().map(|value| value / self.vae.scaling).collect();
-        let shape = [1, h, w, self.vae.latent_channels];
-        let outputs = self.decoder.run(&[Input { shape: &shape, data: &scaled }], cancel, &mut |_, _| {})?;
-        match outputs[0].data.iter().find(|value| !value.is_finite()) {
+        let (channels, factor) = (self.vae.latent_channels, self.vae.factor());
+        let mut whole = |values: &[f32], [h, w]: [usize; 2]| -> Result<Vec<f32>, ExecError> {
+            let shape = [1, h, w, channels];
+            let outputs = self.decoder.run(&[Input { shape: &shape, data: values }], cancel, &mut |_, _| {})?;
+            Ok(outputs[0].data.to_vec())
+        };
+        let made = match whole(&scaled, [h, w]) {
+            Err(ExecError::Memory { .. }) if h.max(w) > tiles::TILE => tiles::decode(&scaled, [h, w], factor, whole)?,
+            made => made?,
+        };
+        match made.iter().find(|value| !value.is_finite()) {
             Some(wrong) => Err(Failure::permanent(format!(
                 "decoding made {wrong}: the VAE's values are more than f16 holds; `precision = \"f32\"` takes it"
             ))),
-            None => Ok(outputs[0].data.to_vec()),
+            None => Ok(made),
         }
     }
 
