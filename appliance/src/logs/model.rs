@@ -101,7 +101,7 @@ pub struct Said {
 pub struct Author {
     pub resource: Map<String, Value>,
     dropped: u32,
-    origin: Origin,
+    pub origin: Origin,
     severity: Option<u8>,
 }
 

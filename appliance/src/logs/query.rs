@@ -7,7 +7,7 @@ use backlot_windows::{Dialect, Query};
 pub use backlot_windows::QueryError;
 
 use super::model::severity_named;
-use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY, SPAN};
+use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY, SPAN, field_of};
 
 /// Reads a query. An empty one, and `*`, ask for everything.
 ///
@@ -31,11 +31,8 @@ impl Dialect for Records {
         let name = match written {
             "trace_id" => "trace",
             "span_id" => "span",
-            "job_id" => "job",
             "message" | "msg" => BODY,
-            "service.name" => "service",
-            "host.name" => "host",
-            other => other,
+            other => field_of(other).unwrap_or(other),
         };
         match name.strip_prefix("attributes.") {
             Some(rest) if !RESERVED.contains(&rest) => rest.to_owned(),
@@ -155,6 +152,8 @@ mod tests {
                 Query::Or(vec![keyword("job", "a"), Query::KeywordPrefix { name: "job".into(), prefix: "b".into() }]),
             ),
             ("trace_id:0af7", keyword("trace", "0af7")),
+            ("job.attempt:a-1", keyword("attempt", "a-1")),
+            ("attributes.job.attempt:x", words_of("job.attempt", "x")),
             ("gpu.index:[1 TO 3]", number("gpu.index", Bound::Included(1.0), Bound::Included(3.0))),
             ("gpu.index:{1 TO *}", number("gpu.index", Bound::Excluded(1.0), Bound::Unbounded)),
             ("x:<-2.5", number("x", Bound::Unbounded, Bound::Excluded(-2.5))),

@@ -49,7 +49,7 @@ impl Attributes {
     /// Adds the entries of a map under `prefix`, which is empty or ends with a dot.
     pub fn extend(&mut self, prefix: &str, attributes: &[KeyValue], depth: usize) {
         for attribute in attributes {
-            let name = format!("{prefix}{}", clip(&attribute.key, NAME_BYTES_MAX));
+            let name = [prefix, clip(&attribute.key, NAME_BYTES_MAX)].concat();
             match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
                 Some(Any::KvlistValue(map)) if depth > 0 && name.len() <= NAME_BYTES_MAX => {
                     self.extend(&format!("{name}."), &map.values, depth - 1);
@@ -61,8 +61,8 @@ impl Attributes {
     }
 
     fn put(&mut self, name: String, value: &Any) {
-        let is_new = !self.values.contains_key(&name);
-        if name.len() > NAME_BYTES_MAX || (is_new && self.values.len() >= ATTRIBUTES_MAX) {
+        let has_room = self.values.len() < ATTRIBUTES_MAX || self.values.contains_key(&name);
+        if name.len() > NAME_BYTES_MAX || !has_room {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
@@ -121,20 +121,31 @@ impl Attributes {
     /// The first of `names` that has a value, as text.
     #[must_use]
     pub fn named(&self, names: &[&str]) -> Option<String> {
-        names.iter().find_map(|name| match self.values.get(*name)? {
-            Value::String(text) if !text.is_empty() => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        })
+        names.iter().find_map(|name| text_of(self.values.get(*name)?))
+    }
+}
+
+/// A value that says something, as text.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
 /// Lets `document` be found by all of `values`. A name in `reserved` means something of its own there, so that an
 /// attribute of that name is found as `attributes.NAME`.
 pub fn index_all(values: &Map<String, Value>, document: &mut Document, reserved: &[&str]) {
-    for (name, value) in values {
-        let name = if reserved.contains(&name.as_str()) { format!("attributes.{name}") } else { name.clone() };
-        index(document, &name, value);
+    values.iter().for_each(|(name, value)| index_one(name, value, document, reserved));
+}
+
+/// As [`index_all`], one value.
+pub fn index_one(name: &str, value: &Value, document: &mut Document, reserved: &[&str]) {
+    if reserved.contains(&name) {
+        index(document, &format!("attributes.{name}"), value);
+    } else {
+        index(document, name, value);
     }
 }
 
@@ -211,6 +222,21 @@ impl Origin {
         Self::said_by(own).or(&Self::said_by(resource))
     }
 
+    /// What it says under the name of one of its fields.
+    #[must_use]
+    pub fn said(&self, field: &str) -> Option<&str> {
+        let Self { service, host, job, attempt, queue } = self;
+        let said = match field {
+            "service" => service,
+            "host" => host,
+            "job" => job,
+            "attempt" => attempt,
+            "queue" => queue,
+            _ => return None,
+        };
+        said.as_deref()
+    }
+
     /// What is known of it already fills in what it does not say.
     #[must_use]
     pub fn or(self, known: &Self) -> Self {
@@ -224,19 +250,54 @@ impl Origin {
         }
     }
 
+    /// Which of the five an attribute of this name says, and how many names go before it.
+    fn place(name: &str) -> Option<(usize, usize)> {
+        Some(match name {
+            "service.name" => (0, 0),
+            "service" => (0, 1),
+            "service_name" => (0, 2),
+            "app" => (0, 3),
+            "host.name" => (1, 0),
+            "host.id" => (1, 1),
+            "host" => (1, 2),
+            "hostname" => (1, 3),
+            "host_name" => (1, 4),
+            "agent" => (1, 5),
+            "job" => (2, 0),
+            "job.id" => (2, 1),
+            "job_id" => (2, 2),
+            "backlot.job" => (2, 3),
+            "attempt" => (3, 0),
+            "attempt.id" => (3, 1),
+            "attempt_id" => (3, 2),
+            "job.attempt" => (3, 3),
+            "backlot.attempt" => (3, 4),
+            "queue" => (4, 0),
+            "messaging.destination.name" => (4, 1),
+            "backlot.queue" => (4, 2),
+            _ => return None,
+        })
+    }
+
     #[must_use]
     pub fn said_by(attributes: &Attributes) -> Self {
         if attributes.values.is_empty() {
             return Self::default();
         }
-        let find = |names: &[&str]| attributes.named(names);
-        Self {
-            service: find(&["service.name", "service", "service_name", "app"]),
-            host: find(&["host.name", "host.id", "host", "hostname", "host_name", "agent"]),
-            job: find(&["job", "job.id", "job_id", "backlot.job"]),
-            attempt: find(&["attempt", "attempt.id", "attempt_id", "job.attempt", "backlot.attempt"]),
-            queue: find(&["queue", "messaging.destination.name", "backlot.queue"]),
+        // A record has a few attributes, and there are many names: so each attribute is asked what it is.
+        let mut ranks = [usize::MAX; 5];
+        let mut made = Self::default();
+        for (name, value) in &attributes.values {
+            let Some((at, rank)) = Self::place(name) else { continue };
+            if rank < ranks[at]
+                && let Some(text) = text_of(value)
+            {
+                ranks[at] = rank;
+                *[&mut made.service, &mut made.host, &mut made.job, &mut made.attempt, &mut made.queue][at] =
+                    Some(text);
+            }
         }
+        made
     }
 }
 

@@ -124,8 +124,9 @@ impl Names {
     pub(super) fn bound(&mut self, documents: &mut [Document], arrived_ms: u64) {
         let day = u32::try_from(arrived_ms / DAY_MS).unwrap_or(u32::MAX);
         let Self { services, attributes, fixed, is_changed, .. } = self;
+        let mut passed = None;
         for document in documents {
-            document.retain(|name, value| match value {
+            document.retain(&mut passed, |name, value| match value {
                 Value::Keyword(service) if name == SERVICE => services.takes(service, day, is_changed),
                 _ => fixed.contains(&name) || attributes.takes(name, day, is_changed),
             });

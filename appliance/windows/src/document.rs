@@ -86,17 +86,28 @@ impl Document {
         self.fields.push((name_key(name.into()), value));
     }
 
+    /// Makes room for so many more values of its own.
+    pub fn reserve(&mut self, values: usize) {
+        self.fields.reserve(values);
+    }
+
     /// Adds values that other documents have too.
     pub fn share(&mut self, shared: Arc<Shared>) {
         self.shared = Some(shared);
     }
 
-    /// Keeps the values that pass; what the search answers with stays as it is.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &Value) -> bool) {
+    /// Keeps the values that pass; what the search answers with stays as it is. `passed` are shared values all of which have passed, and are not asked
+    /// about again: the next document most likely has the same.
+    pub fn retain(&mut self, passed: &mut Option<Arc<Shared>>, mut keep: impl FnMut(&str, &Value) -> bool) {
         self.fields.retain(|(name, value)| keep(name, value));
         let Some(shared) = self.shared.take() else { return };
+        if passed.as_ref().is_some_and(|passed| Arc::ptr_eq(passed, &shared)) {
+            self.shared = Some(shared);
+            return;
+        }
         let kept: Vec<bool> = shared.fields().map(|(name, value)| keep(name, value)).collect();
         if kept.iter().all(|kept| *kept) {
+            *passed = Some(Arc::clone(&shared));
             self.shared = Some(shared);
         } else {
             let passed = shared.fields.iter().zip(kept).filter(|(_, kept)| *kept);
@@ -154,10 +165,15 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
+/// The part of a word that is compared.
+pub(crate) fn clip_word(word: &str) -> &str {
+    clip(word, WORD_BYTES_MAX)
+}
+
 /// A word as it is compared: its beginning, in lower case.
 #[must_use]
 pub fn word_key(word: &str) -> Cow<'_, str> {
-    let word = clip(word, WORD_BYTES_MAX);
+    let word = clip_word(word);
     if word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Cow::Borrowed(word);
     }

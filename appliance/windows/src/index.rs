@@ -23,16 +23,19 @@ use tantivy::schema::{
     TextOptions,
 };
 use tantivy::store::{Compressor, ZstdCompressor};
-use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer};
+use tantivy::tokenizer::TextAnalyzer;
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexSortByField, IndexWriter, Order, ReloadPolicy, Searcher, TantivyDocument,
     TantivyError, Term,
 };
 
-use crate::document::{Document, Shared, Value, id_key, keyword_key, word_key};
+use crate::document::{Document, Shared, Value, id_key, keyword_key};
+use crate::tokens::{Terms, Words, put_section, put_term};
 
 pub(crate) const META_FILE: &str = "meta.json";
 const WORDS: &str = "backlot_words";
+/// What the schema calls the way of terms. Windows of before terms came framed say so too, and read as they did.
+const TERMS: &str = "raw";
 const SUMMARY_VERSION: u32 = 1;
 /// Sources that are compressed together while they come in, and once for good when their window rests: neighbours in time say much
 /// the same, so the more, the smaller, and the longer it takes to unpack a single one.
@@ -214,7 +217,7 @@ fn schema(positions: bool) -> (Schema, Fields) {
     let fields = Fields {
         time: builder.add_i64_field(TIME, NumericOptions::default().set_fast()),
         seq: builder.add_u64_field(SEQ, NumericOptions::default().set_fast()),
-        term: builder.add_text_field("term", text("raw", IndexRecordOption::Basic)),
+        term: builder.add_text_field("term", text(TERMS, IndexRecordOption::Basic)),
         word: builder.add_text_field("word", text(WORDS, words)),
         number: builder.add_json_field(NUMBER, JsonObjectOptions::default().set_fast("raw")),
         source: builder.add_bytes_field("source", BytesOptions::default().set_stored()),
@@ -260,7 +263,8 @@ impl Window {
     }
 
     fn with(index: Index, fields: Fields) -> tantivy::Result<Self> {
-        index.tokenizers().register(WORDS, TextAnalyzer::from(NamedWords::default()));
+        index.tokenizers().register(WORDS, TextAnalyzer::from(Words::default()));
+        index.tokenizers().register(TERMS, TextAnalyzer::from(Terms::default()));
         let reader = index
             .reader_builder()
             .reload_policy(ReloadPolicy::Manual)
@@ -344,55 +348,59 @@ pub(crate) struct Writer {
     fields: Fields,
 }
 
-/// What the values of a document are in the index.
-#[derive(Debug, Default)]
+/// What values are in the index. tantivy takes each text that it is handed as a value of its own, with a tokenizer of its own, so all terms are one
+/// text here, and all words another.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
-    terms: Vec<String>,
-    words: Vec<String>,
+    terms: String,
+    words: String,
     numbers: Vec<(String, f64)>,
 }
 
 impl Prepared {
     pub(crate) fn of(shared: &Shared) -> Self {
         let mut made = Self::default();
-        for (name, value) in shared.fields() {
-            made.terms.push(term_of(name, value));
-            match value {
-                Value::Keyword(_) | Value::Id(_) => {}
-                Value::Number(value) => made.numbers.push((column(name), *value)),
-                Value::Text(value) => made.words.push(format!("{name}\0{value}")),
-            }
-        }
+        shared.fields().for_each(|(name, value)| made.put(name, value));
         made
+    }
+
+    fn put(&mut self, name: &str, value: &Value) {
+        let (kind, key) = match value {
+            Value::Keyword(value) => (KEYWORD, keyword_key(value)),
+            Value::Id(value) => (ID, id_key(value)),
+            Value::Number(value) => {
+                self.numbers.push((column(name), *value));
+                (NUMBERED, "")
+            }
+            Value::Text(value) => {
+                put_section(&mut self.words, name, value);
+                (TEXT, "")
+            }
+        };
+        put_term(&mut self.terms, [name, kind, key]);
     }
 }
 
 impl Writer {
     pub(crate) fn add(&self, document: &Document) -> tantivy::Result<()> {
         let Fields { time, seq, term, word, number, source, .. } = self.fields;
-        let mut made = TantivyDocument::default();
-        let mut numbers = BTreeMap::<String, OwnedValue>::new();
-        made.add_i64(time, document.time_ns);
-        made.add_u64(seq, document.seq);
-        for (name, value) in document.own_fields() {
-            made.add_text(term, term_of(name, value));
-            match value {
-                Value::Keyword(_) | Value::Id(_) => {}
-                Value::Number(value) => put_number(&mut numbers, column(name), *value),
-                Value::Text(value) => made.add_text(word, [name, "\0", value].concat()),
-            }
+        let mut made = document.shared().map_or_else(Prepared::default, |shared| shared.prepared().clone());
+        document.own_fields().for_each(|(name, value)| made.put(name, value));
+        let bytes = made.terms.len() + made.words.len() + document.source.len();
+        let mut to = TantivyDocument::with_capacity(bytes + 64 * (1 + made.numbers.len()));
+        to.add_i64(time, document.time_ns);
+        to.add_u64(seq, document.seq);
+        to.add_text(term, &made.terms);
+        if !made.words.is_empty() {
+            to.add_text(word, &made.words);
         }
-        if let Some(shared) = document.shared() {
-            let prepared = shared.prepared();
-            prepared.terms.iter().for_each(|text| made.add_text(term, text));
-            prepared.words.iter().for_each(|text| made.add_text(word, text));
-            prepared.numbers.iter().for_each(|(column, value)| put_number(&mut numbers, column.clone(), *value));
+        if !made.numbers.is_empty() {
+            let mut numbers = BTreeMap::new();
+            made.numbers.into_iter().for_each(|(column, value)| put_number(&mut numbers, column, value));
+            to.add_object(number, numbers);
         }
-        if !numbers.is_empty() {
-            made.add_object(number, numbers);
-        }
-        made.add_bytes(source, &document.source);
-        self.writer.add_document(made).map(drop)
+        to.add_bytes(source, &document.source);
+        self.writer.add_document(to).map(drop)
     }
 
     /// Takes away the documents that were added with the keyword `value` under `name`, up to now.
@@ -434,35 +442,35 @@ fn put_number(numbers: &mut BTreeMap<String, OwnedValue>, column: String, value:
     }
 }
 
-/// By what a value is found, or that there is one.
-fn term_of(name: &str, value: &Value) -> String {
-    match value {
-        Value::Keyword(value) => keyword_term(name, value),
-        Value::Id(value) => id_term(name, value),
-        Value::Number(_) => number_term(name),
-        Value::Text(_) => text_term(name),
-    }
-}
+/// What stands between name and value in a term.
+const KEYWORD: &str = "\0k";
+const ID: &str = "\0i";
+const NUMBERED: &str = "\0n";
+const TEXT: &str = "\0t";
 
 pub(crate) fn keyword_term(name: &str, value: &str) -> String {
-    [name, "\0k", keyword_key(value)].concat()
+    [name, KEYWORD, keyword_key(value)].concat()
 }
 
+/// That there is a text of this name.
 pub(crate) fn text_term(name: &str) -> String {
-    [name, "\0t"].concat()
+    [name, TEXT].concat()
 }
 
 pub(crate) fn id_term(name: &str, value: &str) -> String {
-    [name, "\0i", id_key(value)].concat()
+    [name, ID, id_key(value)].concat()
 }
 
 /// Where a number of this name is.
 pub(crate) fn number_term(name: &str) -> String {
-    [name, "\0n"].concat()
+    [name, NUMBERED].concat()
 }
 
 /// The column of a name. Dots and backslashes have a meaning in the paths of columns, control characters are in no name.
 pub(crate) fn column(name: &str) -> String {
+    if !name.contains(['.', '\\']) {
+        return name.to_owned();
+    }
     name.chars()
         .map(|c| {
             if c == '.' {
@@ -485,69 +493,4 @@ pub(crate) fn column_path(name: &str) -> String {
 fn numeric(value: f64) -> OwnedValue {
     #[allow(clippy::cast_possible_truncation, reason = "it is a whole number in the range of i64")]
     if value.fract() == 0.0 && value.abs() < EXACT_MAX { OwnedValue::I64(value as i64) } else { OwnedValue::F64(value) }
-}
-
-/// Splits `name NUL text` into tokens `name NUL word`.
-#[derive(Clone, Default)]
-struct NamedWords {
-    token: Token,
-}
-
-struct NamedWordStream<'a> {
-    token: &'a mut Token,
-    name_bytes: usize,
-    text: &'a str,
-    at: usize,
-    position: usize,
-}
-
-impl Tokenizer for NamedWords {
-    type TokenStream<'a> = NamedWordStream<'a>;
-
-    fn token_stream<'a>(&'a mut self, text: &'a str) -> NamedWordStream<'a> {
-        let at = text.find('\0').map_or(0, |nul| nul + 1);
-        self.token.reset();
-        self.token.text.clear();
-        self.token.text.push_str(&text[..at]);
-        NamedWordStream { token: &mut self.token, name_bytes: at, text, at, position: 0 }
-    }
-}
-
-impl TokenStream for NamedWordStream<'_> {
-    fn advance(&mut self) -> bool {
-        let rest = &self.text[self.at..];
-        let Some(begin) = rest.find(char::is_alphanumeric) else { return false };
-        let word = &rest[begin..];
-        let word = &word[..word.find(|c: char| !c.is_alphanumeric()).unwrap_or(word.len())];
-        self.token.offset_from = self.at + begin;
-        self.at += begin + word.len();
-        self.token.offset_to = self.at;
-        self.token.position = self.position;
-        self.position += 1;
-        self.token.text.truncate(self.name_bytes);
-        self.token.text.push_str(&word_key(word));
-        true
-    }
-
-    fn token(&self) -> &Token {
-        self.token
-    }
-
-    fn token_mut(&mut self) -> &mut Token {
-        self.token
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_carry_the_name_and_only_the_first_nul_separates() {
-        let mut tokenizer = NamedWords::default();
-        let mut stream = tokenizer.token_stream("body\0Out of\0memory");
-        let mut tokens = Vec::new();
-        stream.process(&mut |token| tokens.push((token.position, token.text.clone())));
-        assert_eq!(tokens, [(0, "body\0out".into()), (1, "body\0of".into()), (2, "body\0memory".into())]);
-    }
 }

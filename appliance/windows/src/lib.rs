@@ -36,6 +36,7 @@ mod pattern;
 mod plan;
 mod query;
 mod tally;
+mod tokens;
 mod top;
 mod walk;
 mod windows;
@@ -103,13 +104,13 @@ impl Options {
             window_bytes_max: 1 << 30,
             stray_ms: 2 * 3_600_000,
             commit_every_ms: 2_000,
-            commit_bytes: 8 << 20,
+            commit_bytes: 16 << 20,
             retention_ms: 14 * 86_400_000,
             disk_bytes_max: 64 << 30,
             cold_after_ms: None,
             classes: Vec::new(),
             cold: None,
-            writer_bytes: 15_000_000,
+            writer_bytes: 40_000_000,
             readers_max: 16,
             filtered: &[],
         }
