@@ -14,7 +14,7 @@ use prost::Message as _;
 use crate::Settings;
 use crate::appliance::{Appliance, resident_mib};
 use crate::client::Failure;
-use crate::logs_peers;
+use crate::{logs_peers, logs_tail};
 
 const LINES_A_REQUEST: usize = 1000;
 /// How often each question is asked.
@@ -104,6 +104,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         let ms = |at: usize| times[at].as_secs_f64() * 1e3;
         println!("{:>12.2} ms p50, {:.2} ms the slowest of {TIMES}: {what}", ms(TIMES / 2), ms(TIMES - 1));
     }
+    logs_tail::run(&appliance)?;
     println!("{:>12.0} MiB resident afterwards", appliance.resident_mib()?);
     println!("{:>12.0} MiB resident is this bench", resident_mib("self")?);
     drop(appliance);

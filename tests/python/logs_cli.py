@@ -138,6 +138,10 @@ def calls():
                       "--log-events", json.dumps(events))
     assert "rejectedLogEventsInfo" not in answer, answer
     indexed(logs, "/studio/render", 300)
+    # An estimate by the newest hundred, as CloudWatch counts: 26 bytes for each event beside its message.
+    stored = aws_json("describe-log-groups", "--log-group-name-prefix", "/studio/")["logGroups"][0]["storedBytes"]
+    exact = sum(len(event["message"]) + 26 for event in events)
+    assert abs(stored / exact - 1) < 0.1, (stored, exact)
     wanted = [event["message"] for event in events if "shot 3 " in event["message"]]
     found = aws_json("filter-log-events", "--log-group-name", "/studio/render", "--filter-pattern", '"shot 3"')
     equal([event["message"] for event in found["events"]], wanted)

@@ -638,7 +638,22 @@ def live():
         tail.wait()
 
 
+def kept():
+    """The retention of a group hides; a class of the configuration frees its disk."""
+    logs = client()
+    for group in ("/studio/short", "/studio/other"):
+        logs.create_log_group(logGroupName=group)
+        logs.create_log_stream(logGroupName=group, logStreamName="s")
+        put(logs, group, "s", ["five hours ago"], now_ms() - 5 * 3_600_000)
+        put(logs, group, "s", ["now", "and now"])
+        indexed(logs, group, 3)
+    logs.put_retention_policy(logGroupName="/studio/short", retentionInDays=1)
+    equal(logs.describe_log_groups(logGroupNamePrefix="/studio/short")["logGroups"][0]["retentionInDays"], 1)
+    equal(len(indexed(logs, "/studio/short", 3)), 3)
+
+
 SUBJECTS = {
+    "kept": kept,
     "groups": groups,
     "bounds": bounds,
     "events": events,

@@ -278,6 +278,81 @@ fn queries_find_what_a_scan_finds() {
 }
 
 #[test]
+fn hits_are_sorted_by_fields_page_by_page() {
+    let filled = filled(43, 1500);
+    let Filled { appliance, lines, .. } = &filled;
+    // Where a line stands: those without a duration last.
+    let mut expected: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            (line.attributes.get("duration_ms").and_then(Value::as_f64), line.host.clone(), line.time_ns / 1_000_000)
+        })
+        .collect();
+    expected.sort_by(|a, b| {
+        let rank = |duration: Option<f64>| duration.map_or(f64::INFINITY, |duration| -duration);
+        rank(a.0).total_cmp(&rank(b.0)).then_with(|| a.1.cmp(&b.1)).then_with(|| a.2.cmp(&b.2))
+    });
+    assert!(expected.iter().filter(|line| line.0.is_some()).count() > 50, "the corpus has durations");
+    let (mut seen, mut after) = (Vec::new(), None::<Value>);
+    while seen.len() < 300 {
+        let mut body = json!({"query": filled.query("*"), "size": 70, "_source": ["host", "duration_ms"],
+            "sort": [{"duration_ms": {"order": "desc", "unmapped_type": "double"}}, {"host.keyword": "asc"}, {"@timestamp": "asc"}, "_doc"]});
+        if let Some(after) = &after {
+            body["search_after"] = after.clone();
+        }
+        let answer = filled.grafana(&body);
+        assert_eq!(answer["hits"]["total"]["value"], json!(lines.len()));
+        let hits = answer["hits"]["hits"].as_array().unwrap();
+        for hit in hits {
+            assert_eq!(hit["sort"][1], hit["_source"]["host"]);
+            seen.push((
+                hit["sort"][0].as_f64(),
+                hit["sort"][1].as_str().unwrap().to_owned(),
+                hit["sort"][2].as_u64().unwrap(),
+            ));
+        }
+        after = hits.last().map(|hit| hit["sort"].clone());
+    }
+    assert_eq!(seen, expected[..seen.len()]);
+    let least =
+        ask(appliance, "/_search?sort=duration_ms:asc&size=1", &json!({"query": {"exists": {"field": "duration_ms"}}}));
+    let durations = lines.iter().filter_map(|line| line.attributes.get("duration_ms").and_then(Value::as_f64));
+    assert_eq!(least["hits"]["hits"][0]["sort"][0].as_f64(), durations.reduce(f64::min));
+}
+
+#[test]
+fn grafanas_pipelines_are_made_of_counts_and_metrics() {
+    let filled = filled(44, 2000);
+    let body = json!({"size": 0, "query": filled.query("*"), "aggs": {"2": {
+        "date_histogram": {"field": "@timestamp", "fixed_interval": "1s", "min_doc_count": 0, "format": "epoch_millis",
+            "extended_bounds": {"min": filled.begin_ms, "max": filled.end_ms}},
+        "aggs": {
+            "3": {"derivative": {"buckets_path": "_count"}},
+            "4": {"cumulative_sum": {"buckets_path": "_count"}},
+            "5": {"moving_fn": {"buckets_path": "_count", "window": 3, "script": "MovingFunctions.unweightedAvg(values)"}},
+        },
+    }}});
+    let answer = filled.grafana(&body);
+    let buckets = answer["aggregations"]["2"]["buckets"].as_array().unwrap();
+    let counts: Vec<f64> = buckets.iter().map(|bucket| bucket["doc_count"].as_f64().unwrap()).collect();
+    assert_eq!((counts.iter().sum::<f64>(), counts.len() > 3), (filled.lines.len() as f64, true));
+    for (at, bucket) in buckets.iter().enumerate() {
+        let change = at.checked_sub(1).map(|before| counts[at] - counts[before]);
+        assert_eq!(bucket.get("3").and_then(|told| told["value"].as_f64()), change);
+        assert_eq!(bucket["4"]["value"].as_f64(), Some(counts[..=at].iter().sum()));
+        let before = &counts[at.saturating_sub(3)..at];
+        let mean = (!before.is_empty()).then(|| before.iter().sum::<f64>() / before.len() as f64);
+        assert_eq!(bucket["5"]["value"].as_f64(), mean);
+    }
+}
+
+#[test]
+fn the_python_client_writes_with_its_bulk_helper_and_finds() {
+    let said = Appliance::start().python("logs_elastic.py", &[]);
+    assert!(said.contains("elasticsearch is as it should be"), "{said}");
+}
+
+#[test]
 fn indexes_are_those_that_were_written_to() {
     let appliance = Appliance::start();
     let lines = "{\"create\":{}}\n{\"@timestamp\":\"2026-01-02T03:04:05Z\",\"message\":\"made a proxy\",\"host\":{\"name\":\"edit-1\"},\"took\":3}\n";
@@ -322,14 +397,14 @@ fn mistakes_are_answered_as_elasticsearch_does_and_a_key_is_needed() {
     refused("/_search", r#"{"query":{"fuzzy":{"a":"b"}}}"#, "parsing_exception", "unknown query [fuzzy]");
     refused("/_search", r#"{"nonsense":1}"#, "parsing_exception", "unknown key [nonsense]");
     refused("/_search", r#"{"size":10001}"#, "illegal_argument_exception", "Result window is too large");
-    refused("/_search", r#"{"sort":"duration_ms"}"#, "illegal_argument_exception", "sorting by [duration_ms]");
+    refused("/_search", r#"{"sort":"message"}"#, "illegal_argument_exception", "Fielddata is disabled");
     refused("/_search", r#"{"search_after":[1]}"#, "illegal_argument_exception", "needs a `sort`");
     refused("/_search?scroll=1m", "{}", "illegal_argument_exception", "unrecognized parameter: [scroll]");
     refused(
         "/_search",
-        r#"{"aggs":{"a":{"derivative":{}}}}"#,
+        r#"{"aggs":{"a":{"moving_avg":{}}}}"#,
         "parsing_exception",
-        "Unknown aggregation type [derivative]",
+        "Unknown aggregation type [moving_avg]",
     );
     refused(
         "/_search",

@@ -157,6 +157,144 @@ fn classes_have_windows_of_their_own_and_are_changed_without_a_loss() {
     assert!(line.starts_with("ok") && line.contains("debug: 1 windows, 2 records"), "{line}");
 }
 
+/// Two classes with windows of four megabytes, one of which is kept for a year.
+const TWO_CLASSES: &str = r#"
+[[logs.class]]
+name = "year"
+match = "service:auditor"
+days = 365
+bytes = 16_000_000
+[[logs.class]]
+name = "days"
+match = "service:chatter"
+days = 2
+bytes = 16_000_000
+[[logs.class]]
+name = "short"
+match = "service:\"/studio/short\""
+days = 1
+"#;
+
+/// Lines of a kilobyte that do not compress to nothing.
+fn noise(seed: u64, lines: u64) -> String {
+    let line = |at: u64| {
+        let words = (0..60).map(|word| {
+            let mixed = (seed << 40 ^ at << 8 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            format!("{:x}", mixed ^ mixed >> 29)
+        });
+        json!({"message": words.collect::<Vec<_>>().join(" ")}).to_string()
+    };
+    (0..lines).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The windows of logs as they are told: class, name, bytes, whether they are closed.
+fn kept(appliance: &Appliance) -> (u64, Vec<(String, String, bool)>) {
+    let told = appliance.json("GET", "/v1/retention", None);
+    let windows = told["windows"].as_array().unwrap().iter().filter(|window| window["records"].as_u64() > Some(0));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let one = |window: &Value| (text(&window["class"]), text(&window["window"]), window["closed"] == true);
+    (told["disk_bytes"].as_u64().unwrap(), windows.map(one).collect())
+}
+
+/// The windows that the log says went, in that order.
+fn went(appliance: &Appliance, of: &[(String, String, bool)]) -> Vec<String> {
+    let log = appliance.log();
+    let lines = log.lines().filter(|line| line.contains("dropped a window"));
+    lines
+        .filter_map(|line| of.iter().find(|(_, name, _)| line.contains(name.as_str())))
+        .map(|window| window.1.clone())
+        .collect()
+}
+
+fn metric(appliance: &Appliance, name: &str, labels: &[&str]) -> f64 {
+    let text = appliance.http("GET", "/metrics", None).1;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label)));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
+#[test]
+fn a_store_over_its_budget_drops_windows_in_the_written_order_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut appliance = started(dir.path(), TWO_CLASSES);
+    let send = |appliance: &Appliance, service: &str, seed: u64| {
+        let path = format!("/v1/logs?service.name={service}");
+        post(&appliance.addresses.http, &path, "text/plain", &noise(seed, 1000));
+    };
+    let matched = |appliance: &Appliance, service: &str| {
+        appliance.json("GET", &format!("/v1/logs/histogram?query=service:{service}"), None)["matched"].as_u64().unwrap()
+    };
+    // What is kept for a year comes first, so that only its long time keeps it.
+    for (service, class, windows) in [("auditor", "year", 1), ("chatter", "days", 2)] {
+        let is_there = |appliance: &Appliance| {
+            kept(appliance).1.iter().filter(|(of, _, closed)| of == class && *closed).count() >= windows
+        };
+        for round in 0.. {
+            assert!(round < 40, "no window was closed: {:?}", kept(&appliance));
+            send(&appliance, service, round);
+            eventually("what was sent", || (matched(&appliance, service) == (round + 1) * 1000).then_some(()));
+            if is_there(&appliance) {
+                break;
+            }
+        }
+    }
+    let (sent, audited) = (matched(&appliance, "chatter"), matched(&appliance, "auditor"));
+    let (bytes, order) = kept(&appliance);
+    let closed: Vec<_> = order.iter().filter(|window| window.2).cloned().collect();
+    let classes: Vec<_> = closed.iter().map(|window| window.0.as_str()).collect();
+    assert!(
+        classes.len() > 2 && classes.starts_with(&["days", "days"]) && classes.last() == Some(&"year"),
+        "{order:?}"
+    );
+
+    // Room for somewhat less than there is: some of what is kept for days goes, the oldest of it first.
+    assert_eq!(appliance.stop(), Some(0));
+    let bytes_max = bytes * 6 / 10;
+    appliance.set("BACKLOT_SIGNALS_DISK_BYTES_MAX", &bytes_max.to_string());
+    appliance.start_again();
+    eventually("room", || (!went(&appliance, &closed).is_empty() && kept(&appliance).0 <= bytes_max).then_some(()));
+    let gone = went(&appliance, &closed);
+    let names: Vec<_> = closed.iter().map(|window| window.1.clone()).collect();
+    assert_eq!(gone, names[..gone.len()], "in the order that was told");
+    let left = kept(&appliance).1;
+    assert!(left.iter().any(|window| window.0 == "year" && window.2), "{left:?}");
+    assert!(gone.iter().all(|name| !left.iter().any(|window| window.1 == *name)), "{left:?}");
+    let labels = [r#"class="days""#, r#"reason="total""#, r#"signal="logs""#];
+    assert_eq!(metric(&appliance, "backlot_windows_dropped_total", &labels), gone.len() as f64);
+    let lost = metric(&appliance, "backlot_windows_dropped_records_total", &labels);
+    assert_eq!(matched(&appliance, "chatter") as f64 + lost, sent as f64, "and nothing else is gone");
+    assert_eq!(matched(&appliance, "auditor"), audited);
+
+    // Room for nothing: what is closed goes, what is kept for a year last; what is being written stays.
+    assert_eq!(appliance.stop(), Some(0));
+    appliance.set("BACKLOT_SIGNALS_DISK_BYTES_MAX", "1");
+    appliance.start_again();
+    eventually("all that is closed to go", || (went(&appliance, &closed).len() == closed.len()).then_some(()));
+    assert_eq!(went(&appliance, &closed), names);
+    let left = kept(&appliance).1;
+    assert!(!left.is_empty() && left.iter().all(|window| !window.2), "{left:?}");
+    assert_eq!(metric(&appliance, "backlot_windows_dropped_total", &[r#"class="year""#, r#"reason="total""#]), 1.0);
+}
+
+#[test]
+fn a_log_group_has_its_disk_back_by_a_class_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let appliance = started(dir.path(), TWO_CLASSES);
+    let said = appliance.python("logs_cloudwatch.py", &["kept"]);
+    assert!(said.contains("kept is as it should be"), "{said}");
+    // Its two events of now, and the one that is hours off, which has a window of its own; and as many of another group.
+    eventually("the windows", || {
+        let classes: Vec<_> = kept(&appliance).1.into_iter().map(|window| window.0).collect();
+        let of = |class: &str| classes.iter().filter(|of| *of == class).count();
+        (of("short") == 2 && of("default") == 2).then_some(())
+    });
+    let told = appliance.json("GET", "/v1/retention", None);
+    let short = told["windows"].as_array().unwrap().iter().filter(|window| window["class"] == "short");
+    let records: u64 = short.map(|window| window["records"].as_u64().unwrap()).sum();
+    assert_eq!(records, 3, "those of one group, and no others: {told}");
+}
+
 #[test]
 fn a_rule_or_class_that_is_wrong_stops_the_start_with_its_name() {
     let dir = tempfile::tempdir().unwrap();

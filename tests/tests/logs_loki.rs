@@ -94,6 +94,99 @@ impl Filled {
 }
 
 #[test]
+fn grafanas_pages_of_services_fields_and_patterns_are_answered() {
+    let filled = filled(32, 2000);
+    let Filled { appliance, lines, begin_ns, end_ns } = &filled;
+    let (start, end) = (begin_ns.to_string(), end_ns.to_string());
+    let of = |path: &str, more: &[(&str, &str)]| {
+        read(appliance, path, &[&[("start", start.as_str()), ("end", end.as_str())], more].concat(), &[])
+    };
+    let own = r#"{service_name=~"ffmpeg|studio-api|agent|model"}"#;
+    let services: BTreeMap<_, u64> = lines.iter().fold(BTreeMap::new(), |mut all, line| {
+        *all.entry(line.service).or_default() += 1;
+        all
+    });
+    let volumes = |data: &Value, label: &str| -> BTreeMap<String, f64> {
+        let of = |one: &Value| {
+            let values = one["values"].as_array().cloned().unwrap_or_else(|| vec![one["value"].clone()]);
+            values.iter().map(|value| value[1].as_str().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+        };
+        data["result"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (one["metric"][label].as_str().unwrap().to_owned(), of(one)))
+            .collect()
+    };
+    let told =
+        of("index/volume", &[("query", r#"{service_name=~".+", service_name!="backlot"}"#), ("limit", "50")])["data"]
+            .clone();
+    let total = volumes(&told, "service_name");
+    assert_eq!(total.keys().map(String::as_str).collect::<Vec<_>>(), services.keys().copied().collect::<Vec<_>>());
+    let sizes: Vec<_> = told["result"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["value"][1].as_str().unwrap().parse::<f64>().unwrap())
+        .collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.iter().all(|size| *size > 100.0), "{sizes:?}");
+    for (service, count) in &services {
+        // A record is some hundred bytes as it is stored.
+        let size = total[*service] / *count as f64;
+        assert!((100.0..3000.0).contains(&size), "{service}: {size}");
+    }
+    let mut ranged =
+        of("index/volume_range", &[("query", own), ("targetLabels", "service_name"), ("step", "1s")])["data"].clone();
+    assert_eq!(ranged["resultType"], "matrix");
+    for (service, volume) in volumes(&ranged.take(), "service_name") {
+        assert!((volume / total[&service] - 1.0).abs() < 0.5, "{service}: {volume} {}", total[&service]);
+    }
+    let by_level = volumes(&of("index/volume", &[("query", own), ("targetLabels", "level")])["data"], "level");
+    assert!(by_level["info"] > by_level["error"], "{by_level:?}");
+    let labels = of("index/volume", &[("query", own), ("aggregateBy", "labels")])["data"]["result"].clone();
+    let labels: BTreeSet<String> = labels
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["metric"].as_object().unwrap().keys().next().unwrap().clone())
+        .collect();
+    assert!(labels.contains("service_name") && labels.contains("host_name") && labels.contains("level"), "{labels:?}");
+    assert_eq!(of("index/volume", &[("query", own), ("limit", "1")])["data"]["result"].as_array().unwrap().len(), 1);
+    assert_eq!(get(appliance, "index/volume", &[("query", own), ("aggregateBy", "hosts")], &[]).0, 400);
+
+    let fields = of("detected_fields", &[("query", own), ("line_limit", "2000")]);
+    let of_name =
+        |name: &str| fields["fields"].as_array().unwrap().iter().find(|field| field["label"] == name).cloned();
+    let durations: BTreeSet<_> = lines
+        .iter()
+        .rev()
+        .take(2000)
+        .filter_map(|line| line.attributes.get("duration_ms"))
+        .map(Value::to_string)
+        .collect();
+    let duration = of_name("duration_ms").unwrap_or_else(|| panic!("{fields}"));
+    assert!(["int", "float"].contains(&duration["type"].as_str().unwrap()), "{duration}");
+    let values = of("detected_field/duration_ms/values", &[("query", own), ("line_limit", "2000"), ("limit", "5000")]);
+    assert_eq!(values["values"].as_array().unwrap().len(), duration["cardinality"].as_u64().unwrap() as usize);
+    assert!(!durations.is_empty() && duration["cardinality"].as_u64().unwrap() as usize <= durations.len() + 1);
+
+    let patterns = of("patterns", &[("query", r#"{service_name="ffmpeg"}"#), ("step", "10s")])["data"].clone();
+    let patterns = patterns.as_array().unwrap();
+    let count = |pattern: &Value| {
+        pattern["samples"].as_array().unwrap().iter().map(|sample| sample[1].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(patterns.iter().map(count).sum::<u64>(), services["ffmpeg"]);
+    for pattern in patterns.iter().take(3) {
+        // Its lines are found by it.
+        let query = format!("{{service_name=\"ffmpeg\"}} |> {}", pattern["pattern"]);
+        assert!(filled.lines_of(&query).len() as u64 >= count(pattern), "{pattern}");
+    }
+    let formatted = read(appliance, "format_query", &[("query", "{app=\"x\"}\n   |=  `a  b`")], &[]);
+    assert_eq!(formatted["data"], "{app=\"x\"} |= `a  b`");
+    assert_eq!(get(appliance, "format_query", &[("query", "{app=")], &[]).0, 400);
+}
+
+#[test]
 fn grafanas_health_check_labels_and_volume_are_answered() {
     let filled = filled(31, 2000);
     let Filled { appliance, lines, begin_ns, end_ns } = &filled;

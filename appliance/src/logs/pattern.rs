@@ -40,6 +40,18 @@ pub(super) fn of(body: &str) -> String {
     made
 }
 
+/// The pattern of a line as LogQL writes one: `|>` with it finds the line.
+#[must_use]
+pub(super) fn for_logql(body: &str) -> String {
+    const ANYTHING: &str = "<_>";
+    let mut made = of(body).replace(HOLE, ANYTHING);
+    let looked_at = backlot_windows::clip(body, LOOKED_AT_BYTES).lines().next().unwrap_or_default();
+    if looked_at.len() < body.len() && !made.ends_with(ANYTHING) {
+        made.push_str(ANYTHING);
+    }
+    made
+}
+
 /// The name of a line's pattern.
 #[must_use]
 pub(super) fn key(body: &str) -> String {
@@ -80,6 +92,8 @@ mod tests {
                 assert_eq!(of(line), pattern);
             }
         }
+        assert_eq!(for_logql("step 3 of 30"), "step <_> of <_>");
+        assert_eq!(for_logql("Traceback:\n  more"), "Traceback:<_>");
         assert_ne!(key("heartbeat"), key("received a job"));
         assert_eq!(key("gpu 3 at 71 C"), key("gpu 12 at 40 C"));
         assert!(of(&"9".repeat(100_000)).len() < 10);

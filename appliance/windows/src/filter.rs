@@ -244,7 +244,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_that_are_no_filter_are_none_or_rule_nothing_in_by_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn bytes_that_are_no_filter_are_taken_for_none(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join(FILE), &bytes).unwrap();
             prop_assert!(Filter::open(dir.path(), NAMES).is_none());

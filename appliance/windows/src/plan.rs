@@ -18,14 +18,12 @@ use crate::document::{keyword_key, word_key};
 use crate::excluded::Excluded;
 use crate::index::{Fields, IndexFault, column, id_term, keyword_term, number_term, text_term};
 use crate::pattern::inner_words;
-use crate::query::Query;
+use crate::query::{Query, has_within};
 use crate::walk::Fault;
 use crate::windows::Cancel;
 
 /// Most terms of a dictionary that stand for one part of a question; where more would, the sources are looked at.
 const TERMS_MAX: usize = 4096;
-/// Words as long as this may have been cut.
-const CUT_BYTES: usize = 120;
 /// Terms of a dictionary between two looks at the cancel flag.
 const CANCEL_EVERY: usize = 65_536;
 
@@ -71,6 +69,13 @@ impl Planner<'_> {
             Query::Words { name, words } => self.phrase(name, words),
             Query::WordPrefix { name, prefix } => {
                 Plan::exact(beginning(word, &format!("{name}\0{}", word_key(prefix))))
+            }
+            Query::WordInfix { name, part } => {
+                let key = word_key(part).into_owned();
+                match self.terms(word, &format!("{name}\0"), |word| has_within(word, &key))? {
+                    Some(words) => Plan::exact(set(word, words)),
+                    None => Plan::inexact(one(term, &text_term(name))),
+                }
             }
             Query::Contains { name, text } => self.containing(name, text)?,
             Query::Matches { name, pattern } => {
@@ -141,8 +146,7 @@ impl Planner<'_> {
             None
         } else if text.chars().all(char::is_alphanumeric) {
             let key = word_key(text).into_owned();
-            let words =
-                self.terms(word, &format!("{name}\0"), |word| word.len() >= CUT_BYTES || word.contains(&key))?;
+            let words = self.terms(word, &format!("{name}\0"), |word| has_within(word, &key))?;
             words.map(|words| Box::new(set(word, words)) as Box<dyn tantivy::query::Query>)
         } else {
             Some(all(inner_words(text).iter().map(|key| self.word(name, key))))

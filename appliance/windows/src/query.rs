@@ -5,6 +5,9 @@ use std::ops::Bound;
 use crate::document::{Document, Value, keyword_key, word_key, words};
 use crate::pattern::Pattern;
 
+/// Words as long as this may have been cut.
+pub(crate) const CUT_BYTES: usize = 120;
+
 /// A question, independent of any query language. Names and values are compared as [`Document::add`] describes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
@@ -45,6 +48,11 @@ pub enum Query {
     WordPrefix {
         name: String,
         prefix: String,
+    },
+    /// A word that has this in it, whatever its case, or one so long that the index does not know all of it.
+    WordInfix {
+        name: String,
+        part: String,
     },
     /// A number within both bounds.
     Number {
@@ -99,6 +107,9 @@ impl Query {
             Self::WordPrefix { name, prefix } => any_text(document, name, |text| {
                 words(text).any(|word| word_key(word).starts_with(word_key(prefix).as_ref()))
             }),
+            Self::WordInfix { name, part } => {
+                any_text(document, name, |text| words(text).any(|word| has_within(&word_key(word), &word_key(part))))
+            }
             Self::Number { name, from, to } => document
                 .values(name)
                 .any(|value| matches!(value, Value::Number(number) if in_bounds(*number, *from, *to))),
@@ -135,6 +146,11 @@ fn has_phrase(text: &str, wanted: &[String]) -> bool {
             words.windows(wanted.len()).any(|run| run.iter().zip(wanted).all(|(word, key)| is(word, key)))
         }
     }
+}
+
+/// Whether a word, as it is compared, has `part` in it, or may have it where it was cut.
+pub(crate) fn has_within(word: &str, part: &str) -> bool {
+    word.len() >= CUT_BYTES || word.contains(part)
 }
 
 fn in_bounds(number: f64, from: Bound<f64>, to: Bound<f64>) -> bool {

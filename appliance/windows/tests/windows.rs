@@ -174,6 +174,7 @@ fn any_query() -> impl Strategy<Value = Query> {
             .prop_map(|(name, words)| Query::text(&name, &words.join(" "))),
         (any_name(), prop::sample::select(vec!["fr", "O", "ü", "12"]))
             .prop_map(|(name, prefix)| Query::WordPrefix { name, prefix: prefix.into() }),
+        (any_name(), "[a-zA-Z0-9ä]{1,3}").prop_map(|(name, part)| Query::WordInfix { name, part }),
         (any_name(), any_bound(), any_bound()).prop_map(|(name, from, to)| Query::Number { name, from, to }),
         any_name().prop_map(|name| Query::Exists { name }),
         (

@@ -221,7 +221,13 @@ impl CloudWatch {
         }
         let more = rows.len() > limit;
         let next = rows.keys().take(limit).next_back().filter(|_| more).cloned();
-        let mut answer = json!({"logGroups": rows.into_values().take(limit).collect::<Vec<_>>()});
+        let mut told = Vec::with_capacity(rows.len().min(limit));
+        for (name, mut row) in rows.into_iter().take(limit) {
+            // It may have been deleted meanwhile.
+            row["storedBytes"] = self.source.stored_bytes(&name).await.unwrap_or(0).into();
+            told.push(row);
+        }
+        let mut answer = json!({"logGroups": told});
         if let Some(next) = next {
             answer["nextToken"] = next.into();
         }

@@ -27,6 +27,14 @@ const SERVICES_FRESH_MS: u64 = 5_000;
 const STREAM_IDS_MAX: usize = 512;
 /// Events of one search.
 pub(super) const PAGE_EVENTS: usize = 1_000;
+/// Shortest part of a word that is looked up among all words.
+const INFIX_BYTES_MIN: usize = 3;
+/// How long an estimate of a group's bytes is believed.
+const STORED_FRESH_MS: u64 = 60_000;
+/// Events whose sizes stand for those of their group.
+const STORED_SAMPLE: usize = 100;
+/// What CloudWatch counts for an event beside its message.
+const EVENT_OVERHEAD_BYTES: usize = 26;
 /// Bytes of one search, as they are stored.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -37,6 +45,8 @@ pub(super) struct Source {
     pub(super) groups: Groups,
     /// When they were listed, and which they were.
     services: Arc<Mutex<(u64, Arc<Vec<String>>)>>,
+    /// When a group's bytes were estimated, by its name.
+    stored: Arc<Mutex<HashMap<String, (u64, u64)>>>,
 }
 
 /// A group that events are read from.
@@ -148,7 +158,7 @@ impl Asked {
 
 impl Source {
     pub(super) fn new(logs: Logs, groups: Groups) -> Self {
-        Self { logs, groups, services: Arc::default() }
+        Self { logs, groups, services: Arc::default(), stored: Arc::default() }
     }
 
     /// The group of a name.
@@ -203,6 +213,33 @@ impl Source {
             Some(Told::Values(values)) => values.top.into_iter().map(|(value, _)| value).collect(),
             _ => Vec::new(),
         })
+    }
+
+    /// About how many bytes the events of a group are, as CloudWatch counts them: how many there are, times the mean size of the newest ones.
+    /// Events of streams that were deleted are among them until their windows go.
+    pub(super) async fn stored_bytes(&self, name: &str) -> Result<u64, AwsError> {
+        let now_ms = self.logs.store.now().mono_ms;
+        let known = self.stored.lock().get(name).copied();
+        if let Some((_, bytes)) = known.filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < STORED_FRESH_MS) {
+            return Ok(bytes);
+        }
+        let target = self.target(name).await?;
+        let selection = self.selection(&[target], Streams::All);
+        let range = (selection.floor_ns, i64::MAX);
+        let counted =
+            self.logs.store.tally(selection.query.clone(), range, Vec::new()).await.map_err(fault::of_search)?;
+        let sample = Asked { limit: STORED_SAMPLE, ..Asked::all(range.0, range.1, Order::Newest) };
+        let sample = self.page(&selection, sample).await?.events;
+        let sizes = sample.iter().map(|event| event.message.len() + EVENT_OVERHEAD_BYTES).sum::<usize>();
+        let bytes = (counted.matched as f64 * sizes as f64 / sample.len().max(1) as f64).round() as u64;
+        if bytes > 0 {
+            let mut stored = self.stored.lock();
+            if stored.len() >= OTHERS_MAX {
+                stored.clear();
+            }
+            stored.insert(name.to_owned(), (now_ms, bytes));
+        }
+        Ok(bytes)
     }
 
     /// The events of `targets` that are in `streams`.
@@ -289,11 +326,6 @@ impl Source {
     }
 }
 
-/// Whether a word of `text` ends at neither of its ends, so that it is a whole word of every line that holds it.
-fn is_inner(text: &str, word: &str) -> bool {
-    !text.starts_with(word) && !text.ends_with(word)
-}
-
 /// The earliest moment that a group's retention leaves.
 pub(super) fn floor_of(row: &GroupRow, wall_ms: u64) -> i64 {
     let Some(days) = row.retention_days else { return i64::MIN };
@@ -301,12 +333,24 @@ pub(super) fn floor_of(row: &GroupRow, wall_ms: u64) -> i64 {
     i64::try_from(floor_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
-/// Narrows a question down to lines that may hold `text`: those with the words within it. A line that the store has taken apart
-/// must be looked at, and so must all lines where the text has no word that stands whole in it. What is asked here the index
-/// answers by itself: were it to read the lines, they would be read twice.
+/// Narrows a question down to lines that may hold `text`: those with the words within it, and with words that its first and its last one may
+/// be the ends of. A line that the store has taken apart must be looked at, and so must all lines where nothing is known of the
+/// text's words. What is asked here the index answers by itself: were it to read the lines, they would be read twice.
 pub(super) fn may_hold(text: &str) -> Query {
-    let inner = backlot_windows::words(text).filter(|word| is_inner(text, word));
-    let words: Vec<_> = inner.map(|word| Query::text(BODY, word)).collect();
+    let name = || BODY.to_owned();
+    let part_of = |word: &str| {
+        let (begins, ends) = (text.starts_with(word), text.ends_with(word));
+        match (begins, ends) {
+            (false, false) => Some(Query::text(BODY, word)),
+            // Letters other than these may change with what stands beside them; of few letters, most words would have them.
+            (false, true) if word.is_ascii() => Some(Query::WordPrefix { name: name(), prefix: word.to_owned() }),
+            (true, _) if word.len() >= INFIX_BYTES_MIN && word.is_ascii() => {
+                Some(Query::WordInfix { name: name(), part: word.to_owned() })
+            }
+            _ => None,
+        }
+    };
+    let words: Vec<_> = backlot_windows::words(text).filter_map(part_of).collect();
     if words.is_empty() {
         return Query::All;
     }

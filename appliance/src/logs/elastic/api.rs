@@ -53,21 +53,28 @@ pub(in crate::logs) fn routes(logs: Logs) -> Router {
     Router::new()
         .route("/es/_cluster/health", get(health))
         .route("/es/_cluster/health/{index}", get(health))
-        .route("/es/_search", get(search_all).post(search_all))
-        .route("/es/{index}/_search", get(search_in).post(search_in))
+        .route("/es/_search", get(search).post(search))
+        .route("/es/{index}/_search", get(search).post(search))
         .route("/es/_msearch", get(searches).post(searches))
         .route("/es/{index}/_msearch", get(searches).post(searches))
-        .route("/es/_count", get(count_all).post(count_all))
-        .route("/es/{index}/_count", get(count_in).post(count_in))
-        .route("/es/_mapping", get(mapping_all))
-        .route("/es/{index}/_mapping", get(mapping_in))
-        .route("/es/_field_caps", get(fields_all).post(fields_all))
-        .route("/es/{index}/_field_caps", get(fields_in).post(fields_in))
+        .route("/es/_count", get(count).post(count))
+        .route("/es/{index}/_count", get(count).post(count))
+        .route("/es/_mapping", get(mappings))
+        .route("/es/{index}/_mapping", get(mappings))
+        .route("/es/_field_caps", get(field_caps).post(field_caps))
+        .route("/es/{index}/_field_caps", get(field_caps).post(field_caps))
         .with_state(logs)
 }
 
 type MayRead = Result<Viewer, ApiError>;
 type Parameters = Vec<(String, String)>;
+/// The indexes that an address names, if it does.
+type Where = Option<Path<String>>;
+
+/// What stands in an address without a name means all.
+fn names(path: &Where) -> &str {
+    path.as_ref().map_or("*", |path| path.0.as_str())
+}
 
 /// The parameters of an address, if all of them are known.
 fn parameters(uri: &Uri, known: &[&str]) -> Result<Parameters, Refused> {
@@ -167,47 +174,26 @@ async fn health(viewer: MayRead, uri: Uri) -> Result<Response, Refused> {
     ))
 }
 
-/// What comes with a search.
-struct Asked {
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-async fn search_all(
+async fn search(
     viewer: MayRead,
-    logs: State<Logs>,
+    State(logs): State<Logs>,
+    path: Where,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    search(viewer, logs, "*", Asked { uri, headers, body }).await
-}
-
-async fn search_in(
-    viewer: MayRead,
-    logs: State<Logs>,
-    Path(index): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    search(viewer, logs, &index, Asked { uri, headers, body }).await
-}
-
-async fn search(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
     viewer?;
     const NAMES: [&str; 8] =
         ["q", "size", "from", "_source", "sort", "track_total_hits", "typed_keys", "rest_total_hits_as_int"];
-    let parameters = parameters(&asked.uri, &NAMES)?;
+    let parameters = parameters(&uri, &NAMES)?;
     for name in ["typed_keys", "rest_total_hits_as_int"] {
         if is_set(&parameters, name) {
             return Err(Refused::illegal(format!("[{name}] is not supported")));
         }
     }
-    let request = Request::read(&body_of(&asked.headers, &asked.body)?, logs.store.now())?;
+    let request = Request::read(&body_of(&headers, &body)?, logs.store.now())?;
     let mut request = with_parameters(request, &parameters)?;
-    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
     request.question = request.question.and(scope.query);
     Ok(answer(StatusCode::OK, &run(&logs, request).await?))
 }
@@ -216,7 +202,7 @@ async fn search(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: A
 async fn searches(
     viewer: MayRead,
     State(logs): State<Logs>,
-    path: Option<Path<String>>,
+    path: Where,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
@@ -238,11 +224,10 @@ async fn searches(
         return Err(Refused::illegal(format!("a request has at most {SEARCHES_MAX} searches here")));
     }
     let began_ms = logs.store.now().mono_ms;
-    let default = path.map_or_else(|| "*".to_owned(), |path| path.0);
     let mut responses = Vec::with_capacity(lines.len() / 2);
     for pair in lines.chunks(2) {
         let [place, what] = pair else { continue };
-        let told = match one_search(&logs, &default, &headers, place, what).await {
+        let told = match one_search(&logs, names(&path), &headers, place, what).await {
             Ok(mut told) => {
                 told["status"] = json!(200);
                 told
@@ -280,34 +265,20 @@ async fn one_search(
     run(logs, request).await
 }
 
-async fn count_all(
+async fn count(
     viewer: MayRead,
-    logs: State<Logs>,
+    State(logs): State<Logs>,
+    path: Where,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    count(viewer, logs, "*", Asked { uri, headers, body }).await
-}
-
-async fn count_in(
-    viewer: MayRead,
-    logs: State<Logs>,
-    Path(index): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    count(viewer, logs, &index, Asked { uri, headers, body }).await
-}
-
-async fn count(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
     viewer?;
-    let parameters = parameters(&asked.uri, &["q"])?;
-    let body = body_of(&asked.headers, &asked.body)?;
+    let parameters = parameters(&uri, &["q"])?;
+    let body = body_of(&headers, &body)?;
     check(object(&body, "count")?, "count", &["query"])?;
     let request = with_parameters(Request::read(&body, logs.store.now())?, &parameters)?;
-    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
     let question = request.question.and(scope.query);
     let matched = logs.store.tally(question.query, question.range, Vec::new()).await?.matched;
     let shards = json!({"total": 1, "successful": 1, "skipped": 0, "failed": 0});
@@ -338,54 +309,27 @@ async fn types_of(logs: &Logs, scope: &Scope) -> Result<BTreeMap<String, BTreeMa
     Ok(scope.indexes.iter().map(of_index).collect())
 }
 
-async fn mapping_all(viewer: MayRead, logs: State<Logs>, uri: Uri) -> Result<Response, Refused> {
-    mappings(viewer, logs, "*", uri).await
-}
-
-async fn mapping_in(
-    viewer: MayRead,
-    logs: State<Logs>,
-    Path(index): Path<String>,
-    uri: Uri,
-) -> Result<Response, Refused> {
-    mappings(viewer, logs, &index, uri).await
-}
-
-async fn mappings(viewer: MayRead, State(logs): State<Logs>, index: &str, uri: Uri) -> Result<Response, Refused> {
+async fn mappings(viewer: MayRead, State(logs): State<Logs>, path: Where, uri: Uri) -> Result<Response, Refused> {
     viewer?;
     let parameters = parameters(&uri, &["local", "master_timeout"])?;
-    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
     let types = types_of(&logs, &scope).await?;
     let mappings: Map<String, Json> =
         types.iter().map(|(index, types)| (index.clone(), json!({"mappings": mapping(types)}))).collect();
     Ok(answer(StatusCode::OK, &Json::Object(mappings)))
 }
 
-async fn fields_all(
+async fn field_caps(
     viewer: MayRead,
-    logs: State<Logs>,
+    State(logs): State<Logs>,
+    path: Where,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    field_caps(viewer, logs, "*", Asked { uri, headers, body }).await
-}
-
-async fn fields_in(
-    viewer: MayRead,
-    logs: State<Logs>,
-    Path(index): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    field_caps(viewer, logs, &index, Asked { uri, headers, body }).await
-}
-
-async fn field_caps(viewer: MayRead, State(logs): State<Logs>, index: &str, asked: Asked) -> Result<Response, Refused> {
     viewer?;
-    let parameters = parameters(&asked.uri, &["fields", "include_unmapped"])?;
-    let body = body_of(&asked.headers, &asked.body)?;
+    let parameters = parameters(&uri, &["fields", "include_unmapped"])?;
+    let body = body_of(&headers, &body)?;
     check(object(&body, "field_caps")?, "field_caps", &["fields"])?;
     let mut patterns: Vec<String> = match body.get("fields") {
         Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
@@ -398,7 +342,7 @@ async fn field_caps(viewer: MayRead, State(logs): State<Logs>, index: &str, aske
         let problem = "Validation Failed: 1: no fields specified;";
         return Err(Refused::new("action_request_validation_exception", problem));
     }
-    let scope = scope(&logs, index, is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
     let of_indexes = types_of(&logs, &scope).await?;
     let mut fields = Map::new();
     for (name, kind) in of_indexes.values().flatten() {

@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Refused;
 use super::aggregations::{self, Aggregation, Collected, counted};
-use super::fields::TIME;
-use super::question::{Question, check, lucene, object};
+use super::question::{Question, lucene, object};
+use super::sorted::{self, By, SortKey};
 use super::sources::{Picked, Wanted, hit};
 use crate::clock::Now;
 use crate::logs::Logs;
@@ -37,6 +37,10 @@ pub(super) struct Request {
     pub(super) sorts: usize,
     /// Milliseconds and, if it was given, the number of a record.
     pub(super) after: Option<(i64, Option<u64>)>,
+    /// The same as it was given.
+    pub(super) after_values: Option<Vec<Json>>,
+    /// What the hits are sorted by, where that is not time alone.
+    pub(super) keys: Vec<SortKey>,
     pub(super) picked: Picked,
     pub(super) wanted: Vec<Wanted>,
     pub(super) aggregations: Arc<Vec<Aggregation>>,
@@ -53,6 +57,8 @@ impl Default for Request {
             order: Order::Newest,
             sorts: 0,
             after: None,
+            after_values: None,
+            keys: Vec::new(),
             picked: Picked::default(),
             wanted: Vec::new(),
             aggregations: Arc::default(),
@@ -75,7 +81,10 @@ impl Request {
                 "size" => request.size = count(name, value)?,
                 "from" => request.from = count(name, value)?,
                 "sort" => request.sort(value)?,
-                "search_after" => request.after = Some(after(value)?),
+                "search_after" => {
+                    let wrong = || Refused::parsing("[search_after] is the [sort] of an earlier hit");
+                    request.after_values = Some(value.as_array().ok_or_else(wrong)?.clone());
+                }
                 "_source" => request.picked = Picked::read(value)?,
                 "fields" | "docvalue_fields" => request.wanted.extend(Wanted::read(value)?),
                 "aggs" | "aggregations" => request.aggregations = Arc::new(aggregations::read(value, now)?),
@@ -97,65 +106,34 @@ impl Request {
                 request.from.saturating_add(request.size)
             )));
         }
-        if request.after.is_some() && (request.from > 0 || request.sorts == 0) {
-            return Err(Refused::illegal("`search_after` needs a `sort`, and `from` must be set to 0"));
-        }
+        request.check_after()?;
         Ok(request)
     }
 
-    /// By time, and then by the order of arrival.
+    /// By time and then by the order of arrival, which the windows are in, or by fields of the records.
     pub(super) fn sort(&mut self, sort: &Json) -> Result<(), Refused> {
-        let keys: Vec<&Json> = match sort {
-            Json::Array(keys) => keys.iter().collect(),
-            key => vec![key],
-        };
-        let mut by_time = false;
-        for (at, key) in keys.iter().enumerate() {
-            let (name, direction) = match key {
-                Json::String(name) => (name.as_str(), None),
-                Json::Object(key) => {
-                    let mut entries = key.iter();
-                    let (Some((name, options)), None) = (entries.next(), entries.next()) else {
-                        return Err(Refused::parsing("[sort] malformed, one field is expected"));
-                    };
-                    let direction = match options {
-                        Json::Object(options) => {
-                            check(
-                                options,
-                                "sort",
-                                &["order", "unmapped_type", "missing", "format", "numeric_type", "mode"],
-                            )?;
-                            options.get("order").and_then(Json::as_str)
-                        }
-                        direction => direction.as_str(),
-                    };
-                    (name.as_str(), direction)
-                }
-                _ => return Err(Refused::parsing("[sort] malformed, a name or an object is expected")),
-            };
-            let descending = match direction {
-                Some("desc") => true,
-                Some("asc") => false,
-                None => name == "_score",
-                Some(_) => return Err(Refused::illegal("[sort] has the orders asc and desc")),
-            };
-            match name {
-                TIME if at == 0 => {
-                    by_time = true;
-                    self.order = if descending { Order::Newest } else { Order::Oldest };
-                }
-                // What is equal in time is in the order of arrival, in the same direction.
-                "_doc" | "_shard_doc" | "_id" if at > 0 || keys.len() == 1 => {}
-                "_score" => {}
-                other => {
-                    return Err(Refused::illegal(format!(
-                        "sorting by [{}] is not supported: records are in the order of [{TIME}]",
-                        backlot_windows::clip(other, 80)
-                    )));
-                }
+        let keys = SortKey::read_all(sort)?;
+        (self.keys, self.sorts) = (Vec::new(), 0);
+        let arrives = |keys: &[SortKey]| keys.iter().all(|key| key.by == By::Arrival);
+        match keys.split_first() {
+            Some((time, others)) if time.by == By::Time && arrives(others) => {
+                self.order = if time.descending { Order::Newest } else { Order::Oldest };
+                self.sorts = keys.len().min(2);
             }
+            // What is equal in time is in the order of arrival, in the same direction.
+            Some((_, others)) if keys[0].by == By::Arrival && others.is_empty() => {}
+            Some(_) => self.keys = keys,
+            None => {}
         }
-        self.sorts = if by_time { keys.len().min(2) } else { 0 };
+        Ok(())
+    }
+
+    fn check_after(&mut self) -> Result<(), Refused> {
+        let Some(values) = &self.after_values else { return Ok(()) };
+        if self.from > 0 || (self.sorts == 0 && self.keys.is_empty()) {
+            return Err(Refused::illegal("`search_after` needs a `sort`, and `from` must be set to 0"));
+        }
+        self.after = if self.keys.is_empty() { Some(after(values)?) } else { None };
         Ok(())
     }
 }
@@ -185,9 +163,11 @@ pub(super) fn total_max(value: &Json) -> Result<Option<u64>, Refused> {
 }
 
 /// What the hit before was sorted by.
-fn after(value: &Json) -> Result<(i64, Option<u64>), Refused> {
+fn after(values: &[Json]) -> Result<(i64, Option<u64>), Refused> {
     let wrong = || Refused::parsing("[search_after] is the [sort] of an earlier hit");
-    let values = value.as_array().filter(|values| matches!(values.len(), 1 | 2)).ok_or_else(wrong)?;
+    if !matches!(values.len(), 1 | 2) {
+        return Err(wrong());
+    }
     let whole = |value: &Json| value.as_i64().or_else(|| value.as_str()?.parse().ok());
     let ms = whole(&values[0]).ok_or_else(wrong)?;
     let number =
@@ -198,16 +178,25 @@ fn after(value: &Json) -> Result<(i64, Option<u64>), Refused> {
 /// Runs a search.
 pub(super) async fn run(logs: &Logs, request: Request) -> Result<Json, Refused> {
     let mut cost = Cost::new(logs);
-    let (hits, max_total) = hits(logs, &request, &mut cost).await?;
-    let mut told = Vec::with_capacity(hits.len());
-    for one in &hits {
-        let sort = match request.sorts {
-            0 => None,
-            1 => Some(json!([one.position.time_ns.div_euclid(MS_NS)])),
-            _ => Some(json!([one.position.time_ns.div_euclid(MS_NS), one.position.seq])),
-        };
-        told.push(hit(one, &request.picked, &request.wanted, sort)?);
-    }
+    let mut told = Vec::new();
+    let max_total = if request.keys.is_empty() || request.size == 0 {
+        let (hits, total) = hits(logs, &request, &mut cost).await?;
+        for one in &hits {
+            let sort = match request.sorts {
+                0 => None,
+                1 => Some(json!([one.position.time_ns.div_euclid(MS_NS)])),
+                _ => Some(json!([one.position.time_ns.div_euclid(MS_NS), one.position.seq])),
+            };
+            told.push(hit(one, &request.picked, &request.wanted, sort)?);
+        }
+        total
+    } else {
+        let (hits, total) = sorted::hits(logs, &request, &mut cost).await?;
+        for (one, sort) in hits {
+            told.push(hit(&one, &request.picked, &request.wanted, Some(sort))?);
+        }
+        Some(total)
+    };
     let mut total = max_total;
     let mut aggregated = None;
     if !request.aggregations.is_empty() {
@@ -348,5 +337,6 @@ pub(super) fn with_parameters(mut request: Request, parameters: &[(String, Strin
             "Result window is too large, from + size must be less than or equal to: [{WINDOW_MAX}]"
         )));
     }
+    request.check_after()?;
     Ok(request)
 }

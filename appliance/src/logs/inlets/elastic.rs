@@ -1,4 +1,4 @@
-//! Elasticsearch's `_bulk`: `index` and `create`, with an answer for each item.
+//! Elasticsearch's `_bulk`: `index` and `create`, with an answer for each item; and one document by itself.
 //!
 //! What is sent is a log, so an item with an `_id` is a record like any other: nothing is replaced, and `update` and `delete` are answered
 //! with an error of their item.
@@ -52,6 +52,57 @@ pub(super) async fn bulk_into(
     taken(worker, logs, Some(index), &headers, body).await
 }
 
+pub(super) async fn one(
+    worker: Result<Worker, ApiError>,
+    logs: State<Logs>,
+    Path(index): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    alone(worker, logs, (index, None), &headers, body).await
+}
+
+pub(super) async fn one_named(
+    worker: Result<Worker, ApiError>,
+    logs: State<Logs>,
+    Path((index, id)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    alone(worker, logs, (index, Some(id)), &headers, body).await
+}
+
+/// One document: what is said of an item of many is said of the request.
+async fn alone(
+    worker: Result<Worker, ApiError>,
+    State(logs): State<Logs>,
+    (index, id): (String, Option<String>),
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Err(error) = worker {
+        return forbidden(&error);
+    }
+    let body = match unpacked(headers, body) {
+        Ok(body) => body,
+        Err(refused) => return refuse(&refused),
+    };
+    let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    let mut item = Item { action: "index", index, id, problem: None };
+    let mut groups = Vec::new();
+    match source(&body, &item.index) {
+        Ok(entry) => put(&mut groups, &item.index, entry),
+        Err(problem) => item.problem = Some(problem),
+    }
+    if let Some((kind, reason)) = item.problem {
+        return refuse_as(StatusCode::BAD_REQUEST, kind, &reason);
+    }
+    match keep(&logs, groups).await {
+        Ok(()) => answer(StatusCode::CREATED, &item.answer()["index"]),
+        Err(refused) => refuse(&refused),
+    }
+}
+
 async fn taken(
     worker: Result<Worker, ApiError>,
     State(logs): State<Logs>,
@@ -60,11 +111,7 @@ async fn taken(
     body: Bytes,
 ) -> Response {
     if let Err(error) = worker {
-        let kind = "security_exception";
-        return answer(
-            error.status,
-            &json!({"error": {"type": kind, "reason": error.message}, "status": error.status.as_u16()}),
-        );
+        return forbidden(&error);
     }
     match unpacked(headers, body).and_then(|body| read(&body, index.as_deref())) {
         Ok(Bulk { items, groups }) => match keep(&logs, groups).await {
@@ -84,6 +131,14 @@ fn answer(status: StatusCode, body: &Value) -> Response {
     (status, [product], Json(body)).into_response()
 }
 
+fn forbidden(error: &ApiError) -> Response {
+    refuse_as(error.status, "security_exception", &error.message)
+}
+
+fn refuse_as(status: StatusCode, kind: &str, reason: &str) -> Response {
+    answer(status, &json!({"error": {"type": kind, "reason": reason}, "status": status.as_u16()}))
+}
+
 /// A request that failed as a whole. Senders try again after 429 and give up after 400.
 fn refuse(refused: &Refused) -> Response {
     let (status, kind) = match refused.status {
@@ -91,8 +146,7 @@ fn refuse(refused: &Refused) -> Response {
         StatusCode::INTERNAL_SERVER_ERROR => (refused.status, "exception"),
         status => (status, "illegal_argument_exception"),
     };
-    let mut response =
-        answer(status, &json!({"error": {"type": kind, "reason": refused.message}, "status": status.as_u16()}));
+    let mut response = refuse_as(status, kind, &refused.message);
     if let Some(retry_after_s) = refused.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
     }

@@ -42,6 +42,9 @@ pub(super) fn routes(logs: Logs) -> Router {
         .route("/es/", get(elastic::about))
         .route("/es/_bulk", post(elastic::bulk).put(elastic::bulk))
         .route("/es/{index}/_bulk", post(elastic::bulk_into).put(elastic::bulk_into))
+        .route("/es/{index}/_doc", post(elastic::one))
+        .route("/es/{index}/_doc/{id}", post(elastic::one_named).put(elastic::one_named))
+        .route("/es/{index}/_create/{id}", post(elastic::one_named).put(elastic::one_named))
         .route("/loki/api/v1/push", post(loki::push))
         .layer(DefaultBodyLimit::disable()) // the door bounds bodies
         .with_state(logs)

@@ -18,7 +18,7 @@ use super::logql::{Expr, Matcher, parse, selector};
 use super::params::Params;
 use super::run::Run;
 use super::streams::{LEVEL, LEVELS, no_level};
-use super::tail;
+use super::{fields, patterns, tail, volume};
 use crate::edge::{ApiError, Viewer};
 use crate::logs::Logs;
 use crate::logs::schema::STREAM;
@@ -44,6 +44,12 @@ pub(in crate::logs) fn routes(logs: Logs, stopping: CancellationToken) -> Router
         .route("/loki/api/v1/label/{name}/values", get(label_values).post(label_values))
         .route("/loki/api/v1/series", get(series).post(series))
         .route("/loki/api/v1/index/stats", get(stats).post(stats))
+        .route("/loki/api/v1/index/volume", get(volume::volume).post(volume::volume))
+        .route("/loki/api/v1/index/volume_range", get(volume::volume_range).post(volume::volume_range))
+        .route("/loki/api/v1/detected_fields", get(fields::detected).post(fields::detected))
+        .route("/loki/api/v1/detected_field/{name}/values", get(fields::values).post(fields::values))
+        .route("/loki/api/v1/patterns", get(patterns::patterns).post(patterns::patterns))
+        .route("/loki/api/v1/format_query", get(format_query).post(format_query))
         .route("/loki/api/v1/detected_labels", get(detected_labels).post(detected_labels))
         .route("/loki/api/v1/tail", get(tail::follow))
         .route("/loki/api/v1/status/buildinfo", get(buildinfo))
@@ -105,7 +111,7 @@ pub(super) fn encoding(headers: &HeaderMap) -> Encoding {
 }
 
 /// The selectors of a request: those of `match[]`, or of `query`; every stream when there are none.
-fn selectors(params: &Params) -> Result<Vec<Vec<Matcher>>, Refused> {
+pub(super) fn selectors(params: &Params) -> Result<Vec<Vec<Matcher>>, Refused> {
     let texts = params.all(&["match[]", "match", "query"]).filter(|text| !text.trim().is_empty());
     let mut selectors = texts.map(selector).collect::<Result<Vec<_>, _>>()?;
     if selectors.is_empty() {
@@ -210,6 +216,42 @@ async fn stats(viewer: MayRead, State(api): State<Api>, params: Params) -> Resul
     Ok(Json(json!({"streams": streams, "chunks": streams, "entries": entries, "bytes": bytes as u64})).into_response())
 }
 
+/// A query on one line, if it is one.
+async fn format_query(viewer: MayRead, params: Params) -> Result<Response, Refused> {
+    viewer?;
+    parse(params.query())?;
+    Ok(success(&json!(on_one_line(params.query()))))
+}
+
+/// Without comments, and with one space wherever there is any between tokens; what stands in quotation marks stays.
+fn on_one_line(query: &str) -> String {
+    let mut made = String::with_capacity(query.len());
+    let mut rest = query.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' | '`' => {
+                made.push(c);
+                while let Some(inner) = rest.next() {
+                    made.push(inner);
+                    if inner == '\\' && c == '"' {
+                        made.extend(rest.next());
+                    } else if inner == c {
+                        break;
+                    }
+                }
+            }
+            '#' => while rest.next_if(|c| *c != '\n').is_some() {},
+            c if c.is_whitespace() => {
+                if !made.ends_with(' ') {
+                    made.push(' ');
+                }
+            }
+            c => made.push(c),
+        }
+    }
+    made.trim().to_owned()
+}
+
 async fn buildinfo(viewer: MayRead) -> Result<Response, Refused> {
     viewer?;
     Ok(Json(json!({
@@ -217,4 +259,27 @@ async fn buildinfo(viewer: MayRead) -> Result<Response, Refused> {
         "branch": "", "buildUser": "", "buildDate": "", "goVersion": "",
     }))
     .into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_on_one_line_stays_as_it_is(text in "[ \n\"`#\\\\a{}=|é]{0,30}") {
+            let line = on_one_line(&text);
+            prop_assert_eq!(on_one_line(&line), line);
+        }
+    }
+
+    #[test]
+    fn a_query_is_written_on_one_line_and_means_the_same() {
+        let query = "sum by (level) (  # of all\n  rate({app=\"a  b\"} |= `two  \"words\"` |= \"a\\\"  b\" [5m])\n)\n";
+        let line = on_one_line(query);
+        assert_eq!(line, "sum by (level) ( rate({app=\"a  b\"} |= `two  \"words\"` |= \"a\\\"  b\" [5m]) )");
+        assert!(parse(&line).is_ok() && on_one_line(&line) == line);
+    }
 }

@@ -10,17 +10,20 @@
 //!
 //! Differences from Loki, on purpose: a record whose sender wrote JSON was taken apart when it arrived, so `| json` gives its
 //! attributes; attributes of records part series only where a query names them; levels are those of OTLP. Absent: sharding, rules,
-//! deletion, patterns, volumes.
+//! deletion.
 
 mod answer;
 mod api;
 mod evaluate;
+mod fields;
 mod logql;
 mod params;
+mod patterns;
 mod pipeline;
 mod run;
 mod streams;
 mod tail;
+mod volume;
 
 pub(super) use api::routes;
 

@@ -132,6 +132,13 @@ impl Params {
         }
     }
 
+    /// A number of things that are wanted, at most as many as lines can be.
+    pub(super) fn count(&self, name: &str, default: usize) -> Result<usize, Refused> {
+        let Some(text) = self.get(name) else { return Ok(default) };
+        let number = text.parse::<usize>().ok().filter(|number| (1..=LIMIT_MAX).contains(number));
+        number.ok_or_else(|| Refused::bad(format!("'{name}' is a number from 1 to {LIMIT_MAX}")))
+    }
+
     pub(super) fn order(&self) -> Result<Order, Refused> {
         match self.get("direction").map(str::to_ascii_lowercase).as_deref() {
             None | Some("backward") => Ok(Order::Newest),

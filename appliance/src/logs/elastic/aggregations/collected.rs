@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use backlot_windows::Document;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Aggregation, BUCKETS_MAX, Kind, Metric, Order, OrderBy};
+use super::{Aggregation, BUCKETS_MAX, Kind, Metric, Order, OrderBy, pipelines};
 use crate::logs::elastic::Refused;
 use crate::logs::elastic::fields::{Field, Key, OrderedNumber};
 use crate::logs::elastic::moments::{Interval, written_as};
@@ -68,8 +68,8 @@ impl Collected {
         self.root.count += count;
         let (mut bucket, mut within) = (&mut self.root, aggregations);
         for key in path {
-            let [aggregation] = within else { return Ok(()) };
-            bucket.prepare(within);
+            let Some(aggregation) = within.first() else { return Ok(()) };
+            bucket.prepare(within); // pipelines stand behind it
             let Some(Node::Buckets(buckets)) = bucket.inner.first_mut() else { return Ok(()) };
             bucket = self.taken.bucket(buckets, key.clone())?;
             bucket.count += count;
@@ -227,14 +227,14 @@ fn keys(kind: &Kind, document: &Document) -> Vec<BucketKey> {
             let holding = filters.iter().enumerate().filter(|(_, (_, query))| query.matches(document));
             holding.map(|(at, _)| BucketKey::Filter(at)).collect()
         }
-        Kind::Metric { .. } => Vec::new(),
+        Kind::Metric { .. } | Kind::Pipeline(_) => Vec::new(),
     }
 }
 
 impl Bucket {
     fn answer(&self, aggregations: &[Aggregation], told: &mut usize) -> Result<Map<String, Json>, Refused> {
         let mut answer = Map::new();
-        for (at, aggregation) in aggregations.iter().enumerate() {
+        for (at, aggregation) in aggregations.iter().enumerate().filter(|(_, one)| one.pipeline().is_none()) {
             let empty = Node::of(&aggregation.kind);
             let node = self.inner.get(at).unwrap_or(&empty);
             answer.insert(aggregation.name.clone(), node.answer(aggregation, told)?);
@@ -269,6 +269,7 @@ impl Node {
                     key.insert("key".to_owned(), Json::from(begin_ns.div_euclid(1_000_000)));
                     answer.push(bucket.told(key, aggregation, told)?);
                 }
+                pipelines::apply(&aggregation.inner, answer.iter_mut());
                 Ok(json!({"buckets": answer}))
             }
             (Self::Buckets(buckets), Kind::Histogram { interval, min_count, .. }) => {
@@ -279,6 +280,7 @@ impl Node {
                     let key_json = Map::from_iter([("key".to_owned(), Json::from(floor))]);
                     answer.push(buckets.get(&key).unwrap_or(&empty).told(key_json, aggregation, told)?);
                 }
+                pipelines::apply(&aggregation.inner, answer.iter_mut());
                 Ok(json!({"buckets": answer}))
             }
             (Self::Buckets(buckets), Kind::Terms { size, min_count, order, .. }) => {
@@ -296,6 +298,7 @@ impl Node {
                     let key = Map::from_iter([("key".to_owned(), key.json())]);
                     answer.push(bucket.told(key, aggregation, told)?);
                 }
+                pipelines::apply(&aggregation.inner, answer.iter_mut());
                 Ok(json!({"doc_count_error_upper_bound": 0, "sum_other_doc_count": others, "buckets": answer}))
             }
             (Self::Buckets(buckets), Kind::Filters(filters)) => {
@@ -305,11 +308,12 @@ impl Node {
                     let bucket = buckets.get(&BucketKey::Filter(at)).unwrap_or(&empty);
                     answer.insert(name.clone(), bucket.told(Map::new(), aggregation, told)?);
                 }
+                pipelines::apply(&aggregation.inner, answer.iter_mut().map(|(_, bucket)| bucket));
                 Ok(json!({"buckets": answer}))
             }
             (Self::Different(different), _) => Ok(json!({"value": different.len()})),
             (Self::Numbers { .. }, Kind::Metric { metric, .. }) => Ok(self.numbers(metric)),
-            (Self::Buckets(_), Kind::Metric { .. }) | (Self::Numbers { .. }, _) => Ok(Json::Null), // a node is made of its kind
+            (Self::Buckets(_), Kind::Metric { .. } | Kind::Pipeline(_)) | (Self::Numbers { .. }, _) => Ok(Json::Null), // a node is made of its kind
         }
     }
 

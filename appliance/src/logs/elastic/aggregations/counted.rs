@@ -27,8 +27,12 @@ impl<'a> Shape<'a> {
     fn of(aggregations: &'a [Aggregation]) -> Option<Self> {
         let mut shape = Self { dates: None, terms: None, terms_first: false };
         let mut within = aggregations;
-        while !within.is_empty() {
-            let [aggregation] = within else { return None };
+        // What is made of the buckets when they are there changes nothing.
+        while within.first().is_some_and(|aggregation| aggregation.pipeline().is_none()) {
+            let (aggregation, others) = within.split_first()?;
+            if others.iter().any(|other| other.pipeline().is_none()) {
+                return None;
+            }
             match &aggregation.kind {
                 Kind::Dates { interval: Interval::Fixed { length_ns, origin_ns }, zone_ns, .. }
                     if shape.dates.is_none() =>

@@ -2,6 +2,8 @@
 
 mod collected;
 mod counted;
+mod pipelines;
+mod script;
 
 use serde_json::{Map, Value as Json};
 
@@ -14,6 +16,7 @@ use backlot_windows::Query;
 
 pub(super) use collected::Collected;
 pub(super) use counted::counted;
+use pipelines::Pipeline;
 
 /// Most aggregations of a request, and how deep they stand in each other.
 const COUNT_MAX: usize = 100;
@@ -60,6 +63,17 @@ pub(super) enum Kind {
         field: Field,
         metric: Metric,
     },
+    /// Made of the buckets that it stands in.
+    Pipeline(Pipeline),
+}
+
+impl Aggregation {
+    fn pipeline(&self) -> Option<&Pipeline> {
+        match &self.kind {
+            Kind::Pipeline(pipeline) => Some(pipeline),
+            _ => None,
+        }
+    }
 }
 
 /// How terms are ordered.
@@ -131,16 +145,26 @@ fn read_one(
         "histogram" => histogram(options)?,
         "terms" => terms(options)?,
         "filters" => filters(options, now)?,
-        other => metric(other, options)?,
+        other => match Pipeline::read(other, options)? {
+            Some(_) if depth == 0 => {
+                let problem = format!("aggregation [{name}] must stand within one that has buckets");
+                return Err(Refused::new("action_request_validation_exception", problem));
+            }
+            Some(pipeline) => Kind::Pipeline(pipeline),
+            None => metric(other, options)?,
+        },
     };
     let inner = match body.iter().find(|(name, _)| is_inner(name)) {
-        Some(_) if matches!(kind, Kind::Metric { .. }) => {
+        Some(_) if matches!(kind, Kind::Metric { .. } | Kind::Pipeline(_)) => {
             return Err(Refused::new(
                 "aggregation_initialization_exception",
                 format!("Aggregator [{name}] cannot accept sub-aggregations"),
             ));
         }
-        Some((_, inner)) => read_all(inner, now, depth + 1, left)?,
+        Some((_, inner)) => {
+            let has_order = matches!(kind, Kind::Dates { .. } | Kind::Histogram { .. });
+            pipelines::in_order(name, has_order, read_all(inner, now, depth + 1, left)?)?
+        }
         None => Vec::new(),
     };
     if let Kind::Terms { order: Order { by: OrderBy::Metric(by, _), .. }, .. } = &kind

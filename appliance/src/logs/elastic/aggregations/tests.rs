@@ -155,3 +155,78 @@ fn aggregations_that_are_not_known_are_refused() {
     let deep = (0..20).fold(json!({}), |inner, _| json!({"a": {"terms": {"field": "x"}, "aggs": inner}}));
     assert!(read(&deep, NOW).is_err());
 }
+
+/// Values of a pipeline in each bucket; `None` where it told nothing.
+fn pipeline(pipeline: &Json, records: &[Document]) -> Vec<Option<Json>> {
+    let request = json!({"times": {"date_histogram": {"field": "@timestamp", "fixed_interval": "10s"}, "aggs": {
+        "p": pipeline, "most": {"max": {"field": "took"}}, "of": {"percentiles": {"field": "took", "percents": [50]}},
+    }}});
+    let answer = ran(&request, records);
+    let buckets = answer["times"]["buckets"].as_array().unwrap().iter();
+    buckets.map(|bucket| bucket.get("p").map(|told| told["value"].clone())).collect()
+}
+
+#[test]
+fn pipelines_are_made_of_the_buckets_that_they_stand_in() {
+    // Buckets with 1, 2, 0 and 3 records, and 4, 9, nothing and 2 as their greatest.
+    let at = [(1, 4.0), (11, 9.0), (12, 1.0), (31, 1.0), (32, 2.0), (33, 1.0)];
+    let records: Vec<_> = at.iter().map(|(at, took)| record(*at, None, Some(*took))).collect();
+    let some = |values: &[f64]| values.iter().map(|value| Some(json!(value))).collect::<Vec<_>>();
+    let told = |kind: &str, options: Json| pipeline(&json!({ kind: options }), &records);
+    assert_eq!(told("cumulative_sum", json!({"buckets_path": "_count"})), some(&[1.0, 3.0, 3.0, 6.0]));
+    assert_eq!(told("cumulative_sum", json!({"buckets_path": "most"})), some(&[4.0, 13.0, 13.0, 15.0]));
+    assert_eq!(told("derivative", json!({"buckets_path": "_count"}))[..2], [None, Some(json!(1.0))]);
+    // A bucket without records is a gap, unless gaps are zeros.
+    assert_eq!(told("derivative", json!({"buckets_path": "most"})), [None, Some(json!(5.0)), None, None]);
+    let zeros = json!({"buckets_path": "most", "gap_policy": "insert_zeros"});
+    assert_eq!(told("derivative", zeros), [None, Some(json!(5.0)), Some(json!(-9.0)), Some(json!(2.0))]);
+    assert_eq!(told("serial_diff", json!({"buckets_path": "_count", "lag": 2}))[2..], some(&[-1.0, 1.0]));
+    let moving = |script: &str| told("moving_fn", json!({"buckets_path": "_count", "window": "2", "script": script}));
+    let mean = moving("MovingFunctions.unweightedAvg(values)");
+    assert_eq!(mean, [Some(json!(null)), Some(json!(1.0)), Some(json!(1.5)), Some(json!(1.0))]);
+    assert_eq!(moving("MovingFunctions.sum(values)"), some(&[0.0, 1.0, 3.0, 2.0]));
+    let shifted = json!({"buckets_path": "_count", "window": 2, "shift": 1, "script": "MovingFunctions.max(values)"});
+    assert_eq!(told("moving_fn", shifted), some(&[1.0, 2.0, 2.0, 3.0]));
+    let ratio = json!({"buckets_path": {"a": "most", "b": "_count", "c": "of[50.0]"}, "script": "params.a / params.b + params.c"});
+    assert_eq!(told("bucket_script", ratio), [Some(json!(8.0)), Some(json!(9.5)), None, Some(json!(2.0 / 3.0 + 1.0))]);
+}
+
+#[test]
+fn a_pipeline_may_be_made_of_another_and_stands_where_it_can() {
+    let records: Vec<_> = [1, 11, 12, 21].iter().map(|at| record(*at, Some("info"), None)).collect();
+    let request = json!({"times": {"date_histogram": {"field": "@timestamp", "fixed_interval": "10s"}, "aggs": {
+        "a": {"cumulative_sum": {"buckets_path": "b"}}, "b": {"derivative": {"buckets_path": "_count", "unit": "1s"}},
+    }}});
+    let answer = ran(&request, &records);
+    let sums = answer["times"]["buckets"].as_array().unwrap().iter().map(|bucket| bucket["a"]["value"].clone());
+    assert_eq!(sums.collect::<Vec<_>>(), [json!(0.0), json!(1.0), json!(0.0)]);
+    assert_eq!(answer["times"]["buckets"][1]["b"]["normalized_value"], json!(0.1));
+    let within = |parent: Json, pipelines: Json| {
+        let mut parent = parent;
+        parent["aggs"] = pipelines;
+        read(&json!({"x": parent}), NOW)
+    };
+    let (levels, times) = (
+        json!({"terms": {"field": "level"}}),
+        json!({"date_histogram": {"field": "@timestamp", "fixed_interval": "1s"}}),
+    );
+    let script =
+        json!({"s": {"bucket_script": {"buckets_path": {"n": "_count"}, "script": {"source": "params.n * 2"}}}});
+    assert!(within(levels.clone(), script).is_ok());
+    for (parent, pipelines) in [
+        (&levels, json!({"d": {"derivative": {"buckets_path": "_count"}}})),
+        (&times, json!({"d": {"derivative": {"buckets_path": "none"}}})),
+        (&times, json!({"d": {"derivative": {"buckets_path": "e"}}, "e": {"derivative": {"buckets_path": "d"}}})),
+        (&times, json!({"d": {"derivative": {"buckets_path": "a>b"}}})),
+        (
+            &times,
+            json!({"d": {"moving_fn": {"buckets_path": "_count", "window": 0, "script": "MovingFunctions.max(values)"}}}),
+        ),
+        (&times, json!({"d": {"moving_fn": {"buckets_path": "_count", "window": 5, "script": "values.length"}}})),
+        (&times, json!({"d": {"bucket_script": {"buckets_path": {"n": "_count"}, "script": "params.m"}}})),
+        (&times, json!({"d": {"moving_avg": {"buckets_path": "_count"}}})),
+    ] {
+        assert!(within(parent.clone(), pipelines.clone()).is_err(), "{pipelines}");
+    }
+    assert!(read(&json!({"d": {"derivative": {"buckets_path": "_count"}}}), NOW).is_err());
+}
