@@ -1,6 +1,6 @@
 // Log search: what the address asks for, how many there are over time, the records; or the same question followed live.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { get, Refused, type LogRecord } from "../api";
 import { useEvents, usePoll } from "../live";
 import { Histogram, type Counts } from "../parts/histogram";
@@ -154,7 +154,8 @@ function Tail({ query }: { query: string }) {
     }, TAIL_EVERY_MS);
     return () => clearInterval(timer);
   }, []);
-  useEffect(() => {
+  // Before anything is drawn: a scroll event that came in between would take the new lines for lines that the reader has left.
+  useLayoutEffect(() => {
     if (box.current && sticks.current) box.current.scrollTop = box.current.scrollHeight;
   }, [lines.value]);
   const scrolled = () => {
