@@ -132,6 +132,7 @@ impl Filter {
             | Query::KeywordPrefix { .. }
             | Query::Id { whole: false, .. }
             | Query::WordPrefix { .. }
+            | Query::WordInfix { .. }
             | Query::Contains { .. }
             | Query::Matches { .. }
             | Query::Exists { .. }
