@@ -226,8 +226,10 @@ impl Source {
         let target = self.target(name).await?;
         let selection = self.selection(&[target], Streams::All);
         let range = (selection.floor_ns, i64::MAX);
-        let counted =
-            self.logs.store.tally(selection.query.clone(), range, Vec::new()).await.map_err(fault::of_search)?;
+        // Of windows in the other S3 nothing is brought here for an estimate.
+        let query = selection.query.clone();
+        let counted = self.logs.store.tally_within_reach(query, range, Vec::new(), Reach::Here).await;
+        let counted = counted.map_err(fault::of_search)?;
         let sample = Asked { limit: STORED_SAMPLE, ..Asked::all(range.0, range.1, Order::Newest) };
         let sample = self.page(&selection, sample).await?.events;
         let sizes = sample.iter().map(|event| event.message.len() + EVENT_OVERHEAD_BYTES).sum::<usize>();
