@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use backlot_tests::corpus::{Corpus, Line, to_otlp};
-use backlot_tests::{Appliance, http};
+use backlot_tests::{Appliance, http, repository};
 use serde_json::{Value, json};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -249,4 +249,26 @@ fn lines_elastic_and_loki_are_taken_and_found_by_their_names() {
 
 fn ask_plainly(appliance: &Appliance, query: &str) -> Value {
     appliance.json("GET", &format!("/v1/logs?query={}", encode(query)), None)
+}
+
+/// That the last record shows is what following means; how soon it did and how busy the page was is told, and decides nothing.
+#[test]
+fn the_page_of_logs_keeps_up_with_a_thousand_records_a_second() {
+    const SECONDS: u64 = 5;
+    let web = repository().join("dashboards/web");
+    if !web.join("dist/index.html").exists() || !web.join("node_modules/playwright-core").exists() {
+        println!("SKIPPED the page of logs: the dashboard is not built; `cargo xtask ui` does that");
+        return;
+    }
+    let appliance = Appliance::start();
+    let mut follow = std::process::Command::new("node");
+    follow.current_dir(web).args(["test/live.mjs", &appliance.addresses.http, &SECONDS.to_string()]);
+    let output = follow.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    let told: Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"));
+    println!("the page of logs: {told}");
+    let number = |name: &str| told[name].as_u64().unwrap();
+    assert_eq!(told["complaints"], json!([]), "{told}");
+    assert!(number("rate") > 0 && number("lines") <= 500 && number("dropped") <= SECONDS * 1000, "{told}");
 }
