@@ -138,16 +138,9 @@ impl Windows {
     /// # Errors
     /// As [`Windows::search`].
     pub fn greatest(&self, search: &Greatest, cancel: &Cancel) -> Result<FoundGreatest, WindowsError> {
-        let mut left_out = LeftOut::default();
-        loop {
-            match self.try_greatest(search, &mut left_out, cancel) {
-                Ok(found) => return Ok(FoundGreatest { unreached: left_out.told(), ..found }),
-                Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside, leaves one out, or ends, so the rounds end.
-                Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
-                Err(SearchFault::Away(folder, why)) => left_out.begin_without(&folder, why),
-            }
-        }
+        let attempt = |left_out: &mut LeftOut| self.try_greatest(search, left_out, cancel);
+        let (found, left_out) = self.until_it_reads(LeftOut::default(), attempt)?;
+        Ok(FoundGreatest { unreached: left_out.told(), ..found })
     }
 
     fn try_greatest(

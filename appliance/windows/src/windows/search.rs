@@ -184,12 +184,21 @@ impl Windows {
     /// # Errors
     /// [`WindowsError::Cancelled`], or [`WindowsError::Index`] when the open window does not read.
     pub fn search(&self, search: &Search, cancel: &Cancel) -> Result<Found, WindowsError> {
-        let mut left_out = LeftOut::default();
+        let attempt = |left_out: &mut LeftOut| self.try_search(search, left_out, cancel);
+        let (found, left_out) = self.until_it_reads(LeftOut::default(), attempt)?;
+        Ok(Found { unreached: left_out.told(), ..found })
+    }
+
+    /// Begins anew until everything that is asked reads: each round that fails sets one window aside, leaves one out, or ends, so the rounds end.
+    pub(super) fn until_it_reads<T>(
+        &self,
+        mut left_out: LeftOut,
+        mut attempt: impl FnMut(&mut LeftOut) -> Result<T, SearchFault>,
+    ) -> Result<(T, LeftOut), WindowsError> {
         loop {
-            match self.try_search(search, &mut left_out, cancel) {
-                Ok(found) => return Ok(Found { unreached: left_out.told(), ..found }),
+            match attempt(&mut left_out) {
+                Ok(found) => return Ok((found, left_out)),
                 Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
-                // Each round sets one window aside, leaves one out, or ends, so the rounds end.
                 Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
                 Err(SearchFault::Away(folder, why)) => left_out.begin_without(&folder, why),
             }
