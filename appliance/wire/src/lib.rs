@@ -10,6 +10,7 @@ pub mod flow;
 pub mod job;
 pub mod media;
 pub mod metrics;
+pub mod model;
 pub mod schedule;
 pub mod spec;
 pub mod time;
@@ -21,6 +22,7 @@ pub use attempt::{
 pub use flow::{Flow, FlowJob, FlowOrder, FlowStatus, OnFailure};
 pub use job::{Job, JobError, JobStatus, Output};
 pub use media::{MediaFacts, MediaKind};
+pub use model::{Manifest, ModelKind, ModelRef};
 pub use schedule::{Missed, Schedule, ScheduleOrder};
 pub use spec::{
     After, CauseRetry, Input, JobSpec, Limits, On, OutputTarget, Rate, Requirements, Retry, SpecError, Unique,
