@@ -68,6 +68,8 @@ fn nothing_that_is_found_on_disk_makes_its_reader_panic() {
     over_garbage(4_000, &[&[1, 1, 1, 1, 120, 1, 1, 5, 1, 1, 2, 3]], backlot::metrics::fuzz_stored);
     let meta = r#"{"index_settings":{"docstore_blocksize":262144},"segments":[],"payload":"{\"version\":1,\"applied\":5,\"min_ns\":1,\"max_ns\":2,\"documents\":1,\"bytes\":9,\"first_arrival_ms\":1,\"last_arrival_ms\":2,\"closed\":false}"}"#;
     over_text(2_000, &[meta], backlot_windows::fuzz_meta);
+    let tables = b"BLROWS01\x06\0\0\0\xd9\x70\x70\x1dt\x04a\x01\x03\x02v\x03\x09\xab\xcd";
+    over_garbage(4_000, &[tables, b"\x01\x05\x01"], backlot_windows::fuzz_rows);
 }
 
 #[test]

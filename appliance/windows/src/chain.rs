@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Chain;
 use crate::cold::{Loose, Manifest, Moved};
-use crate::index::{IndexFault, Meta, Summary, Window, Writer, read_meta};
+use crate::index::{IndexFault, Purpose, Window, Writer};
+use crate::summary::{Meta, Summary, read_meta};
 use crate::{Options, WindowsError};
 
 /// Folder of the windows that did not read.
@@ -51,7 +52,7 @@ impl Folder {
             return Ok(window.clone());
         }
         let window = match &self.moved {
-            None => Window::open(&self.path, false)?,
+            None => Window::open(&self.path, Purpose::Window)?,
             Some(moved) => {
                 drop(opened);
                 let window = moved.open(&self.path)?;
@@ -279,7 +280,7 @@ impl Open {
         let name = format!("{}-{arrived_ms:014}-{seq:016x}", chain.prefix());
         let folder = Folder::new(&options.dir, name, chain.clone());
         std::fs::create_dir_all(&folder.path).map_err(io("make", &folder.path))?;
-        let window = Window::create(&folder.path, false).map_err(|error| folder.error("make", error))?;
+        let window = Window::create(&folder.path, Purpose::Window).map_err(|error| folder.error("make", error))?;
         sync(&options.dir)?;
         let writer = window.writer(options.writer_bytes).map_err(|error| folder.error("open", error))?;
         *lock(&folder.opened) = Some(window);
@@ -313,7 +314,7 @@ impl Open {
             closed,
             ..self.summary.clone()
         };
-        self.writer.commit(&self.summary).map_err(|error| self.folder.error("commit", error))?;
+        self.writer.commit(&mut self.summary).map_err(|error| self.folder.error("commit", error))?;
         self.dirty = false;
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(crate) use image::{Manifest, Packed};
 pub(crate) use loose::Loose;
 
 use crate::Cancel;
-use crate::index::{IndexFault, Window};
+use crate::index::{IndexFault, Purpose, Window};
 use crate::query::Query;
 
 /// Why the store far away did not do what it was asked.
@@ -126,7 +126,7 @@ impl Moved {
         }
         let directory =
             directory::FarDirectory::open(dir, Arc::clone(&self.manifest), cold.clone()).map_err(IndexFault::damage)?;
-        Window::open_in(Box::new(directory), false).map_err(IndexFault::from)
+        Window::open_in(Box::new(directory), dir, Purpose::Window)
     }
 
     /// Whether no document of it can answer to `query`.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::chain::lock;
 use crate::document::{Document, Value};
-use crate::index::{IndexFault, Window, Writer};
+use crate::index::{IndexFault, Purpose, Window, Writer};
 use crate::query::Query;
 use crate::top::Top;
 use crate::walk::{self, Asked, Fault, Range};
@@ -170,13 +170,13 @@ impl Current {
         let limit = search.limit.max(1);
         guard(|| {
             let mut top = Top::new(search.order, limit + 1, search.after);
-            let asked = Asked::new(&searcher, fields, &search.query, None, cancel)?;
+            let asked = Asked::new(&searcher, &fields, &search.query, None, cancel)?;
             walk::walk(&asked, range, &mut top, &|address| address, cancel)?;
             let ranked = top.into_sorted();
             let (mut found, mut bytes) = (Found::default(), 0);
             let total = ranked.len();
             for (position, address) in ranked.into_iter().take(limit) {
-                let source = walk::source(&searcher, fields, address)?;
+                let source = walk::source(&searcher, &fields, address)?;
                 bytes += source.len();
                 if bytes > search.bytes_max && !found.hits.is_empty() {
                     break;
@@ -196,7 +196,7 @@ impl Current {
         let window = self.window();
         let searcher = window.searcher();
         guard(|| {
-            let asked = Asked::new(&searcher, window.fields, query, None, cancel)?;
+            let asked = Asked::new(&searcher, &window.fields, query, None, cancel)?;
             walk::count(&asked, Range { from_ns, to_ns }, cancel)
         })
     }
@@ -207,13 +207,13 @@ impl Current {
     /// As [`Current::search`].
     pub fn keywords(&self, name: &str, limit: usize) -> Result<BTreeSet<String>, WindowsError> {
         let window = self.window();
-        guard(|| walk::keywords(&window.searcher(), window.fields, name, limit))
+        guard(|| walk::keywords(&window.searcher(), &window.fields, name, limit))
     }
 }
 
 fn read(dir: &Path) -> Result<(Window, Option<String>), String> {
-    let opened = catch_unwind(AssertUnwindSafe(|| -> tantivy::Result<_> {
-        let window = Window::open(dir, true)?;
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<_, IndexFault> {
+        let window = Window::open(dir, Purpose::Current)?;
         let note = window.payload()?;
         Ok((window, note))
     }));
@@ -230,7 +230,7 @@ fn make(dir: &Path, writer_bytes: usize) -> Result<(Window, Writer), WindowsErro
         _ => {}
     }
     std::fs::create_dir_all(dir).map_err(io)?;
-    let window = Window::create(dir, true).map_err(|error| failed("make", error))?;
+    let window = Window::create(dir, Purpose::Current).map_err(|error| failed("make", error))?;
     let writer = window.writer(writer_bytes).map_err(|error| failed("open", error))?;
     Ok((window, writer))
 }

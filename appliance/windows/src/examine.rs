@@ -3,7 +3,7 @@
 use crate::chain::{Folder, list_asides};
 use crate::class::Chain;
 use crate::cold::{Manifest, Moved};
-use crate::index::read_meta;
+use crate::summary::read_meta;
 use crate::windows::Kept;
 use crate::{Options, WindowsError};
 

@@ -186,7 +186,7 @@ impl Bits {
 }
 
 /// Makes the filter of the window in `dir` from its dictionary. To be called when nothing more comes into it.
-pub(crate) fn make(dir: &Path, searcher: &Searcher, fields: Fields, names: &[&str]) -> Result<(), IndexFault> {
+pub(crate) fn make(dir: &Path, searcher: &Searcher, fields: &Fields, names: &[&str]) -> Result<(), IndexFault> {
     let mut terms = 0;
     each_term(searcher, fields, names, |_| terms += 1)?;
     let mut bits = Bits::for_terms(terms);
@@ -198,7 +198,7 @@ pub(crate) fn make(dir: &Path, searcher: &Searcher, fields: Fields, names: &[&st
 /// The keywords and ids of these names, as they stand in the dictionary.
 fn each_term(
     searcher: &Searcher,
-    fields: Fields,
+    fields: &Fields,
     names: &[&str],
     mut take: impl FnMut(&[u8]),
 ) -> Result<(), IndexFault> {

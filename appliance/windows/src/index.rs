@@ -6,119 +6,55 @@
 //! | `term` | `name NUL k value` for a keyword, `name NUL i begin` for an id, `name NUL n` where a number is, `name NUL t` where a text is |
 //! | `word` | `name NUL word`; with positions where phrases cannot be looked up in the source |
 //! | `number` | columns, one for each name that has numbers |
-//! | `source` | the answer, compressed |
+//! | `row` | the answer, as `rows.rs` stores it, compressed |
+//! | `source` | instead of `row`, the answer as it is: in what replaces its documents, and in windows of before there were rows |
 //!
-//! The payload of each commit is a [`Summary`]. It is read from `meta.json` without opening the index.
+//! What each commit says of its window is in `summary.rs`.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tantivy::directory::error::OpenReadError;
 use tantivy::directory::{Directory, MmapDirectory};
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::schema::{
-    BytesOptions, Field, IndexRecordOption, JsonObjectOptions, NumericOptions, OwnedValue, Schema, TextFieldIndexing,
-    TextOptions,
+    BytesOptions, Field, IndexRecordOption, JsonObjectOptions, NumericOptions, Schema, TextFieldIndexing, TextOptions,
+    Value as _,
 };
 use tantivy::store::{Compressor, ZstdCompressor};
 use tantivy::tokenizer::TextAnalyzer;
 use tantivy::{
-    Index, IndexReader, IndexSettings, IndexSortByField, IndexWriter, Order, ReloadPolicy, Searcher, TantivyDocument,
-    TantivyError, Term,
+    DocAddress, Index, IndexReader, IndexSettings, IndexSortByField, IndexWriter, Order, ReloadPolicy, Searcher,
+    TantivyDocument, TantivyError,
 };
 
-use crate::document::{Document, Shared, Value, id_key, keyword_key};
-use crate::tokens::{Terms, Words, put_section, put_term};
+use crate::document::{id_key, keyword_key};
+use crate::rows::{self, Packer, Tables};
+use crate::summary::{self, read_meta};
+use crate::tokens::{Terms, Words};
 
-pub(crate) const META_FILE: &str = "meta.json";
+mod writer;
+
+pub(crate) use writer::{Prepared, Writer};
+
 const WORDS: &str = "backlot_words";
 /// What the schema calls the way of terms. Windows of before terms came framed say so too, and read as they did.
 const TERMS: &str = "raw";
-const SUMMARY_VERSION: u32 = 1;
-/// Sources that are compressed together while they come in, and once for good when their window rests: neighbours in time say much
+/// Rows that are compressed together while they come in, and once for good when their window rests: neighbours in time say much
 /// the same, so the more, the smaller, and the longer it takes to unpack a single one.
-const HOT_BLOCK_BYTES: usize = 128 * 1024;
-const REST_BLOCK_BYTES: usize = 256 * 1024;
+const HOT_BLOCK_BYTES: usize = 32 * 1024;
+const REST_BLOCK_BYTES: usize = 64 * 1024;
+/// Of sources as they are, which are ten times as long.
+const HOT_BLOCK_BYTES_PLAIN: usize = 128 * 1024;
+const REST_BLOCK_BYTES_PLAIN: usize = 256 * 1024;
 /// Blocks of sources that a reader keeps unpacked.
 const STORE_CACHE_BLOCKS: usize = 4;
 /// How hard they are compressed.
 const HOT_LEVEL: i32 = 1;
 const REST_LEVEL: i32 = 12;
-/// Integers up to here are exact as floats.
-const EXACT_MAX: f64 = (1_u64 << 53) as f64;
 
 /// A segment with a larger part of deleted documents is written anew.
 const DELETED_RATIO_MAX: f32 = 0.3;
-
-/// What a window holds, as of its last commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Summary {
-    pub(crate) version: u32,
-    /// Everything of the journal before this position that belongs here is in.
-    pub(crate) applied: u64,
-    pub(crate) min_ns: i64,
-    pub(crate) max_ns: i64,
-    pub(crate) documents: u64,
-    /// Of the sources, before compression.
-    pub(crate) bytes: u64,
-    pub(crate) first_arrival_ms: u64,
-    pub(crate) last_arrival_ms: u64,
-    /// Nothing more comes in.
-    pub(crate) closed: bool,
-    /// Which journal `applied` is a position of: one that was made anew has the next number.
-    #[serde(default)]
-    pub(crate) journal: u32,
-    /// Everything of the journal before this position is in, of all chains. Windows of before there were classes do not say.
-    #[serde(default)]
-    pub(crate) whole: Option<u64>,
-    /// Which classes there were: see `Options::classes_mark`.
-    #[serde(default)]
-    pub(crate) classes: u64,
-    /// How long its class keeps its windows.
-    #[serde(default)]
-    pub(crate) retention_ms: Option<u64>,
-}
-
-impl Summary {
-    pub(crate) fn empty() -> Self {
-        Self {
-            version: SUMMARY_VERSION,
-            applied: 0,
-            min_ns: i64::MAX,
-            max_ns: i64::MIN,
-            documents: 0,
-            bytes: 0,
-            first_arrival_ms: 0,
-            last_arrival_ms: 0,
-            closed: false,
-            journal: 0,
-            whole: None,
-            classes: 0,
-            retention_ms: None,
-        }
-    }
-
-    pub(crate) fn count(&mut self, document: &Document, arrived_ms: u64) {
-        if self.documents == 0 {
-            self.first_arrival_ms = arrived_ms;
-        }
-        self.last_arrival_ms = self.last_arrival_ms.max(arrived_ms);
-        self.min_ns = self.min_ns.min(document.time_ns);
-        self.max_ns = self.max_ns.max(document.time_ns);
-        self.documents += 1;
-        self.bytes += document.source.len() as u64;
-    }
-}
-
-/// What `meta.json` says of a window.
-#[derive(Debug)]
-pub(crate) struct Meta {
-    pub(crate) summary: Summary,
-    /// It is one segment, and its sources are packed for good.
-    pub(crate) rests: bool,
-}
 
 /// Why a window could not be read.
 #[derive(Clone, Debug)]
@@ -151,67 +87,67 @@ impl From<TantivyError> for IndexFault {
     }
 }
 
-/// Reads the meta file of the window in `dir`; `None` when there is none.
-pub(crate) fn read_meta(dir: &Path) -> Result<Option<Meta>, String> {
-    match std::fs::read_to_string(dir.join(META_FILE)) {
-        Ok(text) => parse_meta(&text).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+/// What an index is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Documents that are never changed: sources stand as rows, and phrases are looked up in them.
+    Window,
+    /// Documents that take each other's place: words have positions, and sources stand as they are.
+    Current,
 }
 
-fn parse_meta(text: &str) -> Result<Meta, String> {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Settings {
-        docstore_blocksize: usize,
-    }
-    #[derive(Deserialize)]
-    struct File {
-        index_settings: Settings,
-        segments: Vec<serde::de::IgnoredAny>,
-        payload: Option<String>,
-    }
-    let file: File = serde_json::from_str(text).map_err(|error| format!("{META_FILE}: {error}"))?;
-    let summary = match file.payload {
-        Some(payload) => serde_json::from_str(&payload).map_err(|error| format!("payload of the commit: {error}"))?,
-        None => Summary::empty(),
-    };
-    if summary.version > SUMMARY_VERSION {
-        return Err(format!("was written by a later version ({})", summary.version));
-    }
-    let rests = file.segments.len() <= 1 && file.index_settings.docstore_blocksize == REST_BLOCK_BYTES;
-    Ok(Meta { summary, rests })
+/// Whether it is the windows at rest whose sources stand in blocks of this many bytes.
+pub(crate) fn are_of_rest(block_bytes: usize) -> bool {
+    matches!(block_bytes, REST_BLOCK_BYTES | REST_BLOCK_BYTES_PLAIN)
 }
 
-/// Reads `text` as a window's `meta.json` and as the payload in one, and throws the outcome away: for fuzzing.
-pub fn fuzz_meta(text: &str) {
-    let _ = parse_meta(text);
-    let _ = parse_meta(&serde_json::json!({"index_settings": {}, "segments": [], "payload": text}).to_string());
-}
-
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fields {
     pub(crate) time: Field,
     pub(crate) seq: Field,
     pub(crate) term: Field,
     pub(crate) word: Field,
     pub(crate) number: Field,
-    pub(crate) source: Field,
+    pub(crate) source: Source,
     /// Words have positions.
     pub(crate) positions: bool,
+}
+
+/// Where the answers are.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    field: Field,
+    /// What rows are unpacked with; `None`: they stand as they are.
+    tables: Option<Arc<Tables>>,
+}
+
+impl Source {
+    pub(crate) fn read(&self, searcher: &Searcher, address: DocAddress) -> Result<Vec<u8>, IndexFault> {
+        let document: TantivyDocument = searcher.doc(address)?;
+        let stored = document.get_first(self.field).and_then(|value| value.as_bytes());
+        let stored = stored.ok_or_else(|| IndexFault::damage("a document has no source"))?;
+        match &self.tables {
+            None => Ok(stored.to_vec()),
+            Some(tables) => rows::unpack(stored, tables)
+                .ok_or_else(|| IndexFault::damage(format!("a document is no row of {}", rows::FILE))),
+        }
+    }
 }
 
 pub(crate) const TIME: &str = "time";
 pub(crate) const SEQ: &str = "seq";
 const NUMBER: &str = "number";
+const ROW: &str = "row";
+const SOURCE: &str = "source";
 
-fn schema(positions: bool) -> (Schema, Fields) {
+/// With the name of the field where the answers are.
+fn schema(purpose: Purpose, source: &str) -> (Schema, Fields) {
     let text = |tokenizer: &str, record| {
         TextOptions::default().set_indexing_options(
             TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record).set_fieldnorms(false),
         )
     };
+    let positions = purpose == Purpose::Current;
     let words = if positions { IndexRecordOption::WithFreqsAndPositions } else { IndexRecordOption::Basic };
     let mut builder = Schema::builder();
     let fields = Fields {
@@ -220,7 +156,7 @@ fn schema(positions: bool) -> (Schema, Fields) {
         term: builder.add_text_field("term", text(TERMS, IndexRecordOption::Basic)),
         word: builder.add_text_field("word", text(WORDS, words)),
         number: builder.add_json_field(NUMBER, JsonObjectOptions::default().set_fast("raw")),
-        source: builder.add_bytes_field("source", BytesOptions::default().set_stored()),
+        source: Source { field: builder.add_bytes_field(source, BytesOptions::default().set_stored()), tables: None },
         positions,
     };
     (builder.build(), fields)
@@ -235,31 +171,48 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// `positions`: whether words have them. Phrases are looked up in the sources otherwise.
-    pub(crate) fn create(dir: &Path, positions: bool) -> tantivy::Result<Self> {
-        let (schema, fields) = schema(positions);
+    pub(crate) fn create(dir: &Path, purpose: Purpose) -> tantivy::Result<Self> {
+        let (source, block_bytes) = match purpose {
+            Purpose::Window => (ROW, HOT_BLOCK_BYTES),
+            Purpose::Current => (SOURCE, HOT_BLOCK_BYTES_PLAIN),
+        };
+        let (schema, mut fields) = schema(purpose, source);
+        if purpose == Purpose::Window {
+            fields.source.tables = Some(Arc::new(Tables::create(dir)?));
+        }
         let settings = IndexSettings {
             sort_by_field: Some(IndexSortByField { field: TIME.to_owned(), order: Order::Desc }),
             docstore_compression: zstd(HOT_LEVEL),
             docstore_compress_dedicated_thread: false,
-            docstore_blocksize: HOT_BLOCK_BYTES,
+            docstore_blocksize: block_bytes,
             ..IndexSettings::default()
         };
         let directory = MmapDirectory::open(dir)?;
         Self::with(Index::create(directory, schema, settings)?, fields)
     }
 
-    pub(crate) fn open(dir: &Path, positions: bool) -> tantivy::Result<Self> {
-        Self::open_in(Box::new(MmapDirectory::open(dir)?), positions)
+    pub(crate) fn open(dir: &Path, purpose: Purpose) -> Result<Self, IndexFault> {
+        let directory = MmapDirectory::open(dir).map_err(TantivyError::from)?;
+        Self::open_in(Box::new(directory), dir, purpose)
     }
 
-    pub(crate) fn open_in(directory: Box<dyn Directory>, positions: bool) -> tantivy::Result<Self> {
-        let (wanted, fields) = schema(positions);
+    /// Opens the window whose folder is `dir` and whose index is in `directory`.
+    pub(crate) fn open_in(directory: Box<dyn Directory>, dir: &Path, purpose: Purpose) -> Result<Self, IndexFault> {
         let index = Index::open(directory)?;
-        if index.schema() != wanted {
-            return Err(TantivyError::SchemaError("not the schema of this version".into()));
+        let (wanted, mut fields) = schema(purpose, SOURCE);
+        if index.schema() == wanted {
+            return Ok(Self::with(index, fields)?);
         }
-        Self::with(index, fields)
+        let (wanted, packed) = schema(purpose, ROW);
+        if index.schema() != wanted {
+            return Err(IndexFault::damage("not the schema of this version"));
+        }
+        let summary = summary::parse_payload(index.load_metas()?.payload.as_deref()).map_err(IndexFault::damage)?;
+        let tables = Tables::read(dir, summary.tables_bytes);
+        let tables = tables.map_err(|(problem, is_damage)| IndexFault { problem, is_damage })?;
+        fields = packed;
+        fields.source.tables = Some(Arc::new(tables));
+        Ok(Self::with(index, fields)?)
     }
 
     fn with(index: Index, fields: Fields) -> tantivy::Result<Self> {
@@ -283,6 +236,12 @@ impl Window {
     }
 
     pub(crate) fn writer(&self, bytes: usize) -> tantivy::Result<Writer> {
+        let writer = self.index_writer(bytes)?; // holds the folder's lock
+        let packer = self.fields.source.tables.as_ref().map(|tables| Packer::new(Arc::clone(tables)));
+        Ok(Writer::new(writer, self.fields.clone(), packer.transpose()?))
+    }
+
+    fn index_writer(&self, bytes: usize) -> tantivy::Result<IndexWriter> {
         let options = IndexWriterOptions::builder()
             .memory_budget_per_thread(bytes)
             .num_worker_threads(1)
@@ -292,7 +251,7 @@ impl Window {
         let mut policy = LogMergePolicy::default();
         policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX); // windows have none
         writer.set_merge_policy(Box::new(policy));
-        Ok(Writer { writer, fields: self.fields })
+        Ok(writer)
     }
 
     /// What was handed to the last commit.
@@ -302,16 +261,18 @@ impl Window {
 
     /// Merges all segments into one and compresses the sources harder, so that the window can rest.
     pub(crate) fn merge(&self, bytes: usize) -> tantivy::Result<()> {
+        let is_packed = self.fields.source.tables.is_some();
+        let block_bytes = if is_packed { REST_BLOCK_BYTES } else { REST_BLOCK_BYTES_PLAIN };
         // Blocks of the same compressor are copied as they are; what was LZ4 in between is compressed anew.
         self.merge_with(bytes, Compressor::Lz4, HOT_BLOCK_BYTES)?;
-        self.merge_with(bytes, zstd(REST_LEVEL), REST_BLOCK_BYTES)
+        self.merge_with(bytes, zstd(REST_LEVEL), block_bytes)
     }
 
     fn merge_with(&self, bytes: usize, compressor: Compressor, block_bytes: usize) -> tantivy::Result<()> {
         let mut merged = self.clone();
         let settings = merged.index.settings_mut();
         (settings.docstore_compression, settings.docstore_blocksize) = (compressor, block_bytes);
-        let mut writer = merged.writer(bytes)?.writer;
+        let mut writer = merged.index_writer(bytes)?;
         let segments = merged.index.searchable_segment_ids()?;
         if !segments.is_empty() {
             writer.merge(&segments).wait()?;
@@ -338,108 +299,12 @@ pub(crate) fn seqs_from(searcher: &Searcher, begin: u64, seqs: &mut Vec<u64>) ->
 pub(crate) fn broken_files(dir: &Path) -> Vec<PathBuf> {
     let checked = Index::open_in_dir(dir).and_then(|index| index.validate_checksum());
     let mut broken: Vec<_> = checked.unwrap_or_default().into_iter().collect();
+    let needed_bytes = read_meta(dir).ok().flatten().map_or(0, |meta| meta.summary.tables_bytes);
+    if needed_bytes > 0 && matches!(Tables::read(dir, needed_bytes), Err((_, true))) {
+        broken.push(rows::FILE.into());
+    }
     broken.sort();
     broken
-}
-
-/// Takes documents into a window.
-pub(crate) struct Writer {
-    writer: IndexWriter,
-    fields: Fields,
-}
-
-/// What values are in the index. tantivy takes each text that it is handed as a value of its own, with a tokenizer of its own, so all terms are one
-/// text here, and all words another.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Prepared {
-    terms: String,
-    words: String,
-    numbers: Vec<(String, f64)>,
-}
-
-impl Prepared {
-    pub(crate) fn of(shared: &Shared) -> Self {
-        let mut made = Self::default();
-        shared.fields().for_each(|(name, value)| made.put(name, value));
-        made
-    }
-
-    fn put(&mut self, name: &str, value: &Value) {
-        let (kind, key) = match value {
-            Value::Keyword(value) => (KEYWORD, keyword_key(value)),
-            Value::Id(value) => (ID, id_key(value)),
-            Value::Number(value) => {
-                self.numbers.push((column(name), *value));
-                (NUMBERED, "")
-            }
-            Value::Text(value) => {
-                put_section(&mut self.words, name, value);
-                (TEXT, "")
-            }
-        };
-        put_term(&mut self.terms, [name, kind, key]);
-    }
-}
-
-impl Writer {
-    pub(crate) fn add(&self, document: &Document) -> tantivy::Result<()> {
-        let Fields { time, seq, term, word, number, source, .. } = self.fields;
-        let mut made = document.shared().map_or_else(Prepared::default, |shared| shared.prepared().clone());
-        document.own_fields().for_each(|(name, value)| made.put(name, value));
-        let bytes = made.terms.len() + made.words.len() + document.source.len();
-        let mut to = TantivyDocument::with_capacity(bytes + 64 * (1 + made.numbers.len()));
-        to.add_i64(time, document.time_ns);
-        to.add_u64(seq, document.seq);
-        to.add_text(term, &made.terms);
-        if !made.words.is_empty() {
-            to.add_text(word, &made.words);
-        }
-        if !made.numbers.is_empty() {
-            let mut numbers = BTreeMap::new();
-            made.numbers.into_iter().for_each(|(column, value)| put_number(&mut numbers, column, value));
-            to.add_object(number, numbers);
-        }
-        to.add_bytes(source, &document.source);
-        self.writer.add_document(to).map(drop)
-    }
-
-    /// Takes away the documents that were added with the keyword `value` under `name`, up to now.
-    pub(crate) fn delete(&self, name: &str, value: &str) {
-        self.writer.delete_term(Term::from_field_text(self.fields.term, &keyword_term(name, value)));
-    }
-
-    pub(crate) fn commit_with(&mut self, payload: &str) -> tantivy::Result<()> {
-        let mut prepared = self.writer.prepare_commit()?;
-        prepared.set_payload(payload);
-        prepared.commit().map(drop)
-    }
-
-    pub(crate) fn commit(&mut self, summary: &Summary) -> tantivy::Result<()> {
-        let payload = serde_json::to_string(summary)
-            .map_err(|error| TantivyError::InternalError(format!("write summary: {error}")))?;
-        self.commit_with(&payload)
-    }
-
-    /// Ends the writer after the merges under way.
-    pub(crate) fn finish(self) -> tantivy::Result<()> {
-        self.writer.wait_merging_threads()
-    }
-}
-
-fn put_number(numbers: &mut BTreeMap<String, OwnedValue>, column: String, value: f64) {
-    match numbers.entry(column) {
-        Entry::Vacant(vacant) => drop(vacant.insert(numeric(value))),
-        Entry::Occupied(mut taken) => {
-            let before = taken.insert(OwnedValue::Null);
-            taken.insert(match before {
-                OwnedValue::Array(mut several) => {
-                    several.push(numeric(value));
-                    OwnedValue::Array(several)
-                }
-                one => OwnedValue::Array(vec![one, numeric(value)]),
-            });
-        }
-    }
 }
 
 /// What stands between name and value in a term.
@@ -489,8 +354,77 @@ pub(crate) fn column_path(name: &str) -> String {
     format!("{NUMBER}.{}", column(name))
 }
 
-/// As an integer where it is one: columns of integers take less room.
-fn numeric(value: f64) -> OwnedValue {
-    #[allow(clippy::cast_possible_truncation, reason = "it is a whole number in the range of i64")]
-    if value.fract() == 0.0 && value.abs() < EXACT_MAX { OwnedValue::I64(value as i64) } else { OwnedValue::F64(value) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Document;
+    use crate::summary::Summary;
+
+    /// As windows were before their sources became rows.
+    fn plain(dir: &Path) -> Window {
+        let (schema, fields) = schema(Purpose::Window, SOURCE);
+        let settings = IndexSettings {
+            sort_by_field: Some(IndexSortByField { field: TIME.to_owned(), order: Order::Desc }),
+            docstore_compression: zstd(HOT_LEVEL),
+            docstore_blocksize: HOT_BLOCK_BYTES_PLAIN,
+            ..IndexSettings::default()
+        };
+        let index = Index::create(MmapDirectory::open(dir).unwrap(), schema, settings).unwrap();
+        Window::with(index, fields).unwrap()
+    }
+
+    fn add(window: &Window, texts: &[&str]) {
+        let mut writer = window.writer(15_000_000).unwrap();
+        let mut summary = Summary::empty();
+        for (seq, text) in texts.iter().enumerate() {
+            let mut document = Document::new(seq as i64, seq as u64);
+            document.source = (*text).to_owned().into_bytes();
+            writer.add(&document).unwrap();
+        }
+        writer.commit(&mut summary).unwrap();
+        writer.finish().unwrap();
+        window.refresh().unwrap();
+    }
+
+    fn sources(window: &Window) -> Vec<String> {
+        let searcher = window.searcher();
+        let addresses = searcher.segment_readers().iter().enumerate().flat_map(|(segment, reader)| {
+            (0..reader.max_doc()).map(move |document| DocAddress::new(segment as u32, document))
+        });
+        let read = |address| String::from_utf8(window.fields.source.read(&searcher, address).unwrap()).unwrap();
+        let mut sources: Vec<_> = addresses.map(read).collect();
+        sources.sort();
+        sources
+    }
+
+    #[test]
+    fn a_window_of_before_there_were_rows_reads_is_written_and_rests() {
+        for is_old in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let window = if is_old { plain(dir.path()) } else { Window::create(dir.path(), Purpose::Window).unwrap() };
+            add(&window, &["frame 1", "frame 2", "frame 3"]);
+            let window = Window::open(dir.path(), Purpose::Window).unwrap();
+            assert_eq!(window.fields.source.tables.is_none(), is_old);
+            add(&window, &["frame 4"]);
+            let rests = || read_meta(dir.path()).unwrap().unwrap().rests;
+            assert!(!rests());
+            window.merge(15_000_000).unwrap();
+            assert!(rests());
+            let window = Window::open(dir.path(), Purpose::Window).unwrap();
+            assert_eq!(sources(&window), ["frame 1", "frame 2", "frame 3", "frame 4"]);
+            assert!(broken_files(dir.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_window_whose_tables_are_cut_short_is_damaged_and_says_what_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        add(&Window::create(dir.path(), Purpose::Window).unwrap(), &["frame 1", "frame 2", "frame 3"]);
+        let path = dir.path().join(rows::FILE);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let fault = Window::open(dir.path(), Purpose::Window).err().unwrap();
+        assert!(fault.is_damage && fault.problem.contains(rows::FILE), "{fault}");
+        assert_eq!(broken_files(dir.path()), [PathBuf::from(rows::FILE)]);
+    }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn of(searcher: &Searcher, fields: Fields, query: &Query, cancel: &Cancel) -> Result<Self, Fault> {
+    pub(crate) fn of(searcher: &Searcher, fields: &Fields, query: &Query, cancel: &Cancel) -> Result<Self, Fault> {
         Planner { searcher, fields, cancel }.plan(query)
     }
 
@@ -50,13 +50,13 @@ impl Plan {
 
 struct Planner<'a> {
     searcher: &'a Searcher,
-    fields: Fields,
+    fields: &'a Fields,
     cancel: &'a Cancel,
 }
 
 impl Planner<'_> {
     fn plan(&self, query: &Query) -> Result<Plan, Fault> {
-        let Fields { term, word, .. } = self.fields;
+        let Fields { term, word, .. } = *self.fields;
         Ok(match query {
             Query::All => Plan::exact(AllQuery),
             Query::Nothing => Plan::exact(EmptyQuery),
@@ -140,7 +140,7 @@ impl Planner<'_> {
 
     /// A stretch of letters and digits lies within one word, so the words that have it in them are the answer.
     fn containing(&self, name: &str, text: &str) -> Result<Plan, Fault> {
-        let Fields { term, word, .. } = self.fields;
+        let Fields { term, word, .. } = *self.fields;
         let keywords = self.terms(term, &format!("{name}\0k"), |value| value.contains(text))?;
         let texts = if text.is_empty() {
             None

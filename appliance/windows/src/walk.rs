@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use tantivy::columnar::ColumnValues;
 use tantivy::query::{EnableScoring, Weight};
-use tantivy::schema::Value as _;
-use tantivy::{DocAddress, DocSet as _, Searcher, SegmentReader, TERMINATED, TantivyDocument};
+use tantivy::{DocAddress, DocSet as _, Searcher, SegmentReader, TERMINATED};
 
 use crate::document::Document;
 use crate::index::{Fields, IndexFault, SEQ, TIME, keyword_term};
@@ -49,7 +48,7 @@ pub type Read = fn(source: &[u8]) -> Document;
 /// A question to one searcher: what its index answers, and how the rest is judged.
 pub(crate) struct Asked<'a> {
     pub(crate) searcher: &'a Searcher,
-    pub(crate) fields: Fields,
+    pub(crate) fields: &'a Fields,
     query: &'a Query,
     weight: Box<dyn Weight>,
     /// Set where the index finds more than what answers to the query.
@@ -59,7 +58,7 @@ pub(crate) struct Asked<'a> {
 impl<'a> Asked<'a> {
     pub(crate) fn new(
         searcher: &'a Searcher,
-        fields: Fields,
+        fields: &'a Fields,
         query: &'a Query,
         read: Option<Read>,
         cancel: &Cancel,
@@ -179,7 +178,7 @@ fn segment_number(ordinal: usize) -> Result<u32, Fault> {
 /// Values of the keyword `name`, by their text, up to `limit` of each segment; those of deleted documents may be among them.
 pub(crate) fn keywords(
     searcher: &Searcher,
-    fields: Fields,
+    fields: &Fields,
     name: &str,
     limit: usize,
 ) -> Result<std::collections::BTreeSet<String>, Fault> {
@@ -294,8 +293,6 @@ fn first_at_or_before(time: &dyn ColumnValues<i64>, documents: u32, time_ns: i64
 }
 
 /// The answer bytes of one document.
-pub(crate) fn source(searcher: &Searcher, fields: Fields, address: DocAddress) -> Result<Vec<u8>, Fault> {
-    let document: TantivyDocument = searcher.doc(address)?;
-    let bytes = document.get_first(fields.source).and_then(|value| value.as_bytes().map(<[u8]>::to_vec));
-    bytes.ok_or_else(|| Fault::Index(IndexFault::damage("a document has no source")))
+pub(crate) fn source(searcher: &Searcher, fields: &Fields, address: DocAddress) -> Result<Vec<u8>, Fault> {
+    fields.source.read(searcher, address).map_err(Fault::Index)
 }

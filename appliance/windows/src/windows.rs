@@ -24,7 +24,7 @@ use crate::chain::{self, Aside, CommitAt, Entry, Found as Listed, Open, lock};
 use crate::class::Chain;
 use crate::cold::Loose;
 use crate::document::Document;
-use crate::index::Summary;
+use crate::summary::Summary;
 use crate::{Options, WindowsError};
 
 /// Batches that a slow reader of the tail may be behind before it loses some.

@@ -14,7 +14,7 @@ use tantivy::directory::{
 use super::image::HEAD_FILE;
 use super::opened::only_read;
 use super::{Cold, Manifest, waiting};
-use crate::index::META_FILE;
+use crate::summary::META_FILE;
 
 #[derive(Clone)]
 pub(super) struct FarDirectory {

@@ -12,7 +12,7 @@ use tantivy::schema::Field;
 use tantivy::{HasLen, Index};
 
 use crate::chain::lock;
-use crate::index::{TIME, Window};
+use crate::index::{Purpose, TIME, Window};
 
 /// The files of the index in `dir`, the small ones first. A file that only some crash has left is none of them.
 pub(super) fn files(dir: &Path) -> Result<Vec<(String, u64)>, String> {
@@ -64,7 +64,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, String> {
     let local = MmapDirectory::open(dir).map_err(|error| error.to_string())?;
     let recorder = Recorder { local, ranges: Arc::default() };
     let ranges = Arc::clone(&recorder.ranges);
-    let window = Window::open_in(Box::new(recorder), false).map_err(|error| error.to_string())?;
+    let window = Window::open_in(Box::new(recorder), dir, Purpose::Window).map_err(|error| error.to_string())?;
     for reader in window.searcher().segment_readers() {
         // The names of the columns come along.
         reader.fast_fields().i64(TIME).map_err(|error| error.to_string())?;

@@ -181,7 +181,7 @@ impl Windows {
             chain::next_use(&entry.folder, number);
             let (at, was_taken) = (searchers.len(), Cell::new(false));
             let walked = guard(&entry.folder, cancel, || {
-                let asked = Asked::new(&searcher, fields, &search.query, Some(self.shared.options.read), cancel)?;
+                let asked = Asked::new(&searcher, &fields, &search.query, Some(self.shared.options.read), cancel)?;
                 was_taken.set(true);
                 walk(&asked, at, range, &search.name, &mut best, cancel)
             });
@@ -197,7 +197,7 @@ impl Windows {
                 Origin::Ring(batch, index) => batch.documents[index].source.clone(),
                 Origin::Window(at, address) => {
                     let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, cancel, || walk::source(searcher, *fields, address))?
+                    guard(folder, cancel, || walk::source(searcher, fields, address))?
                 }
             };
             bytes += source.len();

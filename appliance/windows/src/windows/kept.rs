@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Windows;
 use crate::Options;
 use crate::chain::{self, Entry, Folder, lock};
-use crate::index::Summary;
+use crate::summary::Summary;
 
 /// By which part a class may be over its bytes while its windows are on their way far away.
 const OVER_PART: u64 = 4;

@@ -14,8 +14,9 @@ use crate::WindowsError;
 use crate::chain::{self, Entry, Folder, lock};
 use crate::cold::{FarError, waiting};
 use crate::filter;
-use crate::index::{Fields, IndexFault, Summary};
+use crate::index::{Fields, IndexFault};
 use crate::query::Query;
+use crate::summary::Summary;
 use crate::top::{Order, Position, Top};
 use crate::walk::{self, Asked, Fault, Range};
 
@@ -256,7 +257,7 @@ impl Windows {
                     was_taken.set(true);
                     Origin::Window(at, address)
                 };
-                let asked = Asked::new(&searcher, fields, &search.query, Some(self.shared.options.read), cancel)?;
+                let asked = Asked::new(&searcher, &fields, &search.query, Some(self.shared.options.read), cancel)?;
                 walk::walk(&asked, range, &mut top, &origin, cancel)
             });
             if left_out.unless_away(walked, was_taken.get())?.is_some() {
@@ -272,7 +273,7 @@ impl Windows {
                 Origin::Ring(batch, index) => batch.documents[index].source.clone(),
                 Origin::Window(at, address) => {
                     let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, cancel, || walk::source(searcher, *fields, address))?
+                    guard(folder, cancel, || walk::source(searcher, fields, address))?
                 }
             };
             bytes += source.len();
@@ -328,7 +329,7 @@ impl Windows {
 pub(super) fn open_searcher(folder: &Arc<Folder>, cancel: &Cancel) -> Result<(Searcher, Fields), SearchFault> {
     guard(folder, cancel, || {
         let window = folder.window()?;
-        Ok((window.searcher(), window.fields))
+        Ok((window.searcher(), window.fields.clone()))
     })
 }
 

@@ -101,7 +101,7 @@ impl Windows {
             chain::next_use(&entry.folder, number);
             let was_taken = Cell::new(false);
             let walked = guard(&entry.folder, cancel, || {
-                let asked = Asked::new(&searcher, fields, query, Some(read), cancel)?;
+                let asked = Asked::new(&searcher, &fields, query, Some(read), cancel)?;
                 was_taken.set(true);
                 tally.walk(&asked, *query == Query::All, read, cancel)
             });

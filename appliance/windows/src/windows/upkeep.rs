@@ -96,7 +96,7 @@ impl Windows {
             return Ok(());
         };
         let window = folder.window();
-        let made = window.and_then(|window| filter::make(&folder.path, &window.searcher(), window.fields, names));
+        let made = window.and_then(|window| filter::make(&folder.path, &window.searcher(), &window.fields, names));
         self.shut_unused();
         made.or_else(|fault| self.judge(&folder, fault))
     }

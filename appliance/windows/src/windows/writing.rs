@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::chain::{Damaged, Entry, Folder, Open};
 use crate::class::Chain;
-use crate::index::{IndexFault, Summary};
+use crate::index::IndexFault;
+use crate::summary::Summary;
 use crate::{Options, index};
 
 #[derive(Default)]

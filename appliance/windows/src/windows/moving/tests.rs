@@ -160,7 +160,7 @@ fn all(query: Query) -> Search {
 /// Numbers of what is found, rising, and what was out of reach.
 fn found(windows: &Windows, query: Query) -> (Vec<u64>, Vec<Unreached>) {
     let found = windows.search(&all(query), &Cancel::default()).unwrap();
-    assert!(found.set_aside.is_empty(), "{:?}", found.set_aside);
+    assert!(found.set_aside.is_empty(), "{:?} {:?}", found.set_aside, lock(&windows.shared.state).asides);
     let mut seqs: Vec<_> = found.hits.iter().map(|hit| hit.position.seq).collect();
     seqs.sort_unstable();
     (seqs, found.unreached)
