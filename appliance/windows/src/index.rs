@@ -33,8 +33,10 @@ use crate::rows::{self, Packer, Tables};
 use crate::summary::{self, read_meta};
 use crate::tokens::{Terms, Words};
 
+mod unmapped;
 mod writer;
 
+use unmapped::Unmapped;
 pub(crate) use writer::{Prepared, Writer};
 
 const WORDS: &str = "backlot_words";
@@ -165,6 +167,7 @@ fn schema(purpose: Purpose, source: &str) -> (Schema, Fields) {
 /// A window that can be searched, and written while it has a writer.
 #[derive(Clone)]
 pub(crate) struct Window {
+    dir: PathBuf,
     index: Index,
     reader: IndexReader,
     pub(crate) fields: Fields,
@@ -188,7 +191,7 @@ impl Window {
             ..IndexSettings::default()
         };
         let directory = MmapDirectory::open(dir)?;
-        Self::with(Index::create(directory, schema, settings)?, fields)
+        Self::with(dir, Index::create(directory, schema, settings)?, fields)
     }
 
     pub(crate) fn open(dir: &Path, purpose: Purpose) -> Result<Self, IndexFault> {
@@ -201,7 +204,7 @@ impl Window {
         let index = Index::open(directory)?;
         let (wanted, mut fields) = schema(purpose, SOURCE);
         if index.schema() == wanted {
-            return Ok(Self::with(index, fields)?);
+            return Ok(Self::with(dir, index, fields)?);
         }
         let (wanted, packed) = schema(purpose, ROW);
         if index.schema() != wanted {
@@ -212,18 +215,17 @@ impl Window {
         let tables = tables.map_err(|(problem, is_damage)| IndexFault { problem, is_damage })?;
         fields = packed;
         fields.source.tables = Some(Arc::new(tables));
-        Ok(Self::with(index, fields)?)
+        Ok(Self::with(dir, index, fields)?)
     }
 
-    fn with(index: Index, fields: Fields) -> tantivy::Result<Self> {
-        index.tokenizers().register(WORDS, TextAnalyzer::from(Words::default()));
-        index.tokenizers().register(TERMS, TextAnalyzer::from(Terms::default()));
+    fn with(dir: &Path, index: Index, fields: Fields) -> tantivy::Result<Self> {
+        register(&index);
         let reader = index
             .reader_builder()
             .reload_policy(ReloadPolicy::Manual)
             .doc_store_cache_num_blocks(STORE_CACHE_BLOCKS)
             .try_into()?;
-        Ok(Self { index, reader, fields })
+        Ok(Self { dir: dir.to_owned(), index, reader, fields })
     }
 
     /// As of the last [`Window::refresh`].
@@ -236,22 +238,16 @@ impl Window {
     }
 
     pub(crate) fn writer(&self, bytes: usize) -> tantivy::Result<Writer> {
-        let writer = self.index_writer(bytes)?; // holds the folder's lock
+        let writer = index_writer(&self.unmapped()?, bytes)?; // holds the folder's lock
         let packer = self.fields.source.tables.as_ref().map(|tables| Packer::new(Arc::clone(tables)));
         Ok(Writer::new(writer, self.fields.clone(), packer.transpose()?))
     }
 
-    fn index_writer(&self, bytes: usize) -> tantivy::Result<IndexWriter> {
-        let options = IndexWriterOptions::builder()
-            .memory_budget_per_thread(bytes)
-            .num_worker_threads(1)
-            .num_merge_threads(1)
-            .build();
-        let writer: IndexWriter = self.index.writer_with_options(options)?;
-        let mut policy = LogMergePolicy::default();
-        policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX); // windows have none
-        writer.set_merge_policy(Box::new(policy));
-        Ok(writer)
+    /// The same index, as it is written. What it deletes stays readable for searches, which hold its files open.
+    fn unmapped(&self) -> tantivy::Result<Index> {
+        let index = Index::open(Unmapped::open(&self.dir)?)?;
+        register(&index);
+        Ok(index)
     }
 
     /// What was handed to the last commit.
@@ -269,17 +265,35 @@ impl Window {
     }
 
     fn merge_with(&self, bytes: usize, compressor: Compressor, block_bytes: usize) -> tantivy::Result<()> {
-        let mut merged = self.clone();
-        let settings = merged.index.settings_mut();
+        let mut merged = self.unmapped()?;
+        let settings = merged.settings_mut();
         (settings.docstore_compression, settings.docstore_blocksize) = (compressor, block_bytes);
-        let mut writer = merged.index_writer(bytes)?;
-        let segments = merged.index.searchable_segment_ids()?;
+        let mut writer = index_writer(&merged, bytes)?;
+        let segments = merged.searchable_segment_ids()?;
         if !segments.is_empty() {
             writer.merge(&segments).wait()?;
         }
         writer.garbage_collect_files().wait()?;
         writer.wait_merging_threads()
     }
+}
+
+fn register(index: &Index) {
+    index.tokenizers().register(WORDS, TextAnalyzer::from(Words::default()));
+    index.tokenizers().register(TERMS, TextAnalyzer::from(Terms::default()));
+}
+
+fn index_writer(index: &Index, bytes: usize) -> tantivy::Result<IndexWriter> {
+    let options = IndexWriterOptions::builder()
+        .memory_budget_per_thread(bytes)
+        .num_worker_threads(1)
+        .num_merge_threads(1)
+        .build();
+    let writer: IndexWriter = index.writer_with_options(options)?;
+    let mut policy = LogMergePolicy::default();
+    policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX); // windows have none
+    writer.set_merge_policy(Box::new(policy));
+    Ok(writer)
 }
 
 fn zstd(level: i32) -> Compressor {
@@ -370,7 +384,7 @@ mod tests {
             ..IndexSettings::default()
         };
         let index = Index::create(MmapDirectory::open(dir).unwrap(), schema, settings).unwrap();
-        Window::with(index, fields).unwrap()
+        Window::with(dir, index, fields).unwrap()
     }
 
     fn add(window: &Window, texts: &[&str]) {
