@@ -8,6 +8,7 @@
 
 pub mod attempt;
 pub mod aws;
+pub mod bench;
 pub mod clock;
 pub mod config;
 pub mod door;

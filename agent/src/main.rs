@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use backlot_agent::bench;
 use backlot_agent::clock::Clock;
 use backlot_agent::config::Config;
 use backlot_agent::infer::choice::{Precision, Wish};
@@ -65,12 +66,57 @@ enum Subcommands {
         #[arg(last = true)]
         program: Vec<std::ffi::OsString>,
     },
+    /// Measures a model on this host: one JSON object, times in milliseconds.
+    Bench {
+        #[arg(long, default_value_os_t = backlot_agent::infer::models::default_folder())]
+        models: PathBuf,
+        /// 0: all cores.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+        #[arg(long, value_enum, default_value_t)]
+        executor: Wish,
+        #[arg(long, value_enum, default_value_t)]
+        precision: Precision,
+        #[command(subcommand)]
+        what: Benches,
+    },
     /// Prints every configuration key with its default and its meaning.
     ConfigReference,
     /// Prints the version.
     Version,
     /// Prints shell completions.
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand)]
+enum Benches {
+    /// A made-up picture made larger.
+    Upscale {
+        #[arg(long, default_value = "realesr-animevideov3")]
+        model: String,
+        #[arg(long, default_value_t = 2)]
+        scale: u32,
+        #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u16).range(1..=8192))]
+        width: u16,
+        #[arg(long, default_value_t = 720, value_parser = clap::value_parser!(u16).range(1..=8192))]
+        height: u16,
+        /// After a first one.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// Pictures from a prompt.
+    Generate {
+        #[arg(long)]
+        model: String,
+        /// More parameters of `image.generate`, as a JSON object.
+        #[arg(long, default_value = "{}")]
+        parameters: String,
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// An existing folder for what is made.
+        #[arg(long, default_value = ".")]
+        to: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -97,6 +143,9 @@ fn main() -> ExitCode {
             builtin::run(builtin::Options { parent, models, threads, executor, precision })
         }
         Subcommands::Worker { parent, program, .. } => builtin::become_program(parent, &program),
+        Subcommands::Bench { models, threads, executor, precision, what } => {
+            bench(&bench::Options { models, threads, executor, precision }, what)
+        }
         Subcommands::ConfigReference => {
             println!("{}", backlot_agent::config::reference());
             ExitCode::SUCCESS
@@ -122,6 +171,37 @@ fn with_config(file: Option<PathBuf>, then: impl FnOnce(Config, Vec<Program>) ->
     match programs {
         Ok(programs) => then(config, programs),
         Err(error) => not_taken(&error),
+    }
+}
+
+fn bench(options: &bench::Options, what: Benches) -> ExitCode {
+    let made = match what {
+        Benches::Upscale { model, scale, width, height, runs } => {
+            let (width, height) = (usize::from(width), usize::from(height));
+            bench::upscale(options, &bench::Upscale { model, scale, width, height, runs })
+        }
+        Benches::Generate { model, parameters, runs, to } => {
+            let mut parameters: serde_json::Map<String, serde_json::Value> = match serde_json::from_str(&parameters) {
+                Ok(parameters) => parameters,
+                Err(error) => {
+                    eprintln!("backlot-agent: --parameters is no JSON object: {error}");
+                    return ExitCode::from(USAGE);
+                }
+            };
+            parameters.insert("model".to_owned(), model.into());
+            parameters.entry("prompt").or_insert_with(|| "a lighthouse in the fog".into());
+            bench::generate(options, &bench::Generate { parameters, runs, to })
+        }
+    };
+    match made {
+        Ok(figures) => {
+            println!("{figures}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("backlot-agent: {failure}");
+            ExitCode::from(FAULT)
+        }
     }
 }
 

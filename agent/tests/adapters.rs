@@ -13,6 +13,7 @@ use backlot_agent::infer::graph::Graph;
 use backlot_agent::infer::models::folder::{self, Model, Text};
 use backlot_agent::infer::models::{clip, inversion, lora, unet};
 use backlot_agent::infer::weights::Weights;
+use tiny::files::{lora_tensors, single};
 use tiny::{Tensors, made, off, picture, safetensors, values};
 
 const TOLERANCE: f32 = 1e-4;
@@ -42,16 +43,6 @@ fn text_of(text: &Text, prompt: &str) -> Vec<f32> {
     let ids: Vec<f32> = text.tokenizer.encode(prompt, 77).unwrap().ids.iter().map(|id| *id as f32).collect();
     let places: Vec<f32> = (0..77).map(|place| place as f32).collect();
     run(clip::graph(&text.config, clip::Wanted::Last), &text.weights, &[(&[1, 77], &ids), (&[1, 77], &places)])
-}
-
-fn lora_tensors(style: &str) -> Tensors {
-    let lists = tiny::json(&tiny::fixtures().join("lists.json"));
-    let tensor = |(name, sides): (&String, &serde_json::Value)| {
-        let shape = tiny::shape(sides);
-        let values = if shape.is_empty() { vec![2.0] } else { values(&format!("lora/{name}"), &shape) };
-        (name.clone(), (shape, values))
-    };
-    lists["lora"][style].as_object().unwrap().iter().map(tensor).collect()
 }
 
 fn write(dir: &Path, tensors: &Tensors) -> PathBuf {
@@ -142,79 +133,6 @@ fn a_word_of_textual_inversion_means_what_it_means_in_diffusers() {
     let wide = Tensors::from([("emb_params".to_owned(), (vec![2, 33], vec![0.0; 66]))]);
     let error = inversion::add(&write(dir.path(), &wide), "wide", &mut model).unwrap_err().to_string();
     assert!(error.contains("[2, 33]") && error.contains("rows of 32"), "{error}");
-}
-
-/// A form as one file with the original code's names, which diffusers' own converter vouches for.
-fn single(form: &str) -> Tensors {
-    let lists = tiny::json(&tiny::fixtures().join("lists.json"));
-    let mut file = Tensors::new();
-    for (part, prefix) in [("unet", "model.diffusion_model."), ("vae", "first_stage_model.")] {
-        let mut tensors = tiny::tensors(form, part);
-        for (name, original) in lists["original"][form][part].as_object().unwrap() {
-            let (mut shape, values) = tensors.remove(name).unwrap();
-            let attention = part == "vae" && name.contains("attentions") && shape.len() == 2;
-            if attention {
-                shape.extend([1, 1]); // convolutions there
-            }
-            file.insert(format!("{prefix}{}", original.as_str().unwrap()), (shape, values));
-        }
-        assert!(tensors.is_empty(), "{form} {part}: {:?}", tensors.keys().next());
-    }
-    let clip = |part: &str, prefix: &str, file: &mut Tensors| {
-        for (name, tensor) in tiny::tensors(form, part) {
-            file.insert(format!("{prefix}{name}"), tensor);
-        }
-    };
-    match form {
-        "sd15" => clip("text_encoder", "cond_stage_model.transformer.", &mut file),
-        "sd21" => open_clip(form, "text_encoder", "cond_stage_model.model.", &mut file),
-        _ => {
-            clip("text_encoder", "conditioner.embedders.0.transformer.", &mut file);
-            open_clip(form, "text_encoder_2", "conditioner.embedders.1.model.", &mut file);
-        }
-    }
-    file
-}
-
-/// OpenCLIP's form of an encoder: query, key and value in one tensor, the projection from the other side. That of SD 2
-/// has a last layer that nobody reads.
-fn open_clip(form: &str, part: &str, prefix: &str, file: &mut Tensors) {
-    let tensors = tiny::tensors(form, part);
-    let layers = tensors.keys().filter(|name| name.ends_with("layer_norm1.bias")).count();
-    let mut put = |name: String, tensor: (Vec<usize>, Vec<f32>)| drop(file.insert(format!("{prefix}{name}"), tensor));
-    for (theirs, ours) in [
-        ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
-        ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
-        ("ln_final.weight", "text_model.final_layer_norm.weight"),
-        ("ln_final.bias", "text_model.final_layer_norm.bias"),
-    ] {
-        put(theirs.to_owned(), tensors[ours].clone());
-    }
-    if let Some((shape, values)) = tensors.get("text_projection.weight") {
-        let (rows, columns) = (shape[0], shape[1]);
-        let turned = (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect();
-        put("text_projection".to_owned(), (vec![columns, rows], turned));
-    }
-    for layer in 0..layers + usize::from(form == "sd21") {
-        let from = format!("text_model.encoder.layers.{}", layer.min(layers - 1));
-        let to = format!("transformer.resblocks.{layer}");
-        for kind in ["weight", "bias"] {
-            for (theirs, ours) in [
-                ("ln_1", "layer_norm1"),
-                ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"),
-                ("mlp.c_proj", "mlp.fc2"),
-                ("attn.out_proj", "self_attn.out_proj"),
-            ] {
-                put(format!("{to}.{theirs}.{kind}"), tensors[&format!("{from}.{ours}.{kind}")].clone());
-            }
-            let three = ["q", "k", "v"].map(|which| &tensors[&format!("{from}.self_attn.{which}_proj.{kind}")]);
-            let mut shape = three[0].0.clone();
-            shape[0] *= 3;
-            let values = three.iter().flat_map(|(_, values)| values.clone()).collect();
-            put(format!("{to}.attn.in_proj_{kind}"), (shape, values));
-        }
-    }
 }
 
 #[test]

@@ -3,15 +3,19 @@
 
 #[path = "../../tests/hostile/garbage.rs"]
 mod garbage;
+mod tiny;
+
+use std::cell::{Cell, RefCell};
 
 use backlot_agent::infer::models::tokenizer::Tokenizer;
-use backlot_agent::infer::models::{clip, config, unet, upscale, vae};
+use backlot_agent::infer::models::{clip, config, folder, inversion, lora, unet, upscale, vae};
 use backlot_agent::infer::sampler::{Kind, Sampler, Schedule};
 use backlot_agent::infer::weights::Weights;
 use backlot_agent::{frames, worker};
 use bytes::Bytes;
 
 use garbage::{over_garbage, over_text};
+use tiny::files;
 
 #[test]
 fn no_line_of_a_worker_makes_the_agent_panic() {
@@ -80,7 +84,7 @@ fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
     let path = dir.path().join("config.json");
     for name in ["unet/config.json", "vae/config.json", "text_encoder_2/config.json", "scheduler/scheduler_config.json"]
     {
-        over_garbage(200, &[&file(name)], |bytes| {
+        over_garbage(60, &[&file(name)], |bytes| {
             std::fs::write(&path, bytes).unwrap();
             if let Ok(config) = config::Unet::read(&path)
                 && config.levels.iter().map(|level| level.depth).sum::<usize>() < 50
@@ -111,6 +115,41 @@ fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
         if let Ok(tokenizer) = Tokenizer::read(dir.path()) {
             let _ = tokenizer.encode("a photo of the moon", 77);
         }
+    });
+}
+
+#[test]
+fn no_damage_to_a_model_in_one_file_makes_the_agent_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write_folder("sd15", &dir.path().join("sd15"));
+    std::fs::rename(dir.path().join("sd15/tokenizer"), dir.path().join("clip-tokenizer")).unwrap();
+    let place = dir.path().join("one.safetensors");
+    for form in tiny::FORMS {
+        let tensors = files::single(form);
+        let opened = Cell::new(0);
+        over_garbage(12, &[&[7, 1, 5, 2, 9, 0, 3]], |edits| {
+            std::fs::write(&place, files::damaged(&tensors, edits)).unwrap();
+            opened.set(opened.get() + u32::from(folder::open(&place).is_ok()));
+        });
+        assert!(opened.get() > 0, "{form}: without an edit it is right");
+    }
+}
+
+#[test]
+fn no_damage_to_what_is_added_to_a_model_makes_the_agent_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write_folder("sd15", &dir.path().join("sd15"));
+    let place = dir.path().join("adapter.safetensors");
+    let model = RefCell::new(folder::open(&dir.path().join("sd15")).unwrap());
+    let word = tiny::Tensors::from([("emb_params".to_owned(), (vec![2, 32], vec![0.5; 64]))]);
+    let styles = ["kohya", "diffusers"].map(files::lora_tensors);
+    over_garbage(60, &[&[0; 7], &[7, 1, 5, 2, 9, 0, 3, 40, 2, 4, 0, 0, 0, 0]], |edits| {
+        for tensors in &styles {
+            std::fs::write(&place, files::damaged(tensors, edits)).unwrap();
+            let _ = lora::merge(&place, 0.5, &mut model.borrow_mut());
+        }
+        std::fs::write(&place, files::damaged(&word, edits)).unwrap();
+        let _ = inversion::add(&place, "word", &mut model.borrow_mut());
     });
 }
 

@@ -17,6 +17,7 @@ mod s3;
 mod s3_peers;
 mod start;
 mod traces;
+mod upscale;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ subjects:
   logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions,
             beside ClickHouse, SQLite and ripgrep; with --alone: without them
   traces    --spans of spans (1,000,000 unless given) in over OTLP: rate, room on the disk, a trace by its id, lists
+  upscale   the agent's CPU upscaler beside ncnn, turn by turn
   start     size of the binary, time to ready, resident memory of an idle appliance";
 
 fn main() -> ExitCode {
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Some("objects") => artifacts::many(&settings).map_err(plain),
         Some("logs") => logs::run(&settings).map_err(plain),
         Some("traces") => traces::run(&settings).map_err(plain),
+        Some("upscale") => upscale::run().map_err(plain),
         Some("start") => start::run(&settings).map_err(plain),
         Some("journal") => journal::run(&settings),
         Some("queue") if settings.fifo => queue_fifo::run(&settings),

@@ -10,6 +10,7 @@
 mod bench;
 mod checks;
 mod faults;
+mod models;
 mod networks;
 #[path = "../../tests/ops/mod.rs"]
 #[allow(clippy::unwrap_used, reason = "made for tests: a check that panics fails with that as its reason")]
@@ -29,12 +30,15 @@ const NO_GPU: u8 = 69;
 /// A check that takes longer is stopped and has failed.
 const CHECK_S_MAX: u64 = 300;
 
-const USAGE_TEXT: &str = "usage: backlot-gpu-test [--list | --only WORD | --check NAME] [--no-bench]
+const USAGE_TEXT: &str =
+    "usage: backlot-gpu-test [--list | --only WORD | --check NAME | --write-model FORM FOLDER] [--no-bench]
 
   --only WORD   checks whose name holds WORD
   --list        the names of all checks
   --check NAME  one check, in this process
   --no-bench    leave out what only measures
+  --write-model sd15|sdxl FOLDER
+                a model of that size with random weights, as a folder of diffusers
 Real-ESRGAN's weights are read from $BACKLOT_MODELS.";
 
 /// What a check found: figures by name.
@@ -76,6 +80,20 @@ fn main() -> ExitCode {
             Some(check) => alone(check),
             None => usage(),
         },
+        ["--write-model", form, folder] => {
+            let form = match *form {
+                "sd15" => pipelines::Form::Sd15,
+                "sdxl" => pipelines::Form::Sdxl,
+                _ => return usage(),
+            };
+            match models::write(form, std::path::Path::new(folder)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(problem) => {
+                    eprintln!("backlot-gpu-test: {problem}");
+                    ExitCode::from(FAILED)
+                }
+            }
+        }
         _ => usage(),
     }
 }

@@ -42,22 +42,29 @@ fn read<T>(text: &str, changes: Value, of: impl Fn(&std::path::Path) -> Result<T
     made
 }
 
+/// What a tiny UNet's configuration lacks of the published size.
+pub(crate) fn real_unet(form: Form) -> Value {
+    match form {
+        Form::Sd15 => json!({ "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+            "cross_attention_dim": 768, "norm_num_groups": 32 }),
+        Form::Sdxl => json!({ "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
+            "cross_attention_dim": 2048, "norm_num_groups": 32, "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816, "transformer_layers_per_block": [1, 2, 10] }),
+    }
+}
+
+/// What a tiny autoencoder's lacks.
+pub(crate) fn real_vae() -> Value {
+    json!({ "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32 })
+}
+
 /// A UNet on latents of these sides.
 pub(crate) fn unet_case(form: Form, size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
-    let (text, real) = match form {
-        Form::Sd15 => (
-            configuration!("sd15", "unet"),
-            json!({ "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
-                "cross_attention_dim": 768, "norm_num_groups": 32 }),
-        ),
-        Form::Sdxl => (
-            configuration!("sdxl", "unet"),
-            json!({ "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
-                "cross_attention_dim": 2048, "norm_num_groups": 32, "addition_time_embed_dim": 256,
-                "projection_class_embeddings_input_dim": 2816, "transformer_layers_per_block": [1, 2, 10] }),
-        ),
+    let text = match form {
+        Form::Sd15 => configuration!("sd15", "unet"),
+        Form::Sdxl => configuration!("sdxl", "unet"),
     };
-    let changes = if size == Size::Real { real } else { json!({}) };
+    let changes = if size == Size::Real { real_unet(form) } else { json!({}) };
     let config = read(text, changes, |path| Unet::read(path).map_err(|error| error.to_string()))?;
     let mut random = Random::new(41);
     let mut inputs = vec![
@@ -75,8 +82,8 @@ pub(crate) fn unet_case(form: Form, size: Size, [height, width]: [usize; 2]) -> 
 /// A decoder from latents of these sides.
 pub(crate) fn decoder_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
     // Random weights overflow no half, and both precisions are wanted.
-    let real = json!({ "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32, "force_upcast": false });
-    let changes = if size == Size::Real { real } else { json!({ "force_upcast": false }) };
+    let mut changes = if size == Size::Real { real_vae() } else { json!({}) };
+    changes["force_upcast"] = false.into();
     let config =
         read(configuration!("sd15", "vae"), changes, |path| Vae::read(path).map_err(|error| error.to_string()))?;
     let mut random = Random::new(43);

@@ -1,17 +1,24 @@
-//! Convolution with a square kernel of side 1 or 3, padded with zeros, stride 1 or 2.
+//! Convolution with a square kernel of side 1 or 3, padded with zeros, stride 1 or 2; and the matrix product that one of
+//! side 1 is.
 //!
 //! Two ways to the same sums: [`winograd`](crate::winograd) where it applies (side 3, stride 1, enough channels),
 //! and the direct way here for the rest. The direct way copies the rows it needs into a bordered strip, so that
-//! its inner loop knows no edges.
+//! its inner loop knows no edges. What comes out for a pixel does not depend on the others that are computed with it,
+//! so a picture of a batch is the same as alone, to the bit.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::lanes::{BLOCK, accumulate, bend, load, padded, store};
+use crate::source::{Source, Weights};
 use crate::{Size, winograd::Winograd};
 
 /// Pixels of one register tile.
 const ROWS: usize = 6;
+/// Floats of a product's rows that a thread works on together: they stay in the second-level cache.
+const TOGETHER: usize = 128 << 10;
+/// Weights of an output that are packed together: those of sixteen outputs stay in the first-level cache.
+const PACKED_TOGETHER: usize = 256;
 
 /// Where the zeros around a picture are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +29,7 @@ pub enum Pad {
     End,
 }
 
-/// A convolution whose weights are packed for the loops.
+/// A convolution whose weights are packed for the loops, or will be when it runs.
 pub struct Conv {
     shape: Shape,
     bias: Vec<f32>,
@@ -32,8 +39,26 @@ pub struct Conv {
 
 enum Way {
     /// `[block of outputs][dy][dx][input][output in block]`
-    Direct(Vec<f32>),
+    Direct(Weights),
     Winograd(Winograd),
+}
+
+/// What a convolution reads.
+#[derive(Clone, Copy)]
+pub struct Pictures<'a> {
+    /// One picture or more, one after the other.
+    pub input: &'a [f32],
+    /// Of each.
+    pub size: Size,
+    /// What is added to the result, as large as that.
+    pub plus: Option<&'a [f32]>,
+}
+
+/// What comes after the products of a convolution.
+#[derive(Clone, Copy)]
+pub(crate) struct Ending<'a> {
+    pub(crate) bias: &'a [f32],
+    pub(crate) slopes: Option<&'a [f32]>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +80,7 @@ impl Conv {
     /// the padding is not for them.
     #[must_use]
     pub fn new(
-        weight: &[f32],
+        weight: Box<dyn Source>,
         bias: Option<&[f32]>,
         slopes: Option<&[f32]>,
         [outputs, inputs, kernel]: [usize; 3],
@@ -63,7 +88,6 @@ impl Conv {
         pad: Pad,
     ) -> Self {
         assert!(matches!(kernel, 1 | 3) && matches!(stride, 1 | 2), "kernel {kernel}, stride {stride}");
-        assert_eq!(weight.len(), outputs * inputs * kernel * kernel, "weights of a convolution");
         assert!(bias.is_none_or(|b| b.len() == outputs) && slopes.is_none_or(|s| s.len() == outputs));
         assert!(pad == Pad::Same || (kernel, stride) == (3, 2), "padding at the end");
         let lead = if pad == Pad::Same { kernel / 2 } else { 0 };
@@ -71,7 +95,7 @@ impl Conv {
         let way = if kernel == 3 && stride == 1 && Winograd::suits(inputs, outputs) {
             Way::Winograd(Winograd::new(weight, inputs, outputs))
         } else {
-            Way::Direct(pack(weight, shape))
+            Way::Direct(Weights::new(weight, shape.packed_len(), |source, to| pack(source, shape, to)))
         };
         Self {
             shape,
@@ -88,64 +112,127 @@ impl Conv {
         Size { height: side(size.height), width: side(size.width) }
     }
 
-    /// Bytes of packed weights.
+    /// Bytes that it holds beside what its weights come from.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         let weights = match &self.way {
-            Way::Direct(packed) => packed.len(),
-            Way::Winograd(winograd) => winograd.weights(),
+            Way::Direct(weights) => weights.held(),
+            Way::Winograd(winograd) => winograd.held(),
         };
         (weights + self.bias.len()) * size_of::<f32>()
     }
 
-    /// Convolves one picture.
+    /// Convolves pictures. `scratch` grows to what the largest weights of those that share it take.
     ///
     /// # Panics
-    /// When `input` or `output` is not as large as `size` and the channels say.
-    pub fn run(&self, input: &[f32], size: Size, output: &mut [f32]) {
+    /// When a slice is not as large as `size` and the channels say.
+    pub fn run(&self, from: Pictures<'_>, output: &mut [f32], scratch: &mut Vec<f32>) {
+        let Pictures { input, size, plus } = from;
         let Shape { inputs, outputs, .. } = self.shape;
-        let to = self.output_size(size);
-        assert_eq!(input.len(), size.pixels() * inputs, "input of a convolution");
-        assert_eq!(output.len(), to.pixels() * outputs, "output of a convolution");
-        let slopes = self.slopes.as_deref();
+        let (one, to) = (size.pixels() * inputs, self.output_size(size));
+        assert!(one > 0 && input.len().is_multiple_of(one), "input of a convolution");
+        assert_eq!(output.len(), input.len() / one * to.pixels() * outputs, "output of a convolution");
+        assert!(plus.is_none_or(|plus| plus.len() == output.len()), "what is added to a convolution");
+        let ending = Ending { bias: &self.bias, slopes: self.slopes.as_deref() };
         match &self.way {
-            Way::Winograd(winograd) => winograd.run(input, size, &self.bias, slopes, output),
-            Way::Direct(packed) => {
-                let border = self.shape.kernel / 2;
-                let strip_len = self.shape.kernel * (size.width + 2 * border) * inputs;
-                output.par_chunks_mut(to.width * outputs).enumerate().for_each_init(
-                    || vec![0.0; strip_len],
-                    |strip, (y, row)| {
-                        fill_strip(strip, input, size, self.shape, y);
-                        Arch::new().dispatch(Row {
-                            strip,
-                            strip_width: size.width + 2 * border,
-                            shape: self.shape,
-                            packed,
-                            bias: &self.bias,
-                            slopes,
-                            row,
-                        });
-                    },
-                );
+            Way::Winograd(winograd) => winograd.run(from, ending, output, scratch),
+            Way::Direct(Weights::Packed(packed)) => self.direct(from, packed, ending, output),
+            Way::Direct(Weights::Source(source)) => {
+                let len = self.shape.packed_len();
+                scratch.resize(scratch.len().max(len), 0.0);
+                pack(source.as_ref(), self.shape, &mut scratch[..len]);
+                self.direct(from, &scratch[..len], ending, output);
             }
         }
+    }
+
+    /// Multiplies rows: a convolution of side 1 over pixels that form no picture. `plus` is added to the result.
+    ///
+    /// # Panics
+    /// When the kernel is larger, or a slice is not as large as the others and the channels say.
+    pub fn rows(&self, input: &[f32], plus: Option<&[f32]>, output: &mut [f32], scratch: &mut Vec<f32>) {
+        assert_eq!((self.shape.kernel, self.shape.stride), (1, 1), "rows are multiplied by a kernel of side 1");
+        let size = Size { height: input.len() / self.shape.inputs, width: 1 };
+        self.run(Pictures { input, size, plus }, output, scratch);
+    }
+
+    /// A kernel of side 1 sees the pixels as they lie.
+    fn product(&self, from: Pictures<'_>, packed: &[f32], ending: Ending<'_>, output: &mut [f32]) {
+        let Shape { inputs, outputs, .. } = self.shape;
+        let rows = from.input.len() / inputs;
+        let fair = rows.div_ceil(rayon::current_num_threads());
+        let together = (TOGETHER / inputs).clamp(4 * ROWS, 32 * ROWS).min(fair).next_multiple_of(ROWS);
+        output.par_chunks_mut(together * outputs).enumerate().for_each(|(part, row)| {
+            let (first, count) = (part * together, row.len() / outputs);
+            Arch::new().dispatch(Row {
+                strip: &from.input[first * inputs..][..count * inputs],
+                strip_width: count,
+                shape: self.shape,
+                packed,
+                ending,
+                plus: from.plus.map(|plus| &plus[first * outputs..][..count * outputs]),
+                row,
+            });
+        });
+    }
+
+    fn direct(&self, from: Pictures<'_>, packed: &[f32], ending: Ending<'_>, output: &mut [f32]) {
+        let Shape { inputs, outputs, kernel, .. } = self.shape;
+        if (kernel, self.shape.stride) == (1, 1) {
+            return self.product(from, packed, ending, output);
+        }
+        let (size, to) = (from.size, self.output_size(from.size));
+        let (border, row_len) = (kernel / 2, to.width * outputs);
+        let strip_len = kernel * (size.width + 2 * border) * inputs;
+        output.par_chunks_mut(row_len).enumerate().for_each_init(
+            || vec![0.0; strip_len],
+            |strip, (at, row)| {
+                let picture = &from.input[at / to.height * size.pixels() * inputs..][..size.pixels() * inputs];
+                fill_strip(strip, picture, size, self.shape, at % to.height);
+                Arch::new().dispatch(Row {
+                    strip,
+                    strip_width: size.width + 2 * border,
+                    shape: self.shape,
+                    packed,
+                    ending,
+                    plus: from.plus.map(|plus| &plus[at * row_len..][..row_len]),
+                    row,
+                });
+            },
+        );
     }
 }
 
-fn pack(weight: &[f32], shape: Shape) -> Vec<f32> {
+impl Shape {
+    fn packed_len(self) -> usize {
+        self.outputs.next_multiple_of(BLOCK) * self.inputs * self.kernel * self.kernel
+    }
+}
+
+/// Packs all weights, block by block.
+fn pack(source: &dyn Source, shape: Shape, packed: &mut [f32]) {
     let Shape { inputs, outputs, kernel, .. } = shape;
     let taps = kernel * kernel;
-    let mut packed = vec![0.0; outputs.next_multiple_of(BLOCK) * inputs * taps];
-    for o in 0..outputs {
-        for i in 0..inputs {
-            for tap in 0..taps {
-                let row = (o / BLOCK * taps + tap) * inputs + i;
-                packed[row * BLOCK + o % BLOCK] = weight[(o * inputs + i) * taps + tap];
+    let together = PACKED_TOGETHER / taps;
+    packed.par_chunks_mut(inputs * taps * BLOCK).enumerate().for_each(|(block, packed)| {
+        let mut line = [0.0; PACKED_TOGETHER];
+        for from in (0..inputs).step_by(together) {
+            let line = &mut line[..together.min(inputs - from) * taps];
+            for lane in 0..BLOCK {
+                let o = block * BLOCK + lane;
+                if o < outputs {
+                    source.read((o * inputs + from) * taps, line);
+                } else {
+                    line.fill(0.0);
+                }
+                for (i, weights) in line.chunks_exact(taps).enumerate() {
+                    for (tap, weight) in weights.iter().enumerate() {
+                        packed[(tap * inputs + from + i) * BLOCK + lane] = *weight;
+                    }
+                }
             }
         }
-    }
-    packed
+    });
 }
 
 /// Copies the input rows under output row `y` into `strip`, with zeros where the picture ends. The left and
@@ -169,8 +256,8 @@ struct Row<'a> {
     strip_width: usize,
     shape: Shape,
     packed: &'a [f32],
-    bias: &'a [f32],
-    slopes: Option<&'a [f32]>,
+    ending: Ending<'a>,
+    plus: Option<&'a [f32]>,
     row: &'a mut [f32],
 }
 
@@ -199,6 +286,10 @@ impl Row<'_> {
                     self.tile::<S, ROWS, V>(simd, packed, block, first, x);
                     x += ROWS;
                 }
+                while x + 2 <= width {
+                    self.tile::<S, 2, V>(simd, packed, block, first, x);
+                    x += 2;
+                }
                 while x < width {
                     self.tile::<S, 1, V>(simd, packed, block, first, x);
                     x += 1;
@@ -221,7 +312,7 @@ impl Row<'_> {
         let channel = block * BLOCK + first * S::F32_LANES;
         let mut bias = [simd.splat_f32s(0.0); V];
         for (v, bias) in bias.iter_mut().enumerate() {
-            *bias = load(simd, &self.bias[channel + v * S::F32_LANES..]);
+            *bias = load(simd, &self.ending.bias[channel + v * S::F32_LANES..]);
         }
         let mut acc = [bias; R];
         for dy in 0..kernel {
@@ -240,11 +331,15 @@ impl Row<'_> {
                 if channel >= outputs {
                     break;
                 }
-                let value = match self.slopes {
+                let value = match self.ending.slopes {
                     Some(slopes) => bend(simd, value, load(simd, &slopes[channel..])),
                     None => value,
                 };
                 let end = (channel + S::F32_LANES).min(outputs);
+                let value = match self.plus {
+                    Some(plus) => simd.add_f32s(value, load(simd, &plus[(x + r) * outputs..][channel..end])),
+                    None => value,
+                };
                 let pixel = &mut self.row[(x + r) * outputs..][..outputs];
                 store(simd, &mut pixel[channel..end], value);
             }

@@ -14,11 +14,15 @@
               the speed"
 )]
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::Size;
+use crate::conv::{Ending, Pictures};
 use crate::lanes::{BLOCK, accumulate, bend, load, store};
+use crate::source::{Source, Weights};
 
 /// Side of a patch of output.
 const OUT: usize = 4;
@@ -37,11 +41,17 @@ const fn point_pitch(channels: usize) -> usize {
     PATCHES * channels + BLOCK
 }
 
+/// Floats of transformed weights that are made at once where they are not kept: what a third-level cache holds. The more
+/// parts, the more often the input is transformed.
+const PART: usize = 6 << 20;
+/// Inputs whose kernels are transformed together: the sixteen outputs' kernels of these fit in the first-level cache.
+const INPUTS: usize = 32;
+
 pub(crate) struct Winograd {
     inputs: usize,
     outputs: usize,
-    /// `[point][block of outputs][input][output in block]`
-    packed: Vec<f32>,
+    /// `[block of outputs][point][input][output in block]` when packed.
+    weights: Weights,
 }
 
 impl Winograd {
@@ -50,36 +60,62 @@ impl Winograd {
         inputs > 0 && outputs > 0 && inputs.is_multiple_of(BLOCK) && outputs.is_multiple_of(BLOCK)
     }
 
-    pub(crate) fn new(weight: &[f32], inputs: usize, outputs: usize) -> Self {
-        let mut packed = vec![0.0; POINTS * inputs * outputs];
-        for o in 0..outputs {
-            for i in 0..inputs {
-                let kernel = &weight[(o * inputs + i) * 9..][..9];
-                for (point, value) in transform_kernel(kernel).into_iter().enumerate() {
-                    let row = (point * (outputs / BLOCK) + o / BLOCK) * inputs + i;
-                    packed[row * BLOCK + o % BLOCK] = value;
-                }
-            }
+    pub(crate) fn new(weight: Box<dyn Source>, inputs: usize, outputs: usize) -> Self {
+        let pack = |source: &dyn Source, to: &mut [f32]| pack_blocks(source, inputs, 0, to);
+        Self { inputs, outputs, weights: Weights::new(weight, POINTS * inputs * outputs, pack) }
+    }
+
+    /// Floats that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.weights.held()
+    }
+
+    pub(crate) fn run(&self, from: Pictures<'_>, ending: Ending<'_>, output: &mut [f32], scratch: &mut Vec<f32>) {
+        let source = match &self.weights {
+            Weights::Packed(packed) => return self.blocks(from, ending, packed, 0, output),
+            Weights::Source(source) => source.as_ref(),
+        };
+        let (block_len, blocks) = (POINTS * self.inputs * BLOCK, self.outputs / BLOCK);
+        let at_once = (PART / block_len).clamp(1, blocks);
+        scratch.resize(scratch.len().max(at_once * block_len), 0.0);
+        for first in (0..blocks).step_by(at_once) {
+            let packed = &mut scratch[..at_once.min(blocks - first) * block_len];
+            pack_blocks(source, self.inputs, first, packed);
+            self.blocks(from, ending, packed, first, output);
         }
-        Self { inputs, outputs, packed }
     }
 
-    pub(crate) fn weights(&self) -> usize {
-        self.packed.len()
-    }
-
-    pub(crate) fn run(&self, input: &[f32], size: Size, bias: &[f32], slopes: Option<&[f32]>, output: &mut [f32]) {
-        let scratch_len = POINTS * (point_pitch(self.inputs) + point_pitch(self.outputs) + self.inputs);
-        output.par_chunks_mut(OUT * size.width * self.outputs).enumerate().for_each_init(
+    /// Computes the output channels of the blocks from `first` on, whose weights these are.
+    fn blocks(&self, from: Pictures<'_>, ending: Ending<'_>, packed: &[f32], first: usize, output: &mut [f32]) {
+        let (size, row_len) = (from.size, from.size.width * self.outputs);
+        let across = size.width.div_ceil(OUT);
+        let blocks = packed.len() / (POINTS * self.inputs * BLOCK);
+        let scratch_len = POINTS * (point_pitch(self.inputs) + point_pitch(blocks * BLOCK) + self.inputs);
+        // Small pictures are worked on in several strips at once, so that a weight that was fetched serves more patches.
+        let strips = from.input.len() / (size.pixels() * self.inputs) * size.height.div_ceil(OUT);
+        let together = PATCHES.div_ceil(across).min(strips.div_ceil(rayon::current_num_threads())).max(1);
+        let tasks: Vec<(usize, usize, &mut [f32])> = output
+            .chunks_mut(size.height * row_len)
+            .enumerate()
+            .flat_map(|(picture, rows)| {
+                let parts = rows.chunks_mut(together * OUT * row_len).enumerate();
+                parts.map(move |(part, rows)| (picture, part * together * OUT, rows))
+            })
+            .collect();
+        tasks.into_par_iter().for_each_init(
             || vec![0.0; scratch_len],
-            |scratch, (strip, rows)| {
-                Arch::new().dispatch(Strip {
-                    conv: self,
-                    input,
+            |scratch, (picture, top, rows)| {
+                let plus = from.plus.map(|plus| &plus[(picture * size.height + top) * row_len..][..rows.len()]);
+                Arch::new().dispatch(Strips {
+                    inputs: self.inputs,
+                    outputs: self.outputs,
+                    packed,
+                    channels: first * BLOCK..(first + blocks) * BLOCK,
+                    input: &from.input[picture * size.pixels() * self.inputs..][..size.pixels() * self.inputs],
                     size,
-                    bias,
-                    slopes,
-                    top: strip * OUT,
+                    ending,
+                    plus,
+                    top,
                     rows,
                     scratch: scratch.as_mut_slice(),
                 });
@@ -88,70 +124,140 @@ impl Winograd {
     }
 }
 
-/// `G · kernel · Gᵀ`, in double precision because it is done once.
-fn transform_kernel(kernel: &[f32]) -> [f32; POINTS] {
-    const G: [[f64; 3]; IN] = [
-        [1.0 / 4.0, 0.0, 0.0],
-        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-        [0.0, 0.0, 1.0],
-    ];
-    std::array::from_fn(|point| {
-        let (row, column) = (G[point / IN], G[point % IN]);
-        let mut sum = 0.0;
-        for y in 0..3 {
-            for x in 0..3 {
-                sum += row[y] * column[x] * f64::from(kernel[y * 3 + x]);
+/// `G · kernel · Gᵀ` for the blocks of outputs from `first` on, as many as `packed` takes.
+fn pack_blocks(source: &dyn Source, inputs: usize, first: usize, packed: &mut [f32]) {
+    packed.par_chunks_mut(POINTS * inputs * BLOCK).enumerate().for_each_init(
+        || vec![0.0; BLOCK * INPUTS * 9],
+        |kernels, (block, packed)| {
+            for from in (0..inputs).step_by(INPUTS) {
+                let count = INPUTS.min(inputs - from);
+                for lane in 0..BLOCK {
+                    let output = (first + block) * BLOCK + lane;
+                    let to = &mut kernels[lane * INPUTS * 9..][..count * 9];
+                    source.read((output * inputs + from) * 9, to);
+                }
+                Arch::new().dispatch(Kernels { kernels, inputs, from, count, packed });
             }
-        }
-        #[allow(clippy::cast_possible_truncation, reason = "the sums are done in f32")]
-        let value = sum as f32;
-        value
-    })
+        },
+    );
 }
 
-/// Four rows of output, or fewer at the lower edge.
-struct Strip<'a> {
-    conv: &'a Winograd,
+/// Kernels of one block of outputs and some inputs, to be transformed with one lane for each output.
+struct Kernels<'a> {
+    /// `[output in block][INPUTS][9]`
+    kernels: &'a [f32],
+    inputs: usize,
+    from: usize,
+    count: usize,
+    packed: &'a mut [f32],
+}
+
+impl WithSimd for Kernels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for at in 0..self.count {
+            let mut taps = [[0.0_f32; BLOCK]; 9];
+            for lane in 0..BLOCK {
+                let kernel = &self.kernels[(lane * INPUTS + at) * 9..][..9];
+                for tap in 0..9 {
+                    taps[tap][lane] = kernel[tap];
+                }
+            }
+            for first in (0..BLOCK).step_by(S::F32_LANES) {
+                let tap = |tap: usize| load(simd, &taps[tap][first..]);
+                let columns = [
+                    kernel_line(simd, [tap(0), tap(3), tap(6)]),
+                    kernel_line(simd, [tap(1), tap(4), tap(7)]),
+                    kernel_line(simd, [tap(2), tap(5), tap(8)]),
+                ];
+                for y in 0..IN {
+                    let line = kernel_line(simd, [columns[0][y], columns[1][y], columns[2][y]]);
+                    for x in 0..IN {
+                        let to = ((y * IN + x) * self.inputs + self.from + at) * BLOCK + first;
+                        store(simd, &mut self.packed[to..to + S::F32_LANES], line[x]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `G` on three values: a quarter of the first; minus a sixth of all with either sign of the middle; a 24th, a twelfth
+/// and a sixth with either sign; the last.
+#[inline(always)]
+fn kernel_line<S: Simd>(simd: S, g: [S::f32s; 3]) -> [S::f32s; IN] {
+    let by = |value: S::f32s, factor: f32| simd.mul_f32s(value, simd.splat_f32s(factor));
+    let ends = by(simd.add_f32s(g[0], g[2]), -1.0 / 6.0);
+    let middle = by(g[1], 1.0 / 6.0);
+    let far = simd.mul_add_e_f32s(g[0], simd.splat_f32s(1.0 / 24.0), by(g[2], 1.0 / 6.0));
+    let half = by(g[1], 1.0 / 12.0);
+    [
+        by(g[0], 0.25),
+        simd.sub_f32s(ends, middle),
+        simd.add_f32s(ends, middle),
+        simd.add_f32s(far, half),
+        simd.sub_f32s(far, half),
+        g[2],
+    ]
+}
+
+/// Some strips of four rows of output each, or fewer at the lower edge, and a range of their channels.
+struct Strips<'a> {
+    inputs: usize,
+    outputs: usize,
+    packed: &'a [f32],
+    channels: Range<usize>,
     input: &'a [f32],
     size: Size,
-    bias: &'a [f32],
-    slopes: Option<&'a [f32]>,
+    ending: Ending<'a>,
+    plus: Option<&'a [f32]>,
     top: usize,
     rows: &'a mut [f32],
     scratch: &'a mut [f32],
 }
 
-impl WithSimd for Strip<'_> {
+impl WithSimd for Strips<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Winograd { inputs, outputs, .. } = *self.conv;
+        let (inputs, made) = (self.inputs, self.channels.len());
         let (transformed, scratch) = self.scratch.split_at_mut(POINTS * point_pitch(inputs));
-        let (sums, patch) = scratch.split_at_mut(POINTS * point_pitch(outputs));
+        let (sums, patch) = scratch.split_at_mut(POINTS * point_pitch(made));
         let across = self.size.width.div_ceil(OUT);
-        for first in (0..across).step_by(PATCHES) {
-            let count = PATCHES.min(across - first);
+        let strips = (self.rows.len() / (self.size.width * self.outputs)).div_ceil(OUT);
+        let place = |patch: usize| (patch / across * OUT, patch % across * OUT);
+        for first in (0..strips * across).step_by(PATCHES) {
+            let count = PATCHES.min(strips * across - first);
             for at in 0..count {
-                let (source, pitch) = patch_at(self.input, self.size, inputs, self.top, (first + at) * OUT, patch);
+                let (down, left) = place(first + at);
+                let (source, pitch) = patch_at(self.input, self.size, inputs, self.top + down, left, patch);
                 transform_input(simd, source, pitch, inputs, transformed, at);
             }
-            for point in 0..POINTS {
-                let a = &transformed[point * point_pitch(inputs)..][..count * inputs];
-                let b = &self.conv.packed[point * inputs * outputs..][..inputs * outputs];
-                let c = &mut sums[point * point_pitch(outputs)..][..count * outputs];
-                if 2 * S::F32_LANES <= BLOCK {
-                    multiply::<S, 2>(simd, a, b, c, inputs, outputs);
-                } else {
-                    multiply::<S, 1>(simd, a, b, c, inputs, outputs);
+            for (block, packed) in self.packed.chunks_exact(POINTS * inputs * BLOCK).enumerate() {
+                for point in 0..POINTS {
+                    let a = &transformed[point * point_pitch(inputs)..][..count * inputs];
+                    let b = &packed[point * inputs * BLOCK..][..inputs * BLOCK];
+                    let c = &mut sums[point * point_pitch(made)..][..count * made];
+                    if 2 * S::F32_LANES <= BLOCK {
+                        multiply::<S, 2>(simd, a, b, c, inputs, made, block);
+                    } else {
+                        multiply::<S, 1>(simd, a, b, c, inputs, made, block);
+                    }
                 }
             }
             for at in 0..count {
-                let end = Finish { bias: self.bias, slopes: self.slopes, outputs, width: self.size.width };
-                end.patch(simd, sums, at, (first + at) * OUT, self.rows);
+                let (down, left) = place(first + at);
+                let end = Finish {
+                    ending: self.ending,
+                    plus: self.plus,
+                    outputs: self.outputs,
+                    width: self.size.width,
+                    channels: self.channels.clone(),
+                };
+                end.patch(simd, sums, at, down, left, self.rows);
             }
         }
     }
@@ -248,25 +354,31 @@ fn input_line<S: Simd>(simd: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
     ]
 }
 
-/// `c = a · b` for one point: `a` is `[patch][input]`, `b` packed, `c` `[patch][output]`.
+/// `c = a · b` for one point and block: `a` is `[patch][input]`, `b` packed, `c` `[patch][output]`.
 #[inline(always)]
-fn multiply<S: Simd, const V: usize>(simd: S, a: &[f32], b: &[f32], c: &mut [f32], inputs: usize, outputs: usize) {
+fn multiply<S: Simd, const V: usize>(
+    simd: S,
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    inputs: usize,
+    outputs: usize,
+    block: usize,
+) {
     let count = c.len() / outputs;
-    for (block, b) in b.chunks_exact(inputs * BLOCK).enumerate() {
-        for first in (0..BLOCK / S::F32_LANES).step_by(V) {
-            let channel = block * BLOCK + first * S::F32_LANES;
-            let mut at = 0;
-            while at + ROWS <= count {
-                multiply_rows::<S, ROWS, V>(simd, a, b, c, at, first, channel, inputs, outputs);
-                at += ROWS;
-            }
-            while at + 2 <= count {
-                multiply_rows::<S, 2, V>(simd, a, b, c, at, first, channel, inputs, outputs);
-                at += 2;
-            }
-            if at < count {
-                multiply_rows::<S, 1, V>(simd, a, b, c, at, first, channel, inputs, outputs);
-            }
+    for first in (0..BLOCK / S::F32_LANES).step_by(V) {
+        let channel = block * BLOCK + first * S::F32_LANES;
+        let mut at = 0;
+        while at + ROWS <= count {
+            multiply_rows::<S, ROWS, V>(simd, a, b, c, at, first, channel, inputs, outputs);
+            at += ROWS;
+        }
+        while at + 2 <= count {
+            multiply_rows::<S, 2, V>(simd, a, b, c, at, first, channel, inputs, outputs);
+            at += 2;
+        }
+        if at < count {
+            multiply_rows::<S, 1, V>(simd, a, b, c, at, first, channel, inputs, outputs);
         }
     }
 }
@@ -300,20 +412,24 @@ fn multiply_rows<S: Simd, const R: usize, const V: usize>(
 
 /// What comes after the products.
 struct Finish<'a> {
-    bias: &'a [f32],
-    slopes: Option<&'a [f32]>,
+    ending: Ending<'a>,
+    plus: Option<&'a [f32]>,
     outputs: usize,
     width: usize,
+    /// Those whose sums these are.
+    channels: Range<usize>,
 }
 
 impl Finish<'_> {
-    /// `Aᵀ · sums · A`, bias and activation for patch `at`, written at column `left` of `rows`.
+    /// `Aᵀ · sums · A`, bias, activation and what is added for patch `at`, written at row `down` and column `left` of
+    /// `rows`.
     #[inline(always)]
-    fn patch<S: Simd>(&self, simd: S, sums: &[f32], at: usize, left: usize, rows: &mut [f32]) {
+    fn patch<S: Simd>(&self, simd: S, sums: &[f32], at: usize, down: usize, left: usize, rows: &mut [f32]) {
         let pitch = self.width * self.outputs;
-        let columns = OUT.min(self.width - left);
-        for channel in (0..self.outputs).step_by(S::F32_LANES) {
-            let from = at * self.outputs + channel;
+        let (columns, made) = (OUT.min(self.width - left), self.channels.len());
+        let lines = OUT.min(rows.len() / pitch - down);
+        for channel in self.channels.clone().step_by(S::F32_LANES) {
+            let from = at * made + channel - self.channels.start;
             let half = [
                 self.column(simd, sums, 0, from),
                 self.column(simd, sums, 1, from),
@@ -322,22 +438,26 @@ impl Finish<'_> {
                 self.column(simd, sums, 4, from),
                 self.column(simd, sums, 5, from),
             ];
-            let bias = load(simd, &self.bias[channel..]);
-            let slope = match self.slopes {
+            let bias = load(simd, &self.ending.bias[channel..]);
+            let slope = match self.ending.slopes {
                 Some(slopes) => Some(load(simd, &slopes[channel..])),
                 None => None,
             };
-            for (y, row) in rows.chunks_exact_mut(pitch).enumerate() {
+            for y in 0..lines {
                 let line = [half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y]];
                 let line = output_line(simd, line);
                 for x in 0..columns {
+                    let to = (down + y) * pitch + (left + x) * self.outputs + channel;
                     let value = simd.add_f32s(line[x], bias);
                     let value = match slope {
                         Some(slope) => bend(simd, value, slope),
                         None => value,
                     };
-                    let to = (left + x) * self.outputs + channel;
-                    store(simd, &mut row[to..to + S::F32_LANES], value);
+                    let value = match self.plus {
+                        Some(plus) => simd.add_f32s(value, load(simd, &plus[to..to + S::F32_LANES])),
+                        None => value,
+                    };
+                    store(simd, &mut rows[to..to + S::F32_LANES], value);
                 }
             }
         }
@@ -345,7 +465,7 @@ impl Finish<'_> {
 
     #[inline(always)]
     fn column<S: Simd>(&self, simd: S, sums: &[f32], x: usize, from: usize) -> [S::f32s; OUT] {
-        let pitch = point_pitch(self.outputs);
+        let pitch = point_pitch(self.channels.len());
         let row = |y: usize| &sums[(y * IN + x) * pitch + from..][..S::F32_LANES];
         let m = [
             load(simd, row(0)),

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
 use backlot_kernels::{
-    Conv, Pad, Size, add, concat_rows, mul, pixel_shuffle, prelu, resize_bicubic, scale, silu, split_rows,
+    Conv, Pad, Pictures, Size, add, concat_rows, mul, pixel_shuffle, prelu, resize_bicubic, scale, silu, split_rows,
     upsample_nearest,
 };
 use proptest::prelude::*;
@@ -27,7 +27,8 @@ struct Case {
     stride: usize,
 }
 
-fn naive_conv(case: &Case, input: &[f32], size: Size) -> Vec<f32> {
+/// One picture; `plus` is added at the end.
+fn naive_conv(case: &Case, input: &[f32], plus: &[f32], size: Size) -> Vec<f32> {
     let [outputs, inputs, kernel] = case.dims;
     let (height, width) = (size.height.div_ceil(case.stride), size.width.div_ceil(case.stride));
     let mut result = Vec::new();
@@ -50,7 +51,7 @@ fn naive_conv(case: &Case, input: &[f32], size: Size) -> Vec<f32> {
                     }
                 }
                 let sum = if sum < 0.0 { sum * f64::from(case.slopes[o]) } else { sum };
-                result.push(sum as f32);
+                result.push(sum as f32 + plus[result.len()]);
             }
         }
     }
@@ -67,7 +68,7 @@ fn rounding(terms: usize) -> f32 {
     3e-5 * (terms as f32).sqrt()
 }
 
-fn check_conv(dims: [usize; 3], stride: usize, size: Size, seed: u64) -> f32 {
+fn check_conv(dims: [usize; 3], stride: usize, size: Size, pictures: usize, seed: u64) -> f32 {
     let [outputs, inputs, kernel] = dims;
     let case = Case {
         weight: values(outputs * inputs * kernel * kernel, seed),
@@ -76,12 +77,21 @@ fn check_conv(dims: [usize; 3], stride: usize, size: Size, seed: u64) -> f32 {
         dims,
         stride,
     };
-    let input = values(size.pixels() * inputs, seed + 3);
-    let conv = Conv::new(&case.weight, Some(&case.bias), Some(&case.slopes), dims, stride, Pad::Same);
-    let to = conv.output_size(size);
-    let mut output = vec![f32::NAN; to.pixels() * outputs];
-    conv.run(&input, size, &mut output);
-    worst(&output, &naive_conv(&case, &input, size))
+    let input = values(pictures * size.pixels() * inputs, seed + 3);
+    let weight = Box::new(case.weight.clone());
+    let conv = Conv::new(weight, Some(&case.bias), Some(&case.slopes), dims, stride, Pad::Same);
+    let one = conv.output_size(size).pixels() * outputs;
+    let plus = values(pictures * one, seed + 4);
+    let added = (seed % 2 == 1).then_some(plus.as_slice());
+    let mut output = vec![f32::NAN; plus.len()];
+    conv.run(Pictures { input: &input, size, plus: added }, &mut output, &mut Vec::new());
+    let nothing = vec![0.0; one];
+    let each = input.chunks_exact(size.pixels() * inputs).zip(output.chunks_exact(one)).zip(plus.chunks_exact(one));
+    each.map(|((input, output), plus)| {
+        let plus = if added.is_some() { plus } else { &nothing };
+        worst(output, &naive_conv(&case, input, plus, size))
+    })
+    .fold(0.0, f32::max)
 }
 
 proptest! {
@@ -95,9 +105,10 @@ proptest! {
         stride in 1usize..3,
         height in 1usize..20,
         width in 1usize..40,
+        pictures in 1usize..4,
         seed in 0u64..1000,
     ) {
-        let off = check_conv([outputs, inputs, kernel], stride, Size { height, width }, seed);
+        let off = check_conv([outputs, inputs, kernel], stride, Size { height, width }, pictures, seed);
         prop_assert!(off < rounding(inputs * kernel * kernel), "off by {off}");
     }
 
@@ -159,8 +170,43 @@ proptest! {
 #[test]
 fn a_wide_picture_with_many_channels_stays_exact() {
     // More patches than are worked on together, and edges on every side.
-    let off = check_conv([64, 64, 3], 1, Size { height: 10, width: 131 }, 5);
+    let off = check_conv([64, 64, 3], 1, Size { height: 10, width: 131 }, 1, 5);
     assert!(off < rounding(64 * 9), "off by {off}");
+}
+
+/// The weights of these are packed while they run, in two parts and more, and those of one with a lone last block.
+#[test]
+fn weights_that_are_too_large_to_be_kept_are_packed_for_each_run() {
+    for (dims, stride, pictures) in [
+        ([656, 640, 3], 1, 2),
+        ([144, 1280, 3], 1, 1),
+        ([768, 720, 1], 1, 2),
+        ([240, 256, 3], 2, 1),
+        ([8, 9000, 3], 1, 1),
+    ] {
+        let [outputs, inputs, kernel] = dims;
+        let weight = Box::new(vec![0.0; outputs * inputs * kernel * kernel]);
+        let held = Conv::new(weight, None, None, dims, stride, Pad::Same).weight_bytes();
+        assert!(held < 4096, "{dims:?} keeps {held} bytes");
+        let off = check_conv(dims, stride, Size { height: 6, width: 9 }, pictures, 7);
+        assert!(off < rounding(inputs * kernel * kernel), "{dims:?} is off by {off}");
+    }
+}
+
+#[test]
+fn halves_and_brain_floats_become_the_floats_they_are() {
+    use backlot_kernels::{widen_bf16, widen_f16};
+    let all: Vec<[u8; 2]> = (0..=u16::MAX).map(u16::to_le_bytes).collect();
+    let mut made = vec![0.0; all.len()];
+    widen_f16(&all, &mut made);
+    for (bits, made) in (0..=u16::MAX).zip(&made) {
+        let wanted = half::f16::from_bits(bits).to_f32();
+        assert!(wanted.to_bits() == made.to_bits() || wanted.is_nan() && made.is_nan(), "{bits:#06x}: {made}");
+    }
+    widen_bf16(&all, &mut made);
+    for (bits, made) in (0..=u16::MAX).zip(&made) {
+        assert_eq!(u32::from(bits) << 16, made.to_bits());
+    }
 }
 
 /// Figures from `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`'s definition, worked out by

@@ -1,11 +1,10 @@
 //! The CPU executor: f32, channels-last, one arena.
 //!
-//! Convolutions, attention, norms, activations and moves are `backlot-kernels`; matrix products
-//! ([`Op::Linear`](super::graph::Op::Linear)) are candle's, which also stands in the tests as the second opinion.
-//! candle's own convolution is not used: it has no Winograd form, so it multiplies four times as much, and allocates
-//! what it returns. Values that the graph calls f16 are kept as f32 rounded to f16. Besides the arena a run takes some
-//! hundred KiB of scratch a thread, for a matrix product a copy of its input and output, for attention a copy of
-//! its keys and values.
+//! All loops are `backlot-kernels`; candle, which has them all too, stands in the tests as the second opinion. Its own
+//! convolution has no Winograd form, so it multiplies four times as much, and it allocates what it returns; its matrix
+//! products want the weights as floats, where these take them from the file, and round by the number of rows. Values
+//! that the graph calls f16 are kept as f32 rounded to f16. Besides the arena a run takes some hundred KiB of scratch a
+//! thread, for large weights a part of them as floats (up to 64 MiB), for attention a copy of its keys and values.
 
 mod compute;
 mod step;
@@ -54,6 +53,7 @@ impl Executor for Cpu {
     }
 
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
+        let graph = graph.fuse_sums();
         // Packing what a large model has takes longer than reading it.
         let pack = || graph.nodes().par_iter().map(|node| step::pack(&graph, node, weights)).collect();
         let steps: Vec<Step> = self.pool.install::<_, Result<_, ExecError>>(pack)?;
@@ -64,6 +64,7 @@ impl Executor for Cpu {
             steps,
             planned: None,
             arena: Vec::new(),
+            scratch: Vec::new(),
         }))
     }
 }
@@ -75,6 +76,8 @@ struct Loaded {
     steps: Vec<Step>,
     planned: Option<(Vec<TensorType>, Plan)>,
     arena: Vec<f32>,
+    /// For weights that are packed while their node runs.
+    scratch: Vec<f32>,
 }
 
 impl Program for Loaded {
@@ -99,7 +102,7 @@ impl Program for Loaded {
             self.arena.resize(self.arena.len().max(needed_bytes / size_of::<f32>()), 0.0);
             self.planned = Some((types, plan));
         }
-        let Self { pool, graph, steps, planned: Some((_, plan)), arena, .. } = self else {
+        let Self { pool, graph, steps, planned: Some((_, plan)), arena, scratch, .. } = self else {
             return Ok(Vec::new()); // the plan was put there a line ago
         };
         for (value, input) in graph.inputs().iter().zip(inputs) {
@@ -115,7 +118,7 @@ impl Program for Loaded {
             if cancel.load(Ordering::Relaxed) {
                 return Err(ExecError::Cancelled);
             }
-            pool.install(|| run_node(plan, node, step, arena))?;
+            pool.install(|| run_node(plan, node, step, arena, scratch))?;
             progress(at + 1, nodes);
         }
         let outputs = graph.outputs().iter().map(|value| {
@@ -137,7 +140,7 @@ fn fault(node: &Node, problem: impl std::fmt::Display) -> ExecError {
     ExecError::Compute { node: node.name.clone(), problem: problem.to_string() }
 }
 
-fn run_node(plan: &Plan, node: &Node, step: &Step, arena: &mut [f32]) -> Result<(), ExecError> {
+fn run_node(plan: &Plan, node: &Node, step: &Step, arena: &mut [f32], scratch: &mut Vec<f32>) -> Result<(), ExecError> {
     for (index, output) in node.outputs.iter().enumerate() {
         // The plan keeps a node's output apart from its inputs, so each input lies wholly before or after it.
         let write = place(plan, *output);
@@ -152,7 +155,7 @@ fn run_node(plan: &Plan, node: &Node, step: &Step, arena: &mut [f32]) -> Result<
                 &after[range.start - write.end..range.end - write.end]
             }
         };
-        compute::output(plan, node, step, index, read, to)?;
+        compute::output(plan, node, step, index, read, to, scratch)?;
     }
     Ok(())
 }

@@ -83,7 +83,8 @@ pub enum Pad {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Square kernel of side 1 or 3, stride 1 or 2. The activation comes from [`Graph::fuse`].
+    /// Square kernel of side 1 or 3, stride 1 or 2. The activation comes from [`Graph::fuse`]. A second input, which
+    /// comes from [`Graph::fuse_sums`], is added at the end.
     Conv2d {
         weight: WeightId,
         bias: Option<WeightId>,
@@ -91,7 +92,7 @@ pub enum Op {
         pad: Pad,
         activation: Option<Activation>,
     },
-    /// `x · Wᵀ + b` over the last axis.
+    /// `x · Wᵀ + b` over the last axis, and a second input like a convolution's.
     Linear {
         weight: WeightId,
         bias: Option<WeightId>,
@@ -289,10 +290,7 @@ impl Graph {
     /// The values stay what they are; one pass over memory less for each.
     #[must_use]
     pub fn fuse(mut self) -> Self {
-        let mut readers = vec![0_usize; self.values];
-        for value in self.nodes.iter().flat_map(|node| &node.inputs).chain(&self.outputs) {
-            readers[value.0] += 1;
-        }
+        let readers = self.readers();
         let mut made_by: Vec<Option<usize>> = vec![None; self.values];
         let mut kept: Vec<Node> = Vec::with_capacity(self.nodes.len());
         for node in std::mem::take(&mut self.nodes) {
@@ -314,6 +312,54 @@ impl Graph {
         self.nodes = kept;
         self
     }
+
+    /// Moves each sum of two into the convolution or linear layer that makes the later of them, where nobody else reads
+    /// that: for executors that can add where they store. The values stay what they are, but for the order of a sum.
+    #[must_use]
+    pub fn fuse_sums(mut self) -> Self {
+        let readers = self.readers();
+        // Node that makes a value, in the new order; inputs come before all.
+        let mut made_by: Vec<Option<usize>> = vec![None; self.values];
+        let mut kept: Vec<Node> = Vec::with_capacity(self.nodes.len());
+        for node in std::mem::take(&mut self.nodes) {
+            if node.op == Op::Add
+                && let &[a, b] = node.inputs.as_slice()
+                && a != b
+            {
+                let (earlier, later) = if made_by[a.0] < made_by[b.0] { (a, b) } else { (b, a) };
+                // Two parts of one split have one maker, which is no product.
+                if let Some(maker) = made_by[later.0]
+                    && readers[later.0] == 1
+                    && ends_with_products(&kept[maker])
+                {
+                    kept[maker].inputs.push(earlier);
+                    kept[maker].outputs.clone_from(&node.outputs);
+                    made_by[node.outputs[0].0] = Some(maker);
+                    continue;
+                }
+            }
+            for output in &node.outputs {
+                made_by[output.0] = Some(kept.len());
+            }
+            kept.push(node);
+        }
+        self.nodes = kept;
+        self
+    }
+
+    /// How often each value is read.
+    fn readers(&self) -> Vec<usize> {
+        let mut readers = vec![0_usize; self.values];
+        for value in self.nodes.iter().flat_map(|node| &node.inputs).chain(&self.outputs) {
+            readers[value.0] += 1;
+        }
+        readers
+    }
+}
+
+/// Whether a node's sums are stored as they are, so that one thing more can be added.
+fn ends_with_products(node: &Node) -> bool {
+    node.inputs.len() == 1 && matches!(node.op, Op::Conv2d { activation: None, .. } | Op::Linear { .. })
 }
 
 /// Makes `node` end with `activation`, where it can: a convolution bends at zero, a group norm knows SiLU.
@@ -373,6 +419,53 @@ mod tests {
         assert_eq!(names, ["norm", "conv", "silu"]);
         assert!(matches!(fused.nodes()[0].op, Op::GroupNorm { silu: true, .. }));
         assert_eq!(fused.nodes()[0].outputs, [bent]);
+    }
+
+    #[test]
+    fn a_sum_moves_into_the_later_of_the_two_layers_that_make_it() {
+        let mut graph = Graph::new();
+        let input = graph.input();
+        let first = conv(&mut graph, input, 4, 4);
+        let weight = graph.weight("v", &[4, 4]);
+        let second = graph.push("linear", Op::Linear { weight, bias: None }, &[input]);
+        let sum = graph.push("sum", Op::Add, &[second, first]);
+        let end = graph.push("end", Op::Add, &[input, sum]);
+        graph.output(end);
+        let fused = graph.fuse_sums();
+        // The second sum finds its layer taken.
+        let names: Vec<&str> = fused.nodes().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["conv", "linear", "end"]);
+        assert_eq!(
+            (fused.nodes()[1].inputs.as_slice(), fused.nodes()[1].outputs.as_slice()),
+            (&[input, first][..], &[sum][..])
+        );
+        assert!(fused.infer(&[TensorType::f32(&[1, 5, 5, 4])]).is_ok());
+        let wrong = fused.infer(&[TensorType::f32(&[1, 5, 5, 3])]).unwrap_err();
+        assert!(wrong.to_string().contains("takes 4"), "{wrong}");
+    }
+
+    #[test]
+    fn a_sum_stays_where_its_layer_bends_or_has_other_readers_or_adds_itself() {
+        let mut bent = Graph::new();
+        let input = bent.input();
+        let made = conv(&mut bent, input, 4, 4);
+        let made = bent.push("relu", Op::Activate(Activation::Relu), &[made]);
+        let end = bent.push("sum", Op::Add, &[input, made]);
+        bent.output(end);
+        let mut read = Graph::new();
+        let input = read.input();
+        let made = conv(&mut read, input, 4, 4);
+        let end = read.push("sum", Op::Add, &[input, made]);
+        read.output(end);
+        read.output(made);
+        let mut twice = Graph::new();
+        let input = twice.input();
+        let made = conv(&mut twice, input, 4, 4);
+        let end = twice.push("sum", Op::Add, &[made, made]);
+        twice.output(end);
+        for graph in [bent.fuse(), read, twice] {
+            assert_eq!(graph.clone().fuse_sums(), graph);
+        }
     }
 
     #[test]

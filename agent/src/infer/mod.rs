@@ -222,7 +222,7 @@ impl Engine {
     }
 
     /// What the executor is called, once there is one.
-    fn executor_name(&self) -> &'static str {
+    pub(crate) fn executor_name(&self) -> &'static str {
         self.executor.as_ref().map_or("none", |executor| executor.name())
     }
 
@@ -254,6 +254,18 @@ impl Engine {
 fn generator_bytes_max() -> usize {
     let half = crate::host::memory_bytes().map_or(0, |(_, all)| usize::try_from(all / 2).unwrap_or(usize::MAX));
     half.max(ARENA_BYTES_MAX)
+}
+
+/// An upscaler with the network loaded that `image.upscale` would use, for [`crate::bench`].
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn upscaler<'a>(
+    engine: &'a mut Engine,
+    model: &str,
+    scale: u32,
+) -> Result<crate::frames::tiles::Upscaler<'a>, Failure> {
+    upscale::upscaler(engine, model, scale)
 }
 
 /// Runs one task to its end and says what it made.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::executor::{ExecError, Program};
 use super::models::{Table, upscale};
 use super::progress::Progress;
-use super::{Context, Failure, Made, Task};
+use super::{Context, Engine, Failure, Made, Task};
 use crate::frames::probe::Dynamics;
 use crate::frames::tiles::Upscaler;
 use crate::frames::{Rgb, clip, ffmpeg, image, probe};
@@ -34,14 +34,11 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
         return Err(Failure::transient(format!("input `{}` is not there", missing.display())));
     }
     ctx.phase("load");
-    load(ctx, &table, &wanted)?;
+    load(ctx.engine, &table, &wanted)?;
+    ctx.check_cancel()?;
     ctx.phase("infer");
     let (cancel, executor) = (ctx.cancel, ctx.engine.executor_name());
-    let bytes_max = ctx.engine.arena_bytes_max();
-    let Some(loaded) = ctx.engine.loaded.as_mut() else {
-        return Err(Failure::transient("the model was unloaded"));
-    };
-    let mut upscaler = Upscaler::new(loaded.program.as_mut(), wanted.scale as usize, loaded.overlap, bytes_max)?;
+    let mut upscaler = held(ctx.engine)?;
     let mut run = Progress::new(task.inputs.len());
     let ending = if task.kind == "image.upscale" { "png" } else { "mp4" };
     let mut made = Vec::new();
@@ -141,23 +138,37 @@ fn wanted(parameters: &Map<String, Value>, table: &Table) -> Result<Wanted, Fail
     Ok(wanted)
 }
 
+/// A network with nothing around it, for whoever measures.
+pub(super) fn upscaler<'a>(engine: &'a mut Engine, model: &str, scale: u32) -> Result<Upscaler<'a>, Failure> {
+    let table = Table::of_this_build().map_err(|error| Failure::permanent(format!("table of models: {error}")))?;
+    let parameters = Map::from_iter([("model".to_owned(), model.into()), ("scale".to_owned(), scale.into())]);
+    load(engine, &table, &wanted(&parameters, &table)?)?;
+    held(engine)
+}
+
+/// The network that the engine holds.
+fn held(engine: &mut Engine) -> Result<Upscaler<'_>, Failure> {
+    let bytes_max = engine.arena_bytes_max();
+    let loaded = engine.loaded.as_mut().ok_or_else(|| Failure::transient("the model was unloaded"))?;
+    Ok(Upscaler::new(loaded.program.as_mut(), loaded.scale as usize, loaded.overlap, bytes_max)?)
+}
+
 /// Makes sure that the engine holds the wanted network; another one makes room first.
-fn load(ctx: &mut Context<'_>, table: &Table, wanted: &Wanted) -> Result<(), Failure> {
-    if ctx.engine.loaded.as_ref().is_some_and(|held| held.model == wanted.model && held.scale == wanted.scale) {
+fn load(engine: &mut Engine, table: &Table, wanted: &Wanted) -> Result<(), Failure> {
+    if engine.loaded.as_ref().is_some_and(|held| held.model == wanted.model && held.scale == wanted.scale) {
         return Ok(());
     }
-    ctx.engine.loaded = None;
+    engine.loaded = None;
     let found = table.models.iter().find(|model| model.name == wanted.model).and_then(|model| {
         let scale = model.scales.iter().find(|scale| scale.scale == wanted.scale)?;
         Some((model.overlap_px, &scale.files))
     });
     let (overlap, files) = found.ok_or_else(|| Failure::permanent(format!("model `{}` is unknown", wanted.model)))?;
-    let folder = ctx.engine.models_dir().to_path_buf();
+    let folder = engine.models_dir().to_path_buf();
     let map = |ending: &str| table.map(&folder, &format!("{files}.{ending}")).map_err(ExecError::from);
     let (graph, weights) = upscale::read(&map("param")?, &map("bin")?, wanted.scale).map_err(ExecError::from)?;
-    ctx.check_cancel()?;
-    let program = ctx.engine.executor()?.load(graph, &weights)?;
-    ctx.engine.loaded = Some(Loaded { model: wanted.model.clone(), scale: wanted.scale, overlap, program });
+    let program = engine.executor()?.load(graph, &weights)?;
+    engine.loaded = Some(Loaded { model: wanted.model.clone(), scale: wanted.scale, overlap, program });
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use backlot_kernels::Source as _;
 use bytes::Bytes;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -179,6 +180,28 @@ impl Weights {
         }
     }
 
+    /// A tensor that becomes floats bit by bit, when a loop wants them. All of it is read once here: that it is finite is
+    /// known before anything is computed.
+    ///
+    /// # Errors
+    /// As [`Self::values`].
+    pub fn source(&self, name: &str, shape: &[usize]) -> Result<Lazy, WeightError> {
+        const PART: usize = 4096;
+        let tensor = self.find(name, shape)?;
+        let lazy = Lazy { stored: tensor.stored, data: tensor.data.clone() };
+        let mut values = [0.0; PART];
+        for first in (0..lazy.len()).step_by(PART) {
+            let values = &mut values[..PART.min(lazy.len() - first)];
+            lazy.read(first, values);
+            if backlot_kernels::all_finite(values) {
+                continue;
+            }
+            let at = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+            return Err(not_finite(name, values[at], first + at));
+        }
+        Ok(lazy)
+    }
+
     fn find(&self, name: &str, shape: &[usize]) -> Result<&Tensor, WeightError> {
         let wrong = |problem: String| WeightError::Tensor { name: name.to_owned(), problem };
         let tensor = self.get(name).ok_or_else(|| match self.others.get(name) {
@@ -189,6 +212,36 @@ impl Weights {
             return Err(wrong(format!("has shape {:?}, not {shape:?}", tensor.shape)));
         }
         Ok(tensor)
+    }
+}
+
+/// A tensor in its file, read as floats a part at a time.
+#[derive(Clone, Debug)]
+pub struct Lazy {
+    stored: Stored,
+    data: Bytes,
+}
+
+impl Lazy {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len() / self.stored.bytes()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+}
+
+impl backlot_kernels::Source for Lazy {
+    fn read(&self, first: usize, to: &mut [f32]) {
+        let data = &self.data[first * self.stored.bytes()..][..to.len() * self.stored.bytes()];
+        match self.stored {
+            Stored::F32 => backlot_kernels::widen_f32(data.as_chunks().0, to),
+            Stored::F16 => backlot_kernels::widen_f16(data.as_chunks().0, to),
+            Stored::Bf16 => backlot_kernels::widen_bf16(data.as_chunks().0, to),
+        }
     }
 }
 

@@ -186,14 +186,17 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
             let pad = if end { Pad::End } else { Pad::Same };
             let weight = b.weight("w", &[outputs, channels, kernel, kernel]);
             let bias = b.random.pick(&[true, false]).then(|| b.weight("b", &[outputs]));
-            (Op::Conv2d { weight, bias, stride, pad, activation: None }, vec![input])
+            let op = Op::Conv2d { weight, bias, stride, pad, activation: None };
+            let [n, h, w] = [0, 1, 2].map(|axis| b.inputs[0].shape[axis]);
+            let side = |side: usize| if end { side / 2 } else { side.div_ceil(stride) };
+            return layer(b, op, input, &[n, side(h), side(w), outputs]);
         }
         Kind::Linear => {
             let (rows, outputs) = (b.random.within(1..40), b.random.within(1..70));
             let input = b.input(&[1, rows, channels]);
             let weight = b.weight("w", &[outputs, channels]);
             let bias = b.random.pick(&[true, false]).then(|| b.weight("b", &[outputs]));
-            (Op::Linear { weight, bias }, vec![input])
+            return layer(b, Op::Linear { weight, bias }, input, &[1, rows, outputs]);
         }
         Kind::Activate => {
             let input = b.picture(channels);
@@ -319,6 +322,18 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
         }
     };
     let end = b.graph.push("case", op, &inputs);
+    b.graph.output(end);
+    finish(b)
+}
+
+/// A layer alone, or with something of the shape `made` added to what it makes, which an executor may do in one.
+fn layer(mut b: Builder, op: Op, input: ValueId, made: &[usize]) -> Case {
+    let mut end = b.graph.push("case", op, &[input]);
+    if b.random.pick(&[true, false]) {
+        let plus = b.input(made);
+        let both = b.random.pick(&[[plus, end], [end, plus]]);
+        end = b.graph.push("sum", Op::Add, &both);
+    }
     b.graph.output(end);
     finish(b)
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file that includes this uses a part of it")]
 
+pub(crate) mod files;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,10 @@ pub(crate) const FORMS: [&str; 3] = ["sd15", "sd21", "sdxl"];
 pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 pub(crate) fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diffusion")
+    // The fuzz targets, which are a workspace beside this one, have these as well.
+    let places = ["tests/fixtures/diffusion", "../agent/tests/fixtures/diffusion"];
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    places.iter().map(|place| here.join(place)).find(|place| place.is_dir()).unwrap()
 }
 
 /// The values of the tensor `name`, as `make.py` has them.

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the commands that build, run and prove Backlot. Each installs what is missing first, and is quick when
 //! nothing is.
 
+mod gpu_bench;
 mod gpu_test;
 mod kernels;
 mod models;
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   models           fetch the model weights
   kernels [--check] compile the CUDA kernels to the PTX that is committed, or see whether that is what they give
   gpu-test [--bundle DIR | ...] prove the CUDA executor on this host's GPU, or make a folder that does it elsewhere
+  gpu-bench [--python PROGRAM] measure the CUDA executor beside PyTorch, by a Python that has torch and diffusers
 
 What is installed comes from Debian, crates.io, npm and PyPI, in pinned versions.";
 
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         ["models"] => {
             tools::ensure(&[tools::PYTHON]).and_then(|()| models::fetch().map(|path| println!("{}", path.display())))
         }
+        ["gpu-bench"] => gpu_bench::measure("python3"),
+        ["gpu-bench", "--python", python] => gpu_bench::measure(python),
         ["gpu-test", "--bundle", folder] => gpu_test::bundle(std::path::Path::new(folder)),
         ["gpu-test", arguments @ ..] => match gpu_test::here(arguments) {
             Ok(code) => return ExitCode::from(code),

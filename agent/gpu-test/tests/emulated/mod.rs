@@ -219,6 +219,7 @@ fn multiply(gemm: &Gemm) {
                     sum += left * read(gemm.right.at, start(gemm.right) + right, gemm.element);
                 }
                 let index = start(gemm.to) + row * gemm.to.row + column;
+                sum += gemm.plus.map_or(0.0, |plus| read(plus, index, gemm.to_element));
                 // SAFETY: as in `read`.
                 unsafe {
                     match gemm.to_element {

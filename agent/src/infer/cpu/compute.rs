@@ -1,16 +1,16 @@
 //! One node of a graph over slices of the arena.
 
 use backlot_kernels::{
-    Affine, Heads, Size, add, add_channels, attention, concat_rows, geglu, gelu, group_norm, layer_norm, mul,
-    pixel_shuffle, prelu, quick_gelu, resize_bicubic, scale, silu, split_rows, upsample_nearest,
+    Affine, Heads, Pictures, Size, Source, add, add_channels, attention, concat_rows, geglu, gelu, group_norm,
+    layer_norm, mul, pixel_shuffle, prelu, quick_gelu, resize_bicubic, scale, silu, split_rows, upsample_nearest,
 };
-use candle_core::{Device, Tensor};
 use half::f16;
 
 use super::fault;
 use super::step::Step;
 use crate::infer::executor::ExecError;
 use crate::infer::graph::{Activation, Element, Node, Op, Plan, ValueId};
+use crate::infer::weights::Lazy;
 
 /// A loop over one picture: from, its size, its channels, to.
 type Loop<'a> = dyn Fn(&[f32], Size, usize, &mut [f32]) + 'a;
@@ -26,9 +26,12 @@ pub(super) fn output<'a>(
     index: usize,
     read: impl Fn(ValueId) -> &'a [f32],
     to: &mut [f32],
+    scratch: &mut Vec<f32>,
 ) -> Result<(), ExecError> {
     let (&first, rest) = node.inputs.split_first().ok_or_else(|| fault(node, "has no input"))?;
     let (from, shape) = (read(first), plan.of(first).shape.as_slice());
+    // What is added to the result of a convolution or a linear layer.
+    let plus = |rest: &[ValueId]| rest.first().map(|value| read(*value));
     // Runs a loop over the pictures of a batch.
     let each = |to: &mut [f32], run: &Loop<'_>| {
         if let &[batch, height, width, channels] = shape {
@@ -39,10 +42,12 @@ pub(super) fn output<'a>(
         }
     };
     match (&node.op, step) {
-        (Op::Conv2d { .. }, Step::Conv(conv)) => each(to, &|from, size, _, to| conv.run(from, size, to)),
-        (Op::Linear { .. }, Step::Linear { weight, bias }) => {
-            product(from, weight, bias.as_deref(), to).map_err(|error| fault(node, error))?;
+        (Op::Conv2d { .. }, Step::Conv(conv)) => {
+            let &[_, height, width, _] = shape else { return Err(fault(node, "takes a picture")) };
+            let pictures = Pictures { input: from, size: Size { height, width }, plus: plus(rest) };
+            conv.run(pictures, to, scratch);
         }
+        (Op::Linear { .. }, Step::Conv(conv)) => conv.rows(from, plus(rest), to, scratch),
         (Op::Activate(_), Step::Slopes(slopes)) => prelu(from, slopes, to),
         (Op::Activate(Activation::Gelu), _) => gelu(from, to),
         (Op::Activate(Activation::QuickGelu), _) => quick_gelu(from, to),
@@ -124,20 +129,6 @@ pub(super) fn output<'a>(
     Ok(())
 }
 
-/// `from · weight + bias`, rows of `from` as long as `weight` is high.
-fn product(from: &[f32], weight: &Tensor, bias: Option<&[f32]>, to: &mut [f32]) -> candle_core::Result<()> {
-    let inputs = weight.dim(0)?;
-    let rows = Tensor::from_slice(from, (from.len() / inputs, inputs), &Device::Cpu)?;
-    let made = rows.matmul(weight)?.flatten_all()?.to_vec1::<f32>()?;
-    to.copy_from_slice(&made);
-    if let Some(bias) = bias {
-        for row in to.chunks_exact_mut(bias.len()) {
-            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-        }
-    }
-    Ok(())
-}
-
 fn transpose(from: &[f32], shape: &[usize], order: &[usize], to: &mut [f32]) {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -161,14 +152,14 @@ fn transpose(from: &[f32], shape: &[usize], order: &[usize], to: &mut [f32]) {
 }
 
 /// Copies the rows that `numbers` name.
-fn embed(numbers: &[f32], rows: &[f32], width: usize, to: &mut [f32]) -> Result<(), String> {
+fn embed(numbers: &[f32], rows: &Lazy, width: usize, to: &mut [f32]) -> Result<(), String> {
     let count = rows.len() / width;
     for (number, to) in numbers.iter().zip(to.chunks_exact_mut(width)) {
         if number.fract() != 0.0 || !(0.0..count as f32).contains(number) {
             return Err(format!("{number} is no row of an embedding of {count}"));
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within the rows")]
-        to.copy_from_slice(&rows[*number as usize * width..][..width]);
+        rows.read(*number as usize * width, to);
     }
     Ok(())
 }

@@ -1,21 +1,22 @@
 //! What a node's weights become when a program is loaded.
+//!
+//! Large matrices stay in their file, which is mapped, and become floats a part at a time when their node runs: a model
+//! takes the memory that its file has, and loading it is reading it once.
 
 use backlot_kernels::{Conv, Pad as Zeros};
-use candle_core::{Device, Tensor};
 
 use super::fault;
 use crate::infer::executor::ExecError;
 use crate::infer::graph::{Activation, Graph, Node, Op, Pad, WeightId};
-use crate::infer::weights::Weights;
+use crate::infer::weights::{Lazy, Weights};
 
 /// What a node needs beyond its operation: its weights, packed.
 pub(super) enum Step {
     Plain,
     Conv(Conv),
-    Linear { weight: Tensor, bias: Option<Vec<f32>> },
     Slopes(Vec<f32>),
     Norm { weight: Vec<f32>, bias: Vec<f32> },
-    Rows(Vec<f32>),
+    Rows(Lazy),
 }
 
 /// Reads and packs the weights of one node.
@@ -26,6 +27,10 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
     let values = |id: WeightId| {
         let decl = graph.weight_decl(id);
         weights.values(&decl.name, &decl.shape)
+    };
+    let source = |id: WeightId| {
+        let decl = graph.weight_decl(id);
+        weights.source(&decl.name, &decl.shape)
     };
     let maybe = |id: Option<WeightId>| id.map(values).transpose();
     Ok(match &node.op {
@@ -53,14 +58,18 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
             }
             let zeros = if *pad == Pad::Same { Zeros::Same } else { Zeros::End };
             let dims = [outputs, inputs, kernel];
-            Step::Conv(Conv::new(&values(*weight)?, bias.as_deref(), slopes.as_deref(), dims, *stride, zeros))
+            Step::Conv(Conv::new(Box::new(source(*weight)?), bias.as_deref(), slopes.as_deref(), dims, *stride, zeros))
         }
         Op::Linear { weight, bias } => {
-            let decl = graph.weight_decl(*weight);
-            let transposed = Tensor::from_vec(values(*weight)?, decl.shape.as_slice(), &Device::Cpu)
-                .and_then(|tensor| tensor.t()?.contiguous())
-                .map_err(|error| fault(node, error))?;
-            Step::Linear { weight: transposed, bias: maybe(*bias)? }
+            let &[outputs, inputs] = graph.weight_decl(*weight).shape.as_slice() else {
+                return Err(fault(node, "weight is not [out, in]"));
+            };
+            let bias = maybe(*bias)?;
+            if bias.as_ref().is_some_and(|bias| bias.len() != outputs) {
+                return Err(fault(node, "bias does not suit the weight"));
+            }
+            let dims = [outputs, inputs, 1];
+            Step::Conv(Conv::new(Box::new(source(*weight)?), bias.as_deref(), None, dims, 1, Zeros::Same))
         }
         Op::Activate(Activation::Prelu { slopes }) => Step::Slopes(values(*slopes)?),
         Op::Activate(Activation::Relu) => Step::Slopes(vec![0.0]),
@@ -68,7 +77,7 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
         Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => {
             Step::Norm { weight: values(*weight)?, bias: values(*bias)? }
         }
-        Op::Embedding { weight } => Step::Rows(values(*weight)?),
+        Op::Embedding { weight } => Step::Rows(source(*weight)?),
         _ => Step::Plain,
     })
 }

@@ -1,8 +1,8 @@
 //! Matrix products by cuBLASLt, bias included.
 //!
 //! The library counts columns first. Our row-major `left · rightᵀ` is, read that way, `rightᵀ' · left'`: so our
-//! right factor is its A, our left factor its B, and a bias for each of our columns is one for each of its rows. What its
-//! heuristics choose for a shape is kept.
+//! right factor is its A, our left factor its B, and a bias for each of our columns is one for each of its rows. Of what its
+//! heuristics put first for a shape, whoever calls measures a few and has the fastest kept.
 
 #![allow(unsafe_code, reason = "calls into cuBLASLt")]
 
@@ -24,14 +24,22 @@ struct Key {
     sizes: [usize; 4],
     rows: [usize; 3],
     batches: [usize; 3],
-    alignments: [u32; 3],
+    /// Of right, left, what is added, and the result.
+    alignments: [u32; 4],
     by_columns: bool,
     bias: bool,
+    plus: bool,
 }
+
+/// How the library does a product.
+pub(super) type Algorithm = sys::cublasLtMatmulAlgo_t;
+
+/// As many algorithms are worth measuring: behind these the library's own estimates fall off.
+const CANDIDATES: usize = 6;
 
 pub(super) struct BlasLt {
     handle: sys::cublasLtHandle_t,
-    chosen: HashMap<Key, sys::cublasLtMatmulAlgo_t>,
+    chosen: HashMap<Key, Algorithm>,
 }
 
 /// A descriptor with what destroys it.
@@ -51,6 +59,23 @@ impl BlasLt {
         Ok(Self { handle, chosen: HashMap::new() })
     }
 
+    /// Whether an algorithm is held for such a product.
+    pub(super) fn knows(&self, gemm: &Gemm) -> bool {
+        self.chosen.contains_key(&Key::of(gemm))
+    }
+
+    /// The algorithms that the library's heuristics put first, the best by its word before the others.
+    pub(super) fn candidates(&self, gemm: &Gemm, workspace_bytes: usize) -> Result<Vec<Algorithm>, DeviceError> {
+        let parts = Parts::of(gemm).map_err(|error| of_product(gemm, error))?;
+        self.try_candidates(gemm, &parts, workspace_bytes).map_err(|error| of_product(gemm, error))
+    }
+
+    /// Keeps the algorithm that such products are done by from now on.
+    pub(super) fn choose(&mut self, gemm: &Gemm, algorithm: Algorithm) {
+        self.chosen.insert(Key::of(gemm), algorithm);
+    }
+
+    /// By the algorithm that is held, or the first candidate.
     pub(super) fn multiply(
         &mut self,
         gemm: &Gemm,
@@ -58,18 +83,112 @@ impl BlasLt {
         workspace_bytes: usize,
         stream: CUstream,
     ) -> Result<(), DeviceError> {
-        self.try_multiply(gemm, workspace, workspace_bytes, stream).map_err(|error| {
-            failed(&format!("{} x {} x {} of {}", gemm.rows, gemm.columns, gemm.depth, gemm.batch), error)
-        })
+        let algorithm = match self.chosen.get(&Key::of(gemm)) {
+            Some(known) => *known,
+            None => {
+                let first = self.candidates(gemm, workspace_bytes)?[0]; // there is one, or that was an error
+                self.choose(gemm, first);
+                first
+            }
+        };
+        self.multiply_by(&algorithm, gemm, workspace, workspace_bytes, stream)
     }
 
-    fn try_multiply(
-        &mut self,
+    pub(super) fn multiply_by(
+        &self,
+        algorithm: &Algorithm,
         gemm: &Gemm,
         workspace: u64,
         workspace_bytes: usize,
         stream: CUstream,
-    ) -> Result<(), CublasError> {
+    ) -> Result<(), DeviceError> {
+        let parts = Parts::of(gemm).map_err(|error| of_product(gemm, error))?;
+        // What is added is the library's C, laid out as its D.
+        let (one, share) = (1.0_f32, if gemm.plus.is_some() { 1.0_f32 } else { 0.0 });
+        let pointer = |at: u64| at as *mut c_void;
+        // SAFETY: descriptors and factors outlive the call; the addresses are memory that the program holds until the
+        // stream is done, as large as the layouts say by the lowering's word.
+        let done = unsafe {
+            result::matmul(
+                self.handle,
+                parts.product.0,
+                ptr::from_ref(&one).cast(),
+                ptr::from_ref(&share).cast(),
+                pointer(gemm.right.at),
+                parts.a.0,
+                pointer(gemm.left.at),
+                parts.b.0,
+                pointer(gemm.plus.unwrap_or(gemm.to.at)),
+                parts.d.0,
+                pointer(gemm.to.at),
+                parts.d.0,
+                ptr::from_ref(algorithm),
+                pointer(workspace),
+                workspace_bytes,
+                stream.cast(),
+            )
+        };
+        done.map_err(|error| of_product(gemm, error))
+    }
+
+    fn try_candidates(
+        &self,
+        gemm: &Gemm,
+        parts: &Parts,
+        workspace_bytes: usize,
+    ) -> Result<Vec<Algorithm>, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Of;
+        let wishes = Owned(result::create_matmul_pref()?, result::destroy_matmul_pref);
+        wish(&wishes, Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes)?;
+        // Unsaid, it would count on 256 bytes, which the head in the middle of a row does not have.
+        let [of_a, of_b, of_c, of_d] = Key::of(gemm).alignments;
+        for (which, bytes) in [
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, of_a),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, of_b),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_c),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_d),
+        ] {
+            wish(&wishes, which, &bytes)?;
+        }
+        let mut found: Vec<sys::cublasLtMatmulHeuristicResult_t> = Vec::with_capacity(CANDIDATES);
+        let mut count = 0;
+        // SAFETY: all descriptors are alive; there is room for as many results as are asked for, and the library has
+        // written as many as it says.
+        unsafe {
+            let Parts { product, a, b, d } = parts;
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                product.0,
+                a.0,
+                b.0,
+                d.0,
+                d.0,
+                wishes.0,
+                CANDIDATES as i32,
+                found.as_mut_ptr(),
+                &raw mut count,
+            )
+            .result()?;
+            found.set_len(usize::try_from(count).unwrap_or(0).min(CANDIDATES));
+        }
+        found.retain(|result| result.state.result().is_ok());
+        if found.is_empty() {
+            return Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED));
+        }
+        Ok(found.into_iter().map(|result| result.algo).collect())
+    }
+}
+
+/// A product as the library describes it.
+struct Parts {
+    product: Owned<sys::cublasLtMatmulDesc_t>,
+    a: Owned<sys::cublasLtMatrixLayout_t>,
+    b: Owned<sys::cublasLtMatrixLayout_t>,
+    d: Owned<sys::cublasLtMatrixLayout_t>,
+}
+
+impl Parts {
+    fn of(gemm: &Gemm) -> Result<Self, CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Of;
         let scale = sys::cudaDataType::CUDA_R_32F;
         let product = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, scale)?;
@@ -85,46 +204,20 @@ impl BlasLt {
         let Gemm { rows, columns, depth, batch, .. } = *gemm;
         // Its rows are what lies side by side in memory.
         let right = if gemm.by_columns { (depth, columns) } else { (columns, depth) };
-        let a = layout(gemm.element, right, gemm.right, batch)?;
-        let b = layout(gemm.element, (depth, rows), gemm.left, batch)?;
-        let d = layout(gemm.to_element, (columns, rows), gemm.to, batch)?;
-        let algorithm = self.algorithm(gemm, &product, [&a, &b, &d], workspace_bytes)?;
-        let (one, zero) = (1.0_f32, 0.0_f32);
-        let pointer = |at: u64| at as *mut c_void;
-        // SAFETY: descriptors and factors outlive the call; the addresses are memory that the program holds until the
-        // stream is done, as large as the layouts say by the lowering's word.
-        unsafe {
-            result::matmul(
-                self.handle,
-                product.0,
-                ptr::from_ref(&one).cast(),
-                ptr::from_ref(&zero).cast(),
-                pointer(gemm.right.at),
-                a.0,
-                pointer(gemm.left.at),
-                b.0,
-                pointer(gemm.to.at),
-                d.0,
-                pointer(gemm.to.at),
-                d.0,
-                &raw const algorithm,
-                pointer(workspace),
-                workspace_bytes,
-                stream.cast(),
-            )
-        }
+        Ok(Self {
+            product,
+            a: layout(gemm.element, right, gemm.right, batch)?,
+            b: layout(gemm.element, (depth, rows), gemm.left, batch)?,
+            d: layout(gemm.to_element, (columns, rows), gemm.to, batch)?,
+        })
     }
+}
 
-    fn algorithm(
-        &mut self,
-        gemm: &Gemm,
-        product: &Owned<sys::cublasLtMatmulDesc_t>,
-        [a, b, d]: [&Owned<sys::cublasLtMatrixLayout_t>; 3],
-        workspace_bytes: usize,
-    ) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
-        use sys::cublasLtMatmulPreferenceAttributes_t as Of;
+impl Key {
+    fn of(gemm: &Gemm) -> Self {
         let matrices = [gemm.right, gemm.left, gemm.to];
-        let key = Key {
+        let plus = gemm.plus.map_or(gemm.to, |at| Matrix { at, ..gemm.to });
+        Self {
             elements: [gemm.element.bytes(), gemm.to_element.bytes()],
             sizes: [gemm.rows, gemm.columns, gemm.depth, gemm.batch],
             rows: matrices.map(|matrix| matrix.row),
@@ -132,31 +225,18 @@ impl BlasLt {
             alignments: [
                 alignment(gemm.right, gemm.element),
                 alignment(gemm.left, gemm.element),
+                alignment(plus, gemm.to_element),
                 alignment(gemm.to, gemm.to_element),
             ],
             by_columns: gemm.by_columns,
             bias: gemm.bias.is_some(),
-        };
-        if let Some(known) = self.chosen.get(&key) {
-            return Ok(*known);
+            plus: gemm.plus.is_some(),
         }
-        let wishes = Owned(result::create_matmul_pref()?, result::destroy_matmul_pref);
-        wish(&wishes, Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes)?;
-        // Unsaid, it would count on 256 bytes, which the head in the middle of a row does not have.
-        let [of_a, of_b, of_d] = key.alignments;
-        for (which, bytes) in [
-            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, of_a),
-            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, of_b),
-            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_d),
-            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_d),
-        ] {
-            wish(&wishes, which, &bytes)?;
-        }
-        // SAFETY: all descriptors are alive.
-        let found = unsafe { result::get_matmul_algo_heuristic(self.handle, product.0, a.0, b.0, d.0, d.0, wishes.0) }?;
-        self.chosen.insert(key, found.algo);
-        Ok(found.algo)
     }
+}
+
+fn of_product(gemm: &Gemm, error: CublasError) -> DeviceError {
+    failed(&format!("{} x {} x {} of {}", gemm.rows, gemm.columns, gemm.depth, gemm.batch), error)
 }
 
 /// The largest power of two, up to 256, that divides the begin of every matrix of the batch.

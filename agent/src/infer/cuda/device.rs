@@ -52,7 +52,7 @@ pub struct Matrix {
     pub batch: usize,
 }
 
-/// `to = left · right + bias`, for each of a batch. Sums are f32.
+/// `to = left · right + bias + plus`, for each of a batch. Sums are f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gemm {
     /// Of both factors and of the bias.
@@ -69,6 +69,8 @@ pub struct Gemm {
     pub by_columns: bool,
     /// One for each column.
     pub bias: Option<u64>,
+    /// Where a matrix of `to`'s layout and element lies.
+    pub plus: Option<u64>,
     pub to: Matrix,
 }
 
@@ -88,6 +90,8 @@ pub struct Convolution {
     /// One for each output, as `element`.
     pub bias: Option<u64>,
     pub relu: bool,
+    /// What is added at the end, of the result's shape; never together with `relu`.
+    pub plus: Option<u64>,
     pub to: u64,
     pub to_shape: [usize; 4],
     pub own: Launch,

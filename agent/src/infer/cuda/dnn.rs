@@ -94,7 +94,7 @@ impl Dnn {
         let (one, zero) = (ptr::from_ref(&one).cast::<c_void>(), ptr::from_ref(&zero).cast::<c_void>());
         let pointer = |at: u64| at as *mut c_void;
         let Some(bias) = c.bias else {
-            if c.relu {
+            if c.relu || c.plus.is_some() {
                 return Err(CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED));
             }
             // SAFETY: the addresses are memory that the program holds until the stream is done, of these shapes.
@@ -126,8 +126,8 @@ impl Dnn {
         let nan = sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
         // SAFETY: the descriptor is new.
         unsafe { result::set_activation_descriptor(bend.0, mode, nan, 0.0) }?;
-        // SAFETY: as above. The tensor to be added has the factor zero and is the output's own memory, as the manual
-        // allows.
+        // SAFETY: as above. Where nothing is added, the tensor for that has the factor zero and is the output's own memory,
+        // as the manual allows.
         unsafe {
             result::convolution_bias_activation_forward(
                 self.handle,
@@ -140,9 +140,9 @@ impl Dnn {
                 ALGORITHM,
                 pointer(workspace),
                 workspace_bytes,
-                zero,
+                if c.plus.is_some() { one } else { zero },
                 to.0,
-                pointer(c.to),
+                pointer(c.plus.unwrap_or(c.to)),
                 of_bias.0,
                 pointer(bias),
                 bend.0,

@@ -8,6 +8,8 @@
 
 #![allow(unsafe_code, reason = "each call into the driver; there is no safe way to launch a kernel")]
 
+mod search;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::ptr;
@@ -18,7 +20,7 @@ use cudarc::driver::sys;
 use parking_lot::Mutex;
 
 use super::blaslt::BlasLt;
-use super::device::{Arg, Command, Convolution, Device, DeviceError, Fault, HostMemory, Launch, Memory, Recorded};
+use super::device::{Arg, Command, Device, DeviceError, HostMemory, Launch, Memory, Recorded};
 use super::dnn::Dnn;
 use super::faults::{failed, request};
 use super::ptx;
@@ -64,7 +66,7 @@ struct Inner {
 }
 
 /// What a convolution's speed depends on.
-type Choice = ([usize; 4], [usize; 4], [usize; 3], bool, bool);
+type Choice = ([usize; 4], [usize; 4], [usize; 3], [bool; 3]);
 
 // SAFETY: CUDA's handles may be used from any thread; `Driver` lets one thread at a time near them.
 unsafe impl Send for Inner {}
@@ -217,7 +219,10 @@ impl Inner {
     fn submit(&mut self, command: &Command) -> Result<(), DeviceError> {
         match command {
             Command::Launch(launch) => self.launch(launch),
-            Command::Gemm(gemm) => self.blas.multiply(gemm, self.workspace, WORKSPACE_BYTES, self.compute),
+            Command::Gemm(gemm) => {
+                self.find_fastest(gemm)?;
+                self.blas.multiply(gemm, self.workspace, WORKSPACE_BYTES, self.compute)
+            }
             Command::Convolution(convolution) => {
                 if self.is_library_faster(convolution)?
                     && let Some(dnn) = &mut self.dnn
@@ -233,48 +238,6 @@ impl Inner {
                     .map_err(|error| failed("copy", error))
             }
         }
-    }
-
-    /// Runs a convolution both ways when its shape is first seen, and remembers which was faster.
-    fn is_library_faster(&mut self, convolution: &Convolution) -> Result<bool, DeviceError> {
-        let c = convolution;
-        let choice = (c.input_shape, c.to_shape, [c.kernel, c.stride, c.element.bytes()], c.relu, c.bias.is_some());
-        if self.dnn.is_none() || self.is_recording()? {
-            return Ok(self.chosen.get(&choice).copied().unwrap_or(false));
-        }
-        if let Some(known) = self.chosen.get(&choice) {
-            return Ok(*known);
-        }
-        let own = self.time(|inner| inner.launch(&c.own))?;
-        let library = self.time(|inner| match &mut inner.dnn {
-            Some(dnn) => dnn.convolve(c, inner.workspace, WORKSPACE_BYTES),
-            None => Err(request("there is no cuDNN".to_owned())),
-        });
-        let faster = match library {
-            Ok(library) => library < own,
-            Err(error) if error.kind == Fault::Lost => return Err(error),
-            Err(error) => {
-                tracing::debug!(shape = ?c.input_shape, "cuDNN does not take this convolution: {error}");
-                false
-            }
-        };
-        self.chosen.insert(choice, faster);
-        Ok(faster)
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "compares two kernels; no job's time depends on it")]
-    fn time(
-        &mut self,
-        mut run: impl FnMut(&mut Self) -> Result<(), DeviceError>,
-    ) -> Result<std::time::Duration, DeviceError> {
-        run(self)?; // loads what is loaded at first use
-        self.finish()?;
-        let begin = std::time::Instant::now();
-        for _ in 0..TRIALS {
-            run(self)?;
-        }
-        self.finish()?;
-        Ok(begin.elapsed())
     }
 
     fn is_recording(&self) -> Result<bool, DeviceError> {

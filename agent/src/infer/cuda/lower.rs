@@ -149,6 +149,7 @@ impl Scope<'_> {
             right: Matrix { at: self.weight(weight, Form::Plain)?, row: depth, batch: 0 },
             by_columns: true,
             bias: bias.map(|bias| self.weight(bias, Form::Plain)).transpose()?,
+            plus: self.node.inputs.get(1).map(|plus| self.address(*plus)),
             to: Matrix { at: self.address(self.output()), row: columns, batch: 0 },
         };
         self.push(Command::Gemm(gemm));

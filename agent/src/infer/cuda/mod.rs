@@ -80,6 +80,7 @@ impl Executor for Cuda {
     }
 
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
+        let graph = graph.fuse_sums();
         let precision = if graph.needs_f32() { Precision::Single } else { self.precision };
         Ok(Box::new(program::Loaded::new(&self.device, precision, graph, weights)?))
     }

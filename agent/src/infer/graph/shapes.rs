@@ -47,6 +47,7 @@ impl Graph {
             Op::Add | Op::Mul | Op::Concat { .. } => given.len(), // checked with the operation
             Op::Attention { .. } => 3,
             Op::AddChannels => 2,
+            Op::Conv2d { .. } | Op::Linear { .. } => given.len().clamp(1, 2), // the second is added to the result
             _ => 1,
         };
         if given.len() != takes {
@@ -54,6 +55,13 @@ impl Graph {
         }
         let shape = first.shape.as_slice();
         let same = |shape: Vec<usize>| Ok(vec![TensorType { element: first.element, shape }]);
+        let summed = |shape: Vec<usize>| {
+            let made = TensorType { element: first.element, shape };
+            match given.get(1) {
+                Some(plus) if **plus != made => Err(format!("{plus:?} cannot be added to {made:?}")),
+                _ => Ok(vec![made]),
+            }
+        };
         match &node.op {
             Op::Conv2d { weight, bias, stride, pad, activation } => {
                 let [n, h, w, c] = picture(shape)?;
@@ -71,8 +79,8 @@ impl Graph {
                     self.activation(*activation, outputs)?;
                 }
                 match pad {
-                    Pad::Same => same(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs]),
-                    Pad::End if kernel == 3 && *stride == 2 => same(vec![n, h / 2, w / 2, outputs]),
+                    Pad::Same => summed(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs]),
+                    Pad::End if kernel == 3 && *stride == 2 => summed(vec![n, h / 2, w / 2, outputs]),
                     Pad::End => Err(format!("kernel {kernel} with stride {stride} is not padded at the end")),
                 }
             }
@@ -85,7 +93,7 @@ impl Graph {
                     return Err(format!("weight takes {inputs} features, the input has {last}"));
                 }
                 self.vector(*bias, outputs, "bias")?;
-                same([rest, &[outputs]].concat())
+                summed([rest, &[outputs]].concat())
             }
             Op::Activate(activation) => {
                 self.activation(*activation, *shape.last().ok_or("input has no axis")?)?;

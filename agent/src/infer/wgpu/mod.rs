@@ -99,6 +99,6 @@ impl Executor for Wgpu {
     }
 
     fn load(&self, graph: Graph, weights: &Weights) -> Result<Box<dyn Program>, ExecError> {
-        Ok(Box::new(Loaded::load(Arc::clone(&self.shared), graph, weights)?))
+        Ok(Box::new(Loaded::load(Arc::clone(&self.shared), graph.fuse_sums(), weights)?))
     }
 }

@@ -91,6 +91,7 @@ impl Scope<'_> {
                 right: Matrix { at: keys_at, row, batch: size },
                 by_columns: true,
                 bias: None,
+                plus: None,
                 to: Matrix { at: scores, row: keys, batch: rows * keys },
             }));
             let args = vec![
@@ -114,6 +115,7 @@ impl Scope<'_> {
                 right: Matrix { at: values_at, row, batch: size },
                 by_columns: false,
                 bias: None,
+                plus: None,
                 to: here(to),
             }));
         }

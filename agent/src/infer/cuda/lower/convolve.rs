@@ -35,13 +35,14 @@ impl Scope<'_> {
             Some(Activation::Prelu { slopes }) => (0.0, self.weight(slopes, Form::Floats)?),
             Some(other) => return Err(self.wrong(format!("{other:?} does not join a convolution"))),
         };
+        let plus = self.node.inputs.get(1).map(|plus| self.address(*plus));
         let own_bias = bias.map(|bias| self.weight(bias, Form::Floats)).transpose()?;
         let mut args = vec![
             self.pointer(input),
             Arg::Pointer(weights),
             Arg::Pointer(own_bias.unwrap_or(0)),
             Arg::Pointer(slopes),
-            Arg::Pointer(0), // nothing is added behind it: the graph has no such fusion yet
+            Arg::Pointer(plus.unwrap_or(0)),
             self.pointer(self.output()),
         ];
         for number in [rows, height, width, channels, padded, to_height, to_width, outputs, kernel, stride, pad, depth]
@@ -67,6 +68,7 @@ impl Scope<'_> {
                 pad,
                 bias: bias.map(|bias| self.weight(bias, Form::Plain)).transpose()?,
                 relu: activation.is_some(),
+                plus,
                 to: self.address(self.output()),
                 to_shape: made,
                 own,

@@ -88,6 +88,11 @@ impl Lowering<'_> {
             [rows, column_tiles, channels4, outputs4, channels, outputs, x_height, x_width, y_height, y_width];
         let (expression, functions) = bend.map_or_else(|| ("a".to_owned(), ""), activation);
         let slopes = matches!(bend, Some(Activation::Prelu { .. }));
+        // What is added takes the place of slopes: nothing is added behind a bend.
+        let plus = self.node.inputs.get(1).copied();
+        if plus.is_some() && bend.is_some() {
+            return Err(self.wrong("bends and adds in one"));
+        }
         let definitions = tile
             .definitions()
             .set("TAPS", side * side)
@@ -98,12 +103,14 @@ impl Lowering<'_> {
             .set("functions", functions)
             .flag("conv", conv)
             .flag("slopes", slopes)
+            .flag("plus", plus.is_some())
             .flag("x_four", channels.is_multiple_of(4))
             .flag("y_four", outputs.is_multiple_of(4));
         let mut binds = vec![Bind::Value(output), Bind::Value(input), Bind::Weight(0), Bind::Weight(1)];
         if slopes {
             binds.push(Bind::Weight(2));
         }
+        binds.extend(plus.map(Bind::Value));
         let kernel = self.kernel(GEMM, definitions, &binds);
         let groups = rows.div_ceil(tile.rows) * column_tiles;
         // Tiles are computed whole, whether they are filled or not.

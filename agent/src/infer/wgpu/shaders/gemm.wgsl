@@ -25,6 +25,9 @@ alias Y = T;
 #if slopes
 @group(0) @binding(5) var<storage, read> slopes: array<T4>;
 #end
+#if plus
+@group(0) @binding(5) var<storage, read_write> plus: array<Y>;
+#end
 
 var<workgroup> a: array<f32, $A_LENGTH>;
 var<workgroup> b: array<vec4<f32>, $B_LENGTH>;
@@ -126,7 +129,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grid: vec
         let row = row_start + mine_row + ${i}u;
         if (row < p.rows) {
             let a = sum$i + added;
-            let made = $expression;
+            var made = $expression;
+#if plus
+#if y_four
+            made += vec4<f32>(plus[row * p.outputs4 + column]);
+#else
+            let beside = row * p.outputs + column * 4u;
+            made.x += f32(plus[beside]);
+            if (column * 4u + 1u < p.outputs) { made.y += f32(plus[beside + 1u]); }
+            if (column * 4u + 2u < p.outputs) { made.z += f32(plus[beside + 2u]); }
+            if (column * 4u + 3u < p.outputs) { made.w += f32(plus[beside + 3u]); }
+#end
+#end
 #if y_four
             y[row * p.outputs4 + column] = T4(made);
 #else
