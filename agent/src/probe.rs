@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::host::{self, Gpus};
 use crate::infer::choice::{Choice, choose};
 use crate::infer::cuda::ptx;
-use crate::infer::models::{Table, folder};
+use crate::infer::models::{Table, folder, motion};
 use crate::infer::needs_model;
 use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
@@ -95,11 +95,15 @@ pub fn offer(
     let generators = folder::list(&config.models);
     for kind in crate::infer::KINDS {
         let lack = match kind {
-            "image.generate" if generators.is_empty() => {
+            "image.generate" | "video.generate" if generators.is_empty() => {
                 Some(format!("no diffusion model in {}", config.models.display()))
             }
             "image.generate" => None,
-            _ if models.is_empty() && needs_model(kind) => {
+            "video.generate" if motion::list(&config.models).is_empty() => {
+                Some(format!("no motion modules in {}/motion", config.models.display()))
+            }
+            "video.generate" if ffmpeg.is_some() => None,
+            _ if models.is_empty() && needs_model(kind) && kind != "video.generate" => {
                 Some(format!("no model of this build in {}", config.models.display()))
             }
             _ if kind.starts_with("video.") && ffmpeg.is_none() => Some("there is no ffmpeg".to_owned()),
@@ -249,5 +253,9 @@ mod tests {
         }
         let (types, models, _) = offer(&config, &[], &[]);
         assert!(types.contains(&"image.generate".to_owned()) && models.contains(&"sdxl".to_owned()));
+        assert!(!types.contains(&"video.generate".to_owned()));
+        std::fs::create_dir(dir.path().join("motion")).unwrap();
+        std::fs::write(dir.path().join("motion/mm.safetensors"), "").unwrap();
+        assert_eq!(offer(&config, &[], &[]).0.contains(&"video.generate".to_owned()), ffmpeg().is_some());
     }
 }

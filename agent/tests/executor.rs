@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backlot_agent::infer::cpu::Cpu;
 use backlot_agent::infer::executor::{ExecError, Executor, Input};
-use backlot_agent::infer::graph::{Activation, Element, Graph, Op, Pad, TensorType, ValueId};
+use backlot_agent::infer::graph::{Activation, Element, Graph, Op, Pad, Side, TensorType, ValueId};
 use backlot_agent::infer::weights::Weights;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
@@ -156,7 +156,7 @@ proptest! {
         let parts = run(graph, &Weights::default(), &[(&joined.0, &joined.1)]);
         prop_assert!(parts.len() == 2 && parts.iter().all(|part| *part == (shape.clone(), x.clone())));
 
-        let ours = one(Op::Reshape { shape: vec![Some(1), None] }, &[(&shape, &x)]);
+        let ours = one(Op::Reshape { shape: vec![Side::Is(1), Side::Left] }, &[(&shape, &x)]);
         prop_assert_eq!(ours, (vec![1, x.len()], x));
     }
 

@@ -2,6 +2,7 @@
 
 use backlot_agent::infer::graph::Graph;
 use backlot_agent::infer::models::config::{Clip, Unet, Vae};
+use backlot_agent::infer::models::motion::Motion;
 use backlot_agent::infer::models::{clip, unet, vae};
 use serde_json::{Value, json};
 
@@ -77,6 +78,24 @@ pub(crate) fn unet_case(form: Form, size: Size, [height, width]: [usize; 2]) -> 
         inputs.push(Tensor { shape: vec![6], data: vec![1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0] });
     }
     Ok(with_weights(unet::graph(&config).fuse(), inputs, random))
+}
+
+/// The UNet of Stable Diffusion 1.5 with motion modules over two clips of four frames, of latents of these sides.
+pub(crate) fn clip_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
+    let real = json!({ "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+        "cross_attention_dim": 768, "norm_num_groups": 32 });
+    let (changes, heads, groups) = if size == Size::Real { (real, 8, 32) } else { (json!({}), 4, 8) };
+    let config =
+        read(configuration!("sd15", "unet"), changes, |path| Unet::read(path).map_err(|error| error.to_string()))?;
+    let motion = Motion { heads, groups, middle: true, frames_max: 32 };
+    let mut random = Random::new(53);
+    let inputs = vec![
+        random.tensor(&[8, height, width, config.in_channels]),
+        Tensor { shape: vec![8], data: vec![481.0; 8] },
+        random.tensor(&[8, 77, config.context]),
+        Tensor { shape: vec![4], data: vec![0.0, 1.0, 2.0, 3.0] },
+    ];
+    Ok(with_weights(unet::clip_graph(&config, &motion).fuse(), inputs, random))
 }
 
 /// A decoder from latents of these sides.

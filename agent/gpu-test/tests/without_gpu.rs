@@ -261,6 +261,7 @@ fn the_networks_of_stable_diffusion_come_out_as_on_the_cpu() {
     let cases = [
         ("text encoder", pipelines::text_case().unwrap()),
         ("UNet", pipelines::unet_case(Form::Sd15, Size::Tiny, [8, 8]).unwrap()),
+        ("UNet with motion modules", pipelines::clip_case(Size::Tiny, [8, 8]).unwrap()),
         ("UNet of SDXL", pipelines::unet_case(Form::Sdxl, Size::Tiny, [8, 4]).unwrap()),
         ("decoder", pipelines::decoder_case(Size::Tiny, [4, 6]).unwrap()),
     ];

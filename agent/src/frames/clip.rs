@@ -168,8 +168,13 @@ pub fn through(
         frames += 1;
     }
     drop(sink); // closes its pipe when the last frame is through
+    finish(&mut encoder, cancel).map(|()| frames)
+}
+
+/// Waits until the encoder has written the clip's index.
+fn finish(encoder: &mut Process, cancel: &AtomicBool) -> Result<(), Failure> {
     match encoder.wait(FINISH, cancel)? {
-        Ok(()) => Ok(frames),
+        Ok(()) => Ok(()),
         Err(said) => Err(Failure::transient(format!("the clip cannot be written: {said}"))),
     }
 }
@@ -180,6 +185,40 @@ fn encoder_failed(encoder: &mut Process, tools: &Tools, cancel: &AtomicBool) -> 
         Ok(Err(said)) => Failure::transient(format!("the clip cannot be written: {said}")),
         Err(failure) => failure,
     }
+}
+
+/// Encodes a clip of `rate` frames a second from RGB frames of even sides; `make` is asked for `count` of them, one after the
+/// other, and gives each one's bytes. There is no sound.
+///
+/// # Errors
+/// Those of `make`; transient when ffmpeg is missing, is killed, stalls or cannot write.
+pub fn write(
+    tools: &Tools,
+    (width, height): (usize, usize),
+    rate: usize,
+    count: usize,
+    to: &Path,
+    cancel: &AtomicBool,
+    make: &mut dyn FnMut(usize) -> Result<Vec<u8>, Failure>,
+) -> Result<(), Failure> {
+    let clip = Clip::silent(width, height, count, rate);
+    let arguments = encode_arguments(to, &clip, (width, height), "rgb24", to);
+    let mut encoder = Process::start(&tools.ffmpeg, &arguments, true)?;
+    let Some(encoded) = encoder.stdin() else { return Err(Failure::transient("ffmpeg was started without its pipe")) };
+    drop(encoder.stdout()); // it says nothing there
+    let sink = Sink::start(encoded, 0);
+    for number in 0..count {
+        let frame = make(number)?;
+        if frame.len() != width * height * 3 {
+            return Err(Failure::permanent(format!("frame {number} became {} bytes", frame.len())));
+        }
+        let waited = next(&sink.empty, tools.stall, cancel, || encoder.stalled(tools.stall))?;
+        if waited.is_none() || sink.full.send(frame).is_err() {
+            return Err(encoder_failed(&mut encoder, tools, cancel));
+        }
+    }
+    drop(sink); // closes its pipe when the last frame is through
+    finish(&mut encoder, cancel)
 }
 
 /// Decodes to planes of Y, U and V in limited range, with half the colours both ways, as they stand in the clip.

@@ -45,6 +45,25 @@ pub struct Clip {
     pub is_deep: bool,
 }
 
+impl Clip {
+    /// One that was never in a file: ordinary pictures of `rate` a second, without sound.
+    pub(super) fn silent(width: usize, height: usize, frames: usize, rate: usize) -> Self {
+        Self {
+            width: u32::try_from(width).unwrap_or(u32::MAX),
+            height: u32::try_from(height).unwrap_or(u32::MAX),
+            frames,
+            rate: format!("{rate}/1"),
+            stream: 0,
+            sound: None,
+            delay_s: 0.0,
+            pixel_aspect: None,
+            matrix: None,
+            transfer: None,
+            is_deep: false,
+        }
+    }
+}
+
 /// Which clips are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dynamics {

@@ -81,6 +81,19 @@ pub enum Pad {
     End,
 }
 
+/// One side of what a reshape makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Is(usize),
+    /// What is left; for one side of them at most.
+    Left,
+    /// As long as this axis of one of the inputs, which the graph does not know.
+    Of {
+        input: usize,
+        axis: usize,
+    },
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Square kernel of side 1 or 3, stride 1 or 2. The activation comes from [`Graph::fuse`]. A second input, which
@@ -150,9 +163,9 @@ pub enum Op {
         axis: usize,
         lengths: Vec<usize>,
     },
-    /// One `None` takes what is left.
+    /// The first input in another shape. Others only lend their sides: see [`Side::Of`].
     Reshape {
-        shape: Vec<Option<usize>>,
+        shape: Vec<Side>,
     },
     /// Axis `i` of the result is axis `order[i]`.
     Transpose {

@@ -36,8 +36,15 @@ use crate::frames::work::Bench;
 const DEVICE: &str = "device";
 
 /// Job types that [`run`] takes.
-pub const KINDS: [&str; 6] =
-    ["image.upscale", "video.upscale", "image.generate", "image.process", "video.process", "image.contact-sheet"];
+pub const KINDS: [&str; 7] = [
+    "image.upscale",
+    "video.upscale",
+    generate::PICTURES,
+    generate::CLIP,
+    "image.process",
+    "video.process",
+    "image.contact-sheet",
+];
 
 /// Whether a job type is of no use without the files of a model.
 #[must_use]
@@ -274,7 +281,7 @@ pub(crate) fn upscaler<'a>(
 /// `ctx.report`. `image.upscale` takes images (PNG, JPEG, WebP) and makes one PNG for each;
 /// `video.upscale` takes clips and makes one MP4 (H.264, sound copied) for each. Parameters of both: `scale` (2, 3
 /// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). `image.generate` takes a prompt and up to two
-/// images and makes PNGs; its parameters are in `docs/inference.md`. A parameter that is unknown or out of its range is a
+/// images and makes PNGs, `video.generate` one MP4; their parameters are in `docs/inference.md`. A parameter that is unknown or out of its range is a
 /// permanent failure that names it, before any model is loaded.
 ///
 /// # Errors
@@ -283,12 +290,13 @@ pub(crate) fn upscaler<'a>(
 /// panics on bad input, and no child process outlives it.
 pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     ctx.check_cancel()?;
-    if task.inputs.is_empty() && task.kind != "image.generate" {
+    let generates = [generate::PICTURES, generate::CLIP].contains(&task.kind.as_str());
+    if task.inputs.is_empty() && !generates {
         return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
     }
     let made = match task.kind.as_str() {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
-        "image.generate" => generate::run(task, ctx),
+        _ if generates => generate::run(task, ctx),
         kind if process::KINDS.contains(&kind) => process::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     };

@@ -10,6 +10,7 @@ pub mod inversion;
 mod layers;
 mod ldm;
 pub mod lora;
+pub mod motion;
 pub mod single;
 pub mod tokenizer;
 pub mod unet;

@@ -10,7 +10,7 @@ pub(crate) mod reference;
 use std::sync::atomic::AtomicBool;
 
 use backlot_agent::infer::executor::{Executor, Input};
-use backlot_agent::infer::graph::{Activation, Element, Graph, Op, Pad, ValueId, WeightId};
+use backlot_agent::infer::graph::{Activation, Element, Graph, Op, Pad, Side, ValueId, WeightId};
 use backlot_agent::infer::weights::Weights;
 use bytes::Bytes;
 
@@ -246,7 +246,11 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
         Kind::Reshape => {
             let input = b.picture(channels);
             let batch = b.inputs[0].shape[0];
-            (Op::Reshape { shape: vec![Some(batch), None, Some(channels)] }, vec![input])
+            // Shapes alone are read of what is lent.
+            let lender = b.input(&[3, batch]);
+            let first = b.random.pick(&[Side::Is(batch), Side::Of { input: 1, axis: 1 }]);
+            let last = b.random.pick(&[Side::Is(channels), Side::Of { input: 0, axis: 3 }]);
+            (Op::Reshape { shape: vec![first, Side::Left, last] }, vec![input, lender])
         }
         Kind::Transpose => {
             let input = b.picture(channels);

@@ -142,6 +142,14 @@ pub(crate) fn write_folder(form: &str, to: &Path) {
     }
 }
 
+/// Writes the motion modules of `fixtures/diffusion/motion` as a folder of diffusers at `to`.
+pub(crate) fn write_motion(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::copy(fixtures().join("motion/config.json"), to.join("config.json")).unwrap();
+    let file = to.join("diffusion_pytorch_model.safetensors");
+    std::fs::write(file, safetensors(&tensors("motion", "motion"))).unwrap();
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

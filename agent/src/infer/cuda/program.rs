@@ -314,7 +314,9 @@ fn numbers(graph: &Graph) -> Result<(Vec<bool>, Vec<Option<usize>>), ExecError> 
     // Backwards, so that what a reshape reads is what its result is read as.
     for node in graph.nodes().iter().rev() {
         let output = node.outputs[0].0;
-        for input in &node.inputs {
+        // Of what a reshape is given beside its first input it reads the shapes alone.
+        let read = if matches!(node.op, Op::Reshape { .. }) { 1 } else { node.inputs.len() };
+        for input in node.inputs.iter().take(read) {
             match &node.op {
                 Op::Embedding { weight } => {
                     let table = graph.weight_decl(*weight).shape[0];

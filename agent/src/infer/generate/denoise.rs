@@ -1,12 +1,10 @@
-//! From noise to latents, step by step.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! From noise to latents, step by step: what one job's run asks the UNet, and what it does with the answer.
 
 use crate::infer::Failure;
 use crate::infer::noise;
 use crate::infer::sampler::Sampler;
 
-use super::loaded::{Conditioning, Loaded, Step};
+use super::loaded::{Conditioning, Sample};
 
 /// What a run does with the picture that it was given.
 pub(super) enum Source {
@@ -20,13 +18,16 @@ pub(super) enum Source {
     Seen { clean: Vec<f32>, mask: Vec<f32>, left: Vec<f32> },
 }
 
-/// A run of a model over its steps.
-pub(super) struct Run<'a> {
-    pub(super) model: &'a mut Loaded,
+/// A job's run over its steps. It knows no model: a step is a question and an answer, so that runs can ask together.
+pub(super) struct Run {
     pub(super) sampler: Sampler,
+    /// Pictures, or one clip: each begins with a noise of its own.
     pub(super) pictures: usize,
-    /// Of the latents.
+    /// Of each of them: 1 for a picture.
+    pub(super) frames: usize,
+    /// Of the latents: height, width and channels.
     pub(super) size: [usize; 2],
+    pub(super) channels: usize,
     pub(super) seed: u64,
     pub(super) guidance: f32,
     pub(super) prompt: Conditioning,
@@ -46,10 +47,14 @@ pub(super) struct State {
     pub(super) memory: Option<Vec<f32>>,
 }
 
-impl Run<'_> {
+impl Run {
+    /// Values of one picture's latents, or of all frames of a clip.
+    pub(super) fn one(&self) -> usize {
+        self.frames * self.size[0] * self.size[1] * self.channels
+    }
+
     fn noise(&self, stream: u32) -> Vec<f32> {
-        let [h, w] = self.size;
-        noise::batch(self.seed, stream, self.pictures, h * w * self.model.vae.latent_channels)
+        noise::batch(self.seed, stream, self.pictures, self.one())
     }
 
     /// The state before the first step.
@@ -77,88 +82,78 @@ impl Run<'_> {
         Ok(State { next, latents, memory: None })
     }
 
-    /// Takes steps from `state` on. `after` hears of each: the state behind it, the number of steps, and what latents are to be multiplied
-    /// with to be looked at.
+    /// Goes on from a state that an earlier attempt left.
+    pub(super) fn resume(&mut self, state: &State) {
+        self.sampler.remember(state.memory.clone());
+    }
+
+    /// What the UNet sees of the latents at the next step.
+    pub(super) fn seen(&self, state: &State) -> Vec<f32> {
+        let scale = self.sampler.input_scale(state.next);
+        let seen: Vec<f32> = state.latents.iter().map(|value| value * scale).collect();
+        let Source::Seen { mask, left, .. } = &self.source else { return seen };
+        let channels = self.channels;
+        let pixels = seen.chunks_exact(channels).zip(mask.iter().cycle()).zip(left.chunks_exact(channels));
+        pixels.flat_map(|((latent, mask), left)| [latent, &[*mask], left].concat()).collect()
+    }
+
+    /// The questions of the next step: what is guided away from comes first.
+    pub(super) fn samples<'a>(&'a self, state: &State, seen: &'a [f32]) -> Vec<Sample<'a>> {
+        let time = self.sampler.moment(state.next);
+        let texts = self.negative.iter().chain([&self.prompt]);
+        let one = seen.len() / self.pictures.max(1);
+        texts
+            .flat_map(|text| {
+                let sample = move |latents| Sample { latents, time, text, sizes: self.sizes };
+                seen.chunks_exact(one.max(1)).map(sample)
+            })
+            .collect()
+    }
+
+    /// Takes the step with the UNet's prediction for those questions.
     ///
     /// # Errors
-    /// [`Failure`]: cancelled, or the executor failed.
-    pub(super) fn go(
-        &mut self,
-        state: State,
-        cancel: &AtomicBool,
-        after: &mut dyn FnMut(&State, usize, f32) -> Result<(), Failure>,
-    ) -> Result<Vec<f32>, Failure> {
-        let State { next, mut latents, memory } = state;
-        self.sampler.remember(memory);
-        let first = matches!(self.source, Source::Masked { .. }).then(|| self.noise(noise::FIRST));
+    /// Permanent: there are no numbers in it.
+    pub(super) fn step(&mut self, state: State, mut prediction: Vec<f32>) -> Result<State, Failure> {
+        let State { next: index, mut latents, .. } = state;
         let steps = self.sampler.steps();
-        for index in next..steps {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(Failure::cancelled());
-            }
-            let prediction = self.predict(index, &latents, cancel)?;
-            let noise = if self.sampler.wants_noise(index) { self.noise(noise::of_step(index)) } else { Vec::new() };
-            self.sampler.step(index, &prediction, &mut latents, &noise);
-            if let (Source::Masked { clean, mask }, Some(first)) = (&self.source, &first) {
-                let around = match index + 1 {
-                    next if next < steps => &self.sampler.noisy(next, clean, first),
-                    _ => clean,
-                };
-                self.keep_around(&mut latents, around, mask);
-            }
-            if let Some(wrong) = latents.iter().find(|value| !value.is_finite()) {
-                return Err(Failure::permanent(format!(
-                    "step {} of {steps} made {wrong}: the model overflows",
-                    index + 1
-                )));
-            }
-            let scale = if index + 1 < steps { self.sampler.input_scale(index + 1) } else { 1.0 };
-            let state = State { next: index + 1, latents, memory: self.sampler.memory().map(<[f32]>::to_vec) };
-            after(&state, steps, scale)?;
-            latents = state.latents;
+        if self.negative.is_some() {
+            let prompted = prediction.split_off(prediction.len() / 2);
+            let guidance = self.guidance;
+            prediction.iter_mut().zip(prompted).for_each(|(away, towards)| *away += guidance * (towards - *away));
         }
-        Ok(latents)
+        let noise = if self.sampler.wants_noise(index) { self.noise(noise::of_step(index)) } else { Vec::new() };
+        self.sampler.step(index, &prediction, &mut latents, &noise);
+        if let Source::Masked { clean, mask } = &self.source {
+            let around = match index + 1 {
+                next if next < steps => &self.sampler.noisy(next, clean, &self.noise(noise::FIRST)),
+                _ => clean,
+            };
+            self.keep_around(&mut latents, around, mask);
+        }
+        if let Some(wrong) = latents.iter().find(|value| !value.is_finite()) {
+            return Err(Failure::permanent(format!("step {} of {steps} made {wrong}: the model overflows", index + 1)));
+        }
+        Ok(State { next: index + 1, latents, memory: self.sampler.memory().map(<[f32]>::to_vec) })
+    }
+
+    pub(super) fn is_done(&self, state: &State) -> bool {
+        state.next >= self.sampler.steps()
+    }
+
+    /// What latents are to be multiplied with to be looked at.
+    pub(super) fn scale(&self, state: &State) -> f32 {
+        if self.is_done(state) { 1.0 } else { self.sampler.input_scale(state.next) }
     }
 
     /// What the mask does not show becomes what it was, with as much noise as the rest has.
     fn keep_around(&self, latents: &mut [f32], around: &[f32], mask: &[f32]) {
-        let channels = self.model.vae.latent_channels;
+        let channels = self.channels;
         let pixels = latents.chunks_exact_mut(channels).zip(around.chunks_exact(channels)).zip(mask.iter().cycle());
         for ((latent, around), mask) in pixels {
             for (latent, around) in latent.iter_mut().zip(around) {
                 *latent = (1.0 - mask) * around + mask * *latent;
             }
         }
-    }
-
-    fn predict(&mut self, index: usize, latents: &[f32], cancel: &AtomicBool) -> Result<Vec<f32>, Failure> {
-        let scale = self.sampler.input_scale(index);
-        let mut seen: Vec<f32> = latents.iter().map(|value| value * scale).collect();
-        if let Source::Seen { mask, left, .. } = &self.source {
-            let channels = self.model.vae.latent_channels;
-            let pixels = seen.chunks_exact(channels).zip(mask.iter().cycle()).zip(left.chunks_exact(channels));
-            seen = pixels.flat_map(|((latent, mask), left)| [latent, &[*mask], left].concat()).collect();
-        }
-        // What is guided away from comes first, as one batch with the rest.
-        let mut texts: Vec<&Conditioning> = Vec::with_capacity(2 * self.pictures);
-        if let Some(negative) = &self.negative {
-            texts.extend(std::iter::repeat_n(negative, self.pictures));
-            seen = seen.repeat(2);
-        }
-        texts.extend(std::iter::repeat_n(&self.prompt, self.pictures));
-        let step = Step {
-            latents: &seen,
-            size: self.size,
-            time: self.sampler.moment(index),
-            texts: &texts,
-            sizes: self.sizes,
-        };
-        let mut made = self.model.predict(&step, cancel)?;
-        if self.negative.is_some() {
-            let prompted = made.split_off(made.len() / 2);
-            let guidance = self.guidance;
-            made.iter_mut().zip(prompted).for_each(|(away, towards)| *away += guidance * (towards - *away));
-        }
-        Ok(made)
     }
 }

@@ -9,7 +9,7 @@ use crate::infer::graph::{Element, Plan, TensorType};
 use crate::infer::models::config::{Clip, Unet, Vae};
 use crate::infer::models::folder::{self, Model};
 use crate::infer::models::tokenizer::Tokenizer;
-use crate::infer::models::{clip, inversion, lora, unet, vae};
+use crate::infer::models::{clip, inversion, lora, motion, vae};
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::Weights;
 
@@ -20,6 +20,8 @@ use super::tiles;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Key {
     pub(super) model: String,
+    /// The motion modules of a clip.
+    pub(super) motion: Option<String>,
     pub(super) loras: Vec<Lora>,
     pub(super) embeddings: Vec<String>,
 }
@@ -33,6 +35,8 @@ pub(in crate::infer) struct Loaded {
     encoder: Option<Box<dyn Program>>,
     vae_weights: Weights,
     pub(super) unet: Unet,
+    /// Most frames of a clip; `None`: it makes pictures.
+    pub(super) frames_max: Option<usize>,
     pub(super) vae: Vae,
     pub(super) schedule: Schedule,
     pub(super) zero_negative: bool,
@@ -66,6 +70,15 @@ pub(super) fn open(models: &Path, key: &Key) -> Result<Model, Failure> {
         return Err(Failure::permanent(format!("parameter `model` is {name:?}; this host has {known}")));
     };
     let mut model = folder::open(&place).map_err(ExecError::from)?;
+    if let Some(name) = &key.motion {
+        let Some(place) = motion::find(models, name) else {
+            let name: String = name.chars().take(80).collect();
+            let known = motion::list(models);
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Failure::permanent(format!("parameter `motion` is {name:?}; this host has {known}")));
+        };
+        motion::add(&place, &mut model).map_err(ExecError::from)?;
+    }
     for lora in &key.loras {
         let file = models.join("loras").join(format!("{}.safetensors", lora.name));
         lora::merge(&file, lora.weight, &mut model).map_err(ExecError::from)?;
@@ -77,23 +90,31 @@ pub(super) fn open(models: &Path, key: &Key) -> Result<Model, Failure> {
     Ok(model)
 }
 
-/// What a run takes at its worst with `element` bytes for a value: a step with one picture, or decoding one.
-pub(super) fn needed_bytes(model: &Model, [height, width]: [usize; 2], element: usize) -> Result<usize, Failure> {
+/// What a run takes at its worst with `element` bytes for a value: a step with one picture or clip, or decoding one picture.
+pub(super) fn needed_bytes(
+    model: &Model,
+    [height, width]: [usize; 2],
+    frames: usize,
+    element: usize,
+) -> Result<usize, Failure> {
     let factor = model.vae.factor();
     let (h, w) = (height / factor, width / factor);
     let length = model.texts.first().map_or(1, |text| text.config.length);
     let mut inputs = vec![
-        TensorType::f32(&[1, h, w, model.unet.in_channels]),
-        TensorType::f32(&[1]),
-        TensorType::f32(&[1, length, model.unet.context]),
+        TensorType::f32(&[frames, h, w, model.unet.in_channels]),
+        TensorType::f32(&[frames]),
+        TensorType::f32(&[frames, length, model.unet.context]),
     ];
     if let Some(added) = model.unet.added {
-        inputs.extend([TensorType::f32(&[1, added.pooled]), TensorType::f32(&[6])]);
+        inputs.extend([TensorType::f32(&[frames, added.pooled]), TensorType::f32(&[6 * frames])]);
+    }
+    if model.motion.is_some() {
+        inputs.push(TensorType::f32(&[frames]));
     }
     // What is larger is decoded in tiles.
     let latents = [TensorType::f32(&[1, h.min(tiles::TILE), w.min(tiles::TILE), model.vae.latent_channels])];
     let bytes = |_: Element| element;
-    let step = Plan::new(&unet::graph(&model.unet).fuse(), &inputs, bytes).map_err(ExecError::from)?;
+    let step = Plan::new(&model.unet_graph().fuse(), &inputs, bytes).map_err(ExecError::from)?;
     let decoder = vae::decoder(&model.vae).fuse();
     let wide = if decoder.needs_f32() { size_of::<f32>() } else { element };
     let decode = Plan::new(&decoder, &latents, |_: Element| wide).map_err(ExecError::from)?;
@@ -104,6 +125,7 @@ impl Loaded {
     pub(super) fn load(executor: &dyn Executor, model: Model, key: Key) -> Result<Self, Failure> {
         let xl = model.unet.added.is_some();
         let last = model.texts.len().saturating_sub(1);
+        let unet_graph = model.unet_graph().fuse();
         let mut texts = Vec::with_capacity(model.texts.len());
         for (i, text) in model.texts.into_iter().enumerate() {
             let wanted = match (xl, i == last) {
@@ -117,11 +139,12 @@ impl Loaded {
         Ok(Self {
             key,
             texts,
-            unet_program: executor.load(unet::graph(&model.unet).fuse(), &model.unet_weights)?,
+            unet_program: executor.load(unet_graph, &model.unet_weights)?,
             decoder: executor.load(vae::decoder(&model.vae).fuse(), &model.vae_weights)?,
             encoder: None,
             vae_weights: model.vae_weights,
             unet: model.unet,
+            frames_max: model.motion.map(|motion| motion.frames_max),
             vae: model.vae,
             schedule: model.schedule,
             zero_negative: model.zero_negative,
@@ -164,21 +187,28 @@ impl Loaded {
         Ok(made)
     }
 
-    /// The UNet's prediction for latents `[n, h, w, c]` under one conditioning for each of them. Where a batch takes
-    /// more memory than there is, it goes in parts.
-    pub(super) fn predict(&mut self, step: &Step<'_>, cancel: &AtomicBool) -> Result<Vec<f32>, Failure> {
-        let pictures = step.texts.len();
-        let mut parts = pictures;
+    /// The UNet's predictions for the samples, one after the other; each is one picture, or the `frames` of one clip. What
+    /// takes more memory together than there is goes in parts.
+    pub(super) fn predict(
+        &mut self,
+        samples: &[Sample<'_>],
+        size: [usize; 2],
+        frames: usize,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<f32>, Failure> {
+        let mut most = samples.len();
         let mut made = Vec::new();
-        let mut done = 0;
-        while done < pictures {
-            let now = parts.min(pictures - done);
-            match self.predict_part(step, done..done + now, cancel) {
+        let mut rest = samples;
+        while let Some(first) = rest.first() {
+            // Texts of one length alone are one tensor.
+            let alike = rest.iter().take_while(|sample| sample.text.places == first.text.places).count();
+            let now = most.min(alike);
+            match self.predict_part(&rest[..now], size, frames, cancel) {
                 Ok(mut part) => {
                     made.append(&mut part);
-                    done += now;
+                    rest = &rest[now..];
                 }
-                Err(ExecError::Memory { .. }) if now > 1 => parts = now / 2,
+                Err(ExecError::Memory { .. }) if now > 1 => most = now / 2,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -187,30 +217,35 @@ impl Loaded {
 
     fn predict_part(
         &mut self,
-        step: &Step<'_>,
-        part: std::ops::Range<usize>,
+        samples: &[Sample<'_>],
+        [h, w]: [usize; 2],
+        frames: usize,
         cancel: &AtomicBool,
     ) -> Result<Vec<f32>, ExecError> {
-        let n = part.len();
-        let [h, w] = step.size;
-        let channels = self.unet.in_channels;
-        let texts = &step.texts[part.clone()];
-        let one = h * w * channels;
-        let text: Vec<f32> = texts.iter().flat_map(|text| text.text.iter().copied()).collect();
-        let pooled: Vec<f32> = texts.iter().flat_map(|text| text.pooled.iter().copied()).collect();
-        let sizes: Vec<f32> = texts.iter().flat_map(|_| step.sizes).collect();
-        let times = vec![step.time; n];
-        let (latents_shape, text_shape) = ([n, h, w, channels], [n, texts[0].places, self.unet.context]);
-        let pooled_shape = [n, texts[0].pooled.len()];
-        let (times_shape, sizes_shape) = ([n], [sizes.len()]);
+        // To the UNet each frame is a picture, with a text of its own.
+        let pictures = || samples.iter().flat_map(|sample| std::iter::repeat_n(sample, frames));
+        let n = samples.len() * frames;
+        let Some(text) = samples.first().map(|sample| sample.text) else { return Ok(Vec::new()) };
+        let latents: Vec<f32> = samples.iter().flat_map(|sample| sample.latents).copied().collect();
+        let times: Vec<f32> = pictures().map(|sample| sample.time).collect();
+        let texts: Vec<f32> = pictures().flat_map(|sample| &sample.text.text).copied().collect();
+        let pooled: Vec<f32> = pictures().flat_map(|sample| &sample.text.pooled).copied().collect();
+        let sizes: Vec<f32> = pictures().flat_map(|sample| sample.sizes).collect();
+        let numbers: Vec<f32> = (0..frames).map(|frame| frame as f32).collect();
+        let (latents_shape, text_shape) = ([n, h, w, self.unet.in_channels], [n, text.places, self.unet.context]);
+        let (pooled_shape, times_shape) = ([n, text.pooled.len()], [n]);
+        let (sizes_shape, numbers_shape) = ([sizes.len()], [frames]);
         let mut inputs = vec![
-            Input { shape: &latents_shape, data: &step.latents[part.start * one..part.end * one] },
+            Input { shape: &latents_shape, data: &latents },
             Input { shape: &times_shape, data: &times },
-            Input { shape: &text_shape, data: &text },
+            Input { shape: &text_shape, data: &texts },
         ];
         if self.unet.added.is_some() {
             inputs.push(Input { shape: &pooled_shape, data: &pooled });
             inputs.push(Input { shape: &sizes_shape, data: &sizes });
+        }
+        if self.frames_max.is_some() {
+            inputs.push(Input { shape: &numbers_shape, data: &numbers });
         }
         let outputs = self.unet_program.run(&inputs, cancel, &mut |_, _| {})?;
         Ok(outputs[0].data.to_vec())
@@ -285,14 +320,13 @@ impl Moments {
     }
 }
 
-/// One question to the UNet.
-pub(super) struct Step<'a> {
+/// One question to the UNet: a picture, or a clip.
+#[derive(Clone, Copy)]
+pub(super) struct Sample<'a> {
+    /// `[frames, h, w, c]`
     pub(super) latents: &'a [f32],
-    /// Of the latents.
-    pub(super) size: [usize; 2],
     pub(super) time: f32,
-    /// One for each latent.
-    pub(super) texts: &'a [&'a Conditioning],
+    pub(super) text: &'a Conditioning,
     /// SDXL's six numbers.
     pub(super) sizes: [f32; 6],
 }

@@ -1,8 +1,9 @@
-//! The parameters of `image.generate`: every range is checked before a model is touched.
+//! The parameters of `image.generate` and `video.generate`: every range is checked before a model is touched.
 
 use serde_json::{Map, Value};
 
 use crate::infer::Failure;
+use crate::infer::models::motion::FRAMES_MAX;
 use crate::infer::models::tokenizer::TEXT_BYTES_MAX;
 use crate::infer::sampler::{Kind, Prediction, Spacing};
 
@@ -13,7 +14,12 @@ const SIDE_MAX: u64 = 4096;
 const LORAS_MAX: usize = 16;
 /// Parameters are numbers that JSON's readers keep exactly.
 const SEED_MAX: f64 = 9_007_199_254_740_991.0;
-const KNOWN: [&str; 19] = [
+const RATE_MAX: u64 = 60;
+/// What a studio's clips of motion modules have when nobody says otherwise: those that they were trained with.
+const FRAMES: usize = 16;
+const RATE: usize = 8;
+/// Of both job types.
+const KNOWN: [&str; 18] = [
     "model",
     "prompt",
     "negative_prompt",
@@ -21,7 +27,6 @@ const KNOWN: [&str; 19] = [
     "height",
     "steps",
     "guidance",
-    "count",
     "seed",
     "scheduler",
     "spacing",
@@ -34,6 +39,34 @@ const KNOWN: [&str; 19] = [
     "negative_prompt_2",
     "checkpoint_every",
 ];
+const OF_PICTURES: [&str; 1] = ["count"];
+const OF_CLIPS: [&str; 3] = ["motion", "frames", "fps"];
+
+/// What is made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Form {
+    Pictures {
+        count: usize,
+    },
+    Clip {
+        /// The motion modules by their name.
+        motion: String,
+        frames: usize,
+        /// Frames a second.
+        rate: usize,
+    },
+}
+
+impl Form {
+    pub(super) fn pictures(&self) -> usize {
+        if let Self::Pictures { count } = self { *count } else { 1 }
+    }
+
+    /// Of each picture: 1, or those of a clip.
+    pub(super) fn frames(&self) -> usize {
+        if let Self::Clip { frames, .. } = self { *frames } else { 1 }
+    }
+}
 
 /// A LoRA by its file's name, and how strongly it is merged.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +89,7 @@ pub(super) struct Wanted {
     pub(super) steps: usize,
     /// 1 and less: the prompt alone decides.
     pub(super) guidance: f32,
-    pub(super) count: usize,
+    pub(super) form: Form,
     pub(super) seed: Option<u64>,
     pub(super) scheduler: Kind,
     pub(super) spacing: Option<Spacing>,
@@ -73,11 +106,13 @@ pub(super) struct Wanted {
 impl Wanted {
     /// # Errors
     /// Permanent: names the parameter that is unknown, missing or out of its range.
-    pub(super) fn read(parameters: &Map<String, Value>) -> Result<Self, Failure> {
+    pub(super) fn read(is_clip: bool, parameters: &Map<String, Value>) -> Result<Self, Failure> {
         let fields = Fields(parameters);
-        if let Some(unknown) = parameters.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+        let of_form: &[&str] = if is_clip { &OF_CLIPS } else { &OF_PICTURES };
+        let known = || KNOWN.iter().chain(of_form);
+        if let Some(unknown) = parameters.keys().find(|name| known().all(|known| known != name)) {
             let unknown: String = unknown.chars().take(80).collect();
-            let known = KNOWN.join("`, `");
+            let known = known().copied().collect::<Vec<_>>().join("`, `");
             return Err(Failure::permanent(format!("parameter `{unknown}` is unknown; known are `{known}`")));
         }
         let scheduler = fields.one_of("scheduler", &Kind::ALL)?.unwrap_or(Kind::DpmPlusPlus2mKarras);
@@ -87,7 +122,17 @@ impl Wanted {
         let required = |name: &str, value: Option<String>| {
             value.ok_or_else(|| Failure::permanent(format!("parameter `{name}` is missing")))
         };
+        let form = if is_clip {
+            Form::Clip {
+                motion: required("motion", fields.text("motion", 200)?)?,
+                frames: fields.whole("frames", 1, FRAMES_MAX as u64)?.unwrap_or(FRAMES),
+                rate: fields.whole("fps", 1, RATE_MAX)?.unwrap_or(RATE),
+            }
+        } else {
+            Form::Pictures { count: fields.whole("count", 1, COUNT_MAX)?.unwrap_or(1) }
+        };
         Ok(Self {
+            form,
             model: required("model", fields.text("model", 200)?)?,
             prompt: required("prompt", fields.text("prompt", TEXT_BYTES_MAX)?)?,
             prompt_2: fields.text("prompt_2", TEXT_BYTES_MAX)?,
@@ -97,7 +142,6 @@ impl Wanted {
             height: fields.whole("height", SIDE_MIN, SIDE_MAX)?,
             steps: fields.whole("steps", 1, STEPS_MAX)?.unwrap_or(20),
             guidance: fields.number("guidance", 0.0, 50.0)?.map_or(7.5, |guidance| guidance as f32),
-            count: fields.whole("count", 1, COUNT_MAX)?.unwrap_or(1),
             seed: fields.number("seed", 0.0, SEED_MAX)?.map(|seed| fields.must_be_whole("seed", seed)).transpose()?,
             scheduler,
             spacing: fields.one_of("spacing", &spacings)?,
@@ -216,7 +260,8 @@ mod tests {
         for needed in ["model", "prompt"] {
             parameters.entry(needed).or_insert_with(|| "m".into());
         }
-        Wanted::read(&parameters).map_err(|failure| {
+        let is_clip = parameters.contains_key("motion");
+        Wanted::read(is_clip, &parameters).map_err(|failure| {
             assert_eq!(failure.class, crate::infer::FailureClass::Permanent);
             failure.message
         })
@@ -225,9 +270,11 @@ mod tests {
     #[test]
     fn parameters_have_defaults_and_may_come_as_text() {
         let plain = ask(json!({})).unwrap();
-        assert_eq!((plain.steps, plain.count, plain.seed, plain.guidance), (20, 1, None, 7.5));
+        assert_eq!((plain.steps, plain.form, plain.seed, plain.guidance), (20, Form::Pictures { count: 1 }, None, 7.5));
         assert_eq!(ask(json!({"steps": "4", "guidance": "0", "seed": 7})).unwrap().seed, Some(7));
         assert_eq!(ask(json!({"seed": 9_007_199_254_740_991_u64})).unwrap().seed, Some((1 << 53) - 1));
+        let clip = ask(json!({"motion": "m", "fps": "12"})).unwrap().form;
+        assert_eq!(clip, Form::Clip { motion: "m".into(), frames: 16, rate: 12 });
         let loras = ask(json!({"loras": "a, b:0.5"})).unwrap().loras;
         assert_eq!(loras[1], Lora { name: "b".into(), weight: 0.5 });
         assert_eq!(loras, ask(json!({"loras": ["a", {"name": "b", "weight": 0.5}]})).unwrap().loras);
@@ -254,18 +301,25 @@ mod tests {
             (json!({"embeddings": {}}), "`embeddings`"),
             (json!({"prediction": "sample"}), "`prediction`"),
             (json!({"spacing": 7}), "`spacing`"),
+            (json!({"frames": 8}), "`frames` is unknown"),
+            (json!({"motion": "m", "count": 2}), "`count` is unknown"),
+            (json!({"motion": "m", "frames": 33}), "`frames` is 33; it is 1 to 32"),
+            (json!({"motion": "m", "fps": 0}), "`fps` is 0; it is 1 to 60"),
+            (json!({"motion": 7}), "`motion` is 7; it is a text"),
             (json!({"promt": "typo"}), "`promt` is unknown; known are `model`, `prompt`"),
         ] {
             let message = ask(parameters).unwrap_err();
             assert!(message.contains(words), "{message}");
         }
-        let missing = Wanted::read(&Map::new()).unwrap_err();
+        let missing = Wanted::read(false, &Map::new()).unwrap_err();
         assert!(missing.message.contains("`model` is missing"), "{missing}");
+        let missing = Wanted::read(true, &Map::new()).unwrap_err();
+        assert!(missing.message.contains("`motion` is missing"), "{missing}");
     }
 
     proptest! {
         #[test]
-        fn no_value_panics(name in prop::sample::select(&KNOWN[..]), text in ".{0,40}", number in any::<f64>()) {
+        fn no_value_panics(name in prop::sample::select([&KNOWN[..], &OF_PICTURES, &OF_CLIPS].concat()), text in ".{0,40}", number in any::<f64>()) {
             let _ = ask(json!({ name: text.clone() }));
             let _ = ask(json!({ name: number }));
             let _ = ask(json!({ name: [text] }));

@@ -1,6 +1,6 @@
 //! What type each operation's outputs have, or why its inputs do not suit it.
 
-use super::{Activation, Element, Graph, GraphError, Node, Op, Pad, RANK_MAX, TensorType, WeightId};
+use super::{Activation, Element, Graph, GraphError, Node, Op, Pad, RANK_MAX, Side, TensorType, WeightId};
 
 /// Most elements of one tensor: 2^40, so that no product or byte count overflows.
 const ELEMENTS_MAX: usize = 1 << 40;
@@ -44,7 +44,7 @@ impl Graph {
     fn outputs_of(&self, node: &Node, given: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let first = *given.first().ok_or("has no input")?;
         let takes = match node.op {
-            Op::Add | Op::Mul | Op::Concat { .. } => given.len(), // checked with the operation
+            Op::Add | Op::Mul | Op::Concat { .. } | Op::Reshape { .. } => given.len(), // checked with the operation
             Op::Attention { .. } => 3,
             Op::AddChannels => 2,
             Op::Conv2d { .. } | Op::Linear { .. } => given.len().clamp(1, 2), // the second is added to the result
@@ -129,7 +129,7 @@ impl Graph {
                     })
                     .collect())
             }
-            Op::Reshape { shape: wanted } => same(reshape(first, wanted)?),
+            Op::Reshape { shape: wanted } => same(reshape(given, wanted)?),
             Op::Transpose { order } => {
                 let mut seen = order.clone();
                 seen.sort_unstable();
@@ -293,16 +293,25 @@ fn concat(axis: usize, given: &[&TensorType]) -> Result<TensorType, String> {
     Ok(made)
 }
 
-fn reshape(from: &TensorType, wanted: &[Option<usize>]) -> Result<Vec<usize>, String> {
-    let no = || format!("{:?} does not become {wanted:?}", from.shape);
-    if wanted.iter().filter(|side| side.is_none()).count() > 1 {
+fn reshape(given: &[&TensorType], wanted: &[Side]) -> Result<Vec<usize>, String> {
+    let no = || format!("{:?} do not become {wanted:?}", given.iter().map(|one| &one.shape).collect::<Vec<_>>());
+    let side = |side: &Side| match *side {
+        Side::Is(length) => Ok(Some(length)),
+        Side::Left => Ok(None),
+        Side::Of { input, axis } => {
+            given.get(input).and_then(|lender| lender.shape.get(axis)).map(|side| Some(*side)).ok_or_else(no)
+        }
+    };
+    let sides: Vec<Option<usize>> = wanted.iter().map(side).collect::<Result<_, _>>()?;
+    if sides.iter().filter(|side| side.is_none()).count() > 1 {
         return Err(no());
     }
-    let known = wanted.iter().flatten().try_fold(1_usize, |all, side| all.checked_mul(*side)).ok_or_else(no)?;
-    let left = from.len().checked_div(known).ok_or_else(no)?;
-    let shape: Vec<usize> = wanted.iter().map(|side| side.unwrap_or(left)).collect();
+    let known = sides.iter().flatten().try_fold(1_usize, |all, side| all.checked_mul(*side)).ok_or_else(no)?;
+    let elements = given[0].len();
+    let left = elements.checked_div(known).ok_or_else(no)?;
+    let shape: Vec<usize> = sides.iter().map(|side| side.unwrap_or(left)).collect();
     let all = shape.iter().try_fold(1_usize, |all, side| all.checked_mul(*side));
-    if all == Some(from.len()) { Ok(shape) } else { Err(no()) }
+    if all == Some(elements) { Ok(shape) } else { Err(no()) }
 }
 
 /// Bytes of one element when it is kept as what it is.
@@ -339,8 +348,19 @@ mod tests {
             (Op::Add, vec![&[1, 2][..], &[2, 1]], "of one type"),
             (Op::Concat { axis: 2 }, vec![&[1, 2][..]], "no axis 2"),
             (Op::Concat { axis: 1 }, vec![&[1, 2][..], &[2, 2]], "does not join"),
-            (Op::Reshape { shape: vec![Some(3), None] }, vec![&[2, 2][..]], "does not become"),
-            (Op::Reshape { shape: vec![Some(0), None] }, vec![&[2, 2][..]], "does not become"),
+            (Op::Reshape { shape: vec![Side::Is(3), Side::Left] }, vec![&[2, 2][..]], "do not become"),
+            (Op::Reshape { shape: vec![Side::Is(0), Side::Left] }, vec![&[2, 2][..]], "do not become"),
+            (Op::Reshape { shape: vec![Side::Left, Side::Left] }, vec![&[2, 2][..]], "do not become"),
+            (
+                Op::Reshape { shape: vec![Side::Of { input: 1, axis: 2 }, Side::Left] },
+                vec![&[4][..], &[2, 2]],
+                "do not become",
+            ),
+            (
+                Op::Reshape { shape: vec![Side::Of { input: 1, axis: 0 }, Side::Left] },
+                vec![&[4][..], &[3]],
+                "do not become",
+            ),
             (Op::Transpose { order: vec![0, 0] }, vec![&[2, 2][..]], "order"),
             (Op::PixelShuffle { factor: 4 }, vec![&[1, 2, 2, 8][..]], "do not divide"),
             (Op::UpsampleNearest { factor: usize::MAX }, vec![&[1, 2, 2, 8][..]], "factor"),
@@ -376,6 +396,19 @@ mod tests {
             let error = error(op, &shapes);
             assert!(error.contains(words), "{error}");
             assert!(error.starts_with("node `the node`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reshape_borrows_the_sides_that_the_graph_does_not_know() {
+        let mut graph = Graph::new();
+        let (rows, like) = (graph.input(), graph.input());
+        let shape = vec![Side::Left, Side::Of { input: 1, axis: 0 }, Side::Of { input: 0, axis: 1 }];
+        let end = graph.push("reshape", Op::Reshape { shape }, &[rows, like]);
+        graph.output(end);
+        for (clips, frames) in [(1, 4), (2, 4), (3, 1)] {
+            let types = graph.infer(&[TensorType::f32(&[clips * frames, 5]), TensorType::f32(&[frames])]).unwrap();
+            assert_eq!(types[end.0], Some(TensorType::f32(&[clips, frames, 5])));
         }
     }
 

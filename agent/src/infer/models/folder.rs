@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::config::{self, Clip, Unet, Vae};
-use super::single;
+use super::motion::Motion;
 use super::tokenizer::Tokenizer;
+use super::{single, unet};
+use crate::infer::graph::Graph;
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::{self, WeightError, Weights};
 
@@ -26,6 +28,8 @@ pub struct Model {
     /// One encoder, or SDXL's two.
     pub texts: Vec<Text>,
     pub unet: Unet,
+    /// Modules that were put into the UNet, so that it makes clips.
+    pub motion: Option<Motion>,
     pub unet_weights: Weights,
     pub vae: Vae,
     pub vae_weights: Weights,
@@ -82,6 +86,7 @@ impl Model {
             schedule: Schedule::read(&folder.join("scheduler/scheduler_config.json"))?,
             zero_negative: unet.added.is_some() && index.force_zeros_for_empty_prompt.unwrap_or(true),
             unet,
+            motion: None,
         };
         model.checked().map_err(|problem| config::wrong(folder, problem))
     }
@@ -112,6 +117,12 @@ impl Model {
         Ok(self)
     }
 
+    /// The UNet's graph, with the motion modules that are in it.
+    #[must_use]
+    pub fn unet_graph(&self) -> Graph {
+        self.motion.as_ref().map_or_else(|| unet::graph(&self.unet), |motion| unet::clip_graph(&self.unet, motion))
+    }
+
     /// Whether the UNet was trained for inpainting: it sees the mask and what is left of the picture.
     #[must_use]
     pub fn sees_masks(&self) -> bool {
@@ -125,7 +136,7 @@ struct Shards {
 }
 
 /// The weights of one part: one file, of half precision where that is all there is, or the shards of an index.
-fn part(folder: &Path, stem: &str) -> Result<Weights, WeightError> {
+pub(super) fn part(folder: &Path, stem: &str) -> Result<Weights, WeightError> {
     let candidates = [format!("{stem}.safetensors"), format!("{stem}.fp16.safetensors")];
     if let Some(file) = candidates.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
         return read(&file);

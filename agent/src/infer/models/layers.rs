@@ -103,6 +103,16 @@ impl Net {
         self.conv(&format!("{name}.conv"), x, [channels, channels])
     }
 
+    /// The end of a transformer's block: norm, gated layer, and what came in.
+    pub(super) fn feed_forward(&mut self, block: &str, h: ValueId, channels: usize, epsilon: f32) -> ValueId {
+        let part = |part: &str| format!("{block}.{part}");
+        let normed = self.layer_norm(&part("norm3"), h, channels, epsilon);
+        let inner = self.linear(&part("ff.net.0.proj"), normed, [8 * channels, channels]);
+        let inner = self.graph.push(part("ff.net.0"), Op::Geglu, &[inner]);
+        let inner = self.linear(&part("ff.net.2"), inner, [channels, 4 * channels]);
+        self.add(block, h, inner)
+    }
+
     pub(super) fn attention(
         &mut self,
         name: &str,

@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor as Matrix};
 
 use super::config;
 use super::folder::{self, Model};
-use super::{ldm, unet};
+use super::ldm;
 use crate::infer::weights::{Tensor, WeightError, Weights};
 
 /// A part of the model that has weights.
@@ -99,7 +99,7 @@ fn split(name: &str) -> Option<(String, Kind)> {
 /// Every name that a file may have for a layer, and the weight that it means.
 fn layers(model: &Model) -> HashMap<String, (Part, String)> {
     let mut names = HashMap::new();
-    for decl in unet::graph(&model.unet).weights().iter().filter(|decl| decl.shape.len() > 1) {
+    for decl in model.unet_graph().weights().iter().filter(|decl| decl.shape.len() > 1) {
         let Some(layer) = decl.name.strip_suffix(".weight") else { continue };
         let target = (Part::Unet, decl.name.clone());
         names.insert(format!("lora_unet_{}", layer.replace('.', "_")), target.clone());

@@ -94,7 +94,7 @@ impl File<'_> {
         let vae_weights = folder::modern(self.renamed(&[vae::encoder(&vae), vae::decoder(&vae)], name)?);
         let prediction = if encoders == [sd2] { Prediction::V } else { Prediction::Epsilon };
         let schedule = Schedule::stable_diffusion(prediction);
-        Ok(Model { texts, unet, unet_weights, vae, vae_weights, schedule, zero_negative: is_xl })
+        Ok(Model { texts, unet, motion: None, unet_weights, vae, vae_weights, schedule, zero_negative: is_xl })
     }
 
     fn has(&self, name: &str) -> bool {

@@ -1,9 +1,10 @@
 //! The UNet of Stable Diffusion 1, 2 and XL as a graph: noisy latents in, the model's prediction out.
 
-use crate::infer::graph::{Activation, Graph, Op, Pad, ValueId};
+use crate::infer::graph::{Activation, Graph, Op, Pad, Side, ValueId};
 
 use super::config::{Level, TIME_IDS, Unet};
 use super::layers::{Net, Norm};
+use super::motion::{Frames, Motion};
 
 /// Norms before transformers have an epsilon of their own.
 const TRANSFORMER_EPSILON: f32 = 1e-6;
@@ -15,17 +16,30 @@ const CHANNELS: usize = 3;
 /// `h` and `w` are multiples of [`Unet::side_multiple`].
 #[must_use]
 pub fn graph(config: &Unet) -> Graph {
+    build(config, None)
+}
+
+/// The same with motion modules. The batch is clips, frame after frame; the last input are the frames' numbers `[frames]`,
+/// from 0 on.
+#[must_use]
+pub fn clip_graph(config: &Unet, motion: &Motion) -> Graph {
+    build(config, Some(motion))
+}
+
+fn build(config: &Unet, motion: Option<&Motion>) -> Graph {
     let mut net = Net::default();
     let (latents, time, text) = (net.graph.input(), net.graph.input(), net.graph.input());
     let first = config.levels[0].channels;
     let channels = 4 * first;
     let time = time_embedding(&mut net, config, time);
+    let frames = motion.map(|motion| Frames::new(motion, net.graph.input()));
     let unet = &mut Builder {
         time: (net.activate("time", Activation::Silu, time), channels),
         norm: Norm { groups: config.groups, epsilon: config.epsilon },
         net,
         config,
         text,
+        frames,
     };
     let mut x = unet.net.conv("conv_in", latents, [first, config.in_channels]);
     let mut width = first;
@@ -73,7 +87,7 @@ fn time_embedding(net: &mut Net, config: &Unet, time: ValueId) -> ValueId {
     let all = TIME_IDS * added.time_channels;
     let op = Op::TimeEmbedding { channels: added.time_channels, flip, shift };
     let sizes = net.graph.push("add_time_proj", op, &[sizes]);
-    let sizes = net.graph.push("add_time_proj row", Op::Reshape { shape: vec![None, Some(all)] }, &[sizes]);
+    let sizes = net.graph.push("add_time_proj row", Op::Reshape { shape: vec![Side::Left, Side::Is(all)] }, &[sizes]);
     let both = net.graph.push("add_embedding inputs", Op::Concat { axis: 1 }, &[pooled, sizes]);
     let both = perceptron(net, "add_embedding", both, [4 * first, added.pooled + all]);
     net.add("emb", x, both)
@@ -89,6 +103,7 @@ struct Builder<'a> {
     net: Net,
     config: &'a Unet,
     text: ValueId,
+    frames: Option<Frames<'a>>,
     /// The activated time embedding and its channels.
     time: (ValueId, usize),
     norm: Norm,
@@ -99,17 +114,29 @@ impl Builder<'_> {
     fn block(&mut self, name: &str, j: usize, x: ValueId, inputs: usize, level: &Level) -> ValueId {
         let outputs = level.channels;
         let x = self.net.residual(&format!("{name}.resnets.{j}"), x, [outputs, inputs], Some(self.time), self.norm);
-        if level.depth == 0 {
-            return x;
+        let x = match level.depth {
+            0 => x,
+            depth => self.transformer(&format!("{name}.attentions.{j}"), x, outputs, level.heads, depth),
+        };
+        self.moved(&format!("{name}.motion_modules.{j}"), x, outputs)
+    }
+
+    /// `x` through a motion module, where there are any.
+    fn moved(&mut self, name: &str, x: ValueId, channels: usize) -> ValueId {
+        match &mut self.frames {
+            Some(frames) => frames.module(&mut self.net, name, x, channels),
+            None => x,
         }
-        self.transformer(&format!("{name}.attentions.{j}"), x, outputs, level.heads, level.depth)
     }
 
     fn middle(&mut self, x: ValueId, channels: usize) -> ValueId {
         let heads = self.config.levels.last().map_or(1, |level| level.heads);
         let square = [channels, channels];
         let x = self.net.residual("mid_block.resnets.0", x, square, Some(self.time), self.norm);
-        let x = self.transformer("mid_block.attentions.0", x, channels, heads, self.config.mid_depth);
+        let mut x = self.transformer("mid_block.attentions.0", x, channels, heads, self.config.mid_depth);
+        if self.frames.as_ref().is_some_and(Frames::has_middle) {
+            x = self.moved("mid_block.motion_modules.0", x, channels);
+        }
         self.net.residual("mid_block.resnets.1", x, square, Some(self.time), self.norm)
     }
 
@@ -135,11 +162,7 @@ impl Builder<'_> {
                 let seen = net.linear(&format!("{attn}.to_out.0"), seen, square);
                 h = net.add(&format!("{attn}.sum"), h, seen);
             }
-            let normed = net.layer_norm(&part("norm3"), h, channels, LAYER_NORM_EPSILON);
-            let inner = net.linear(&part("ff.net.0.proj"), normed, [8 * channels, channels]);
-            let inner = net.graph.push(part("ff.net.0"), Op::Geglu, &[inner]);
-            let inner = net.linear(&part("ff.net.2"), inner, [channels, 4 * channels]);
-            h = net.add(&block, h, inner);
+            h = net.feed_forward(&block, h, channels, LAYER_NORM_EPSILON);
         }
         let h = project(net, &format!("{name}.proj_out"), h, square);
         net.add(name, x, h)
