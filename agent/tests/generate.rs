@@ -211,3 +211,44 @@ fn damaged_weights_are_refused_with_what_is_wrong() {
     std::fs::write(&file, &good).unwrap();
     assert!(host.run(ask("sd15", json!({"steps": 1})), &[]).is_ok(), "what was refused is not remembered");
 }
+
+#[test]
+fn a_latent_consistency_model_is_told_its_guidance_as_diffusers_tells_it() {
+    let mut host = Host::new(&["sd15"]);
+    let (lcm, theirs) = (host.models().join("sd15"), tiny::made("lcm"));
+    std::fs::copy(tiny::fixtures().join("lcm/unet/config.json"), lcm.join("unet/config.json")).unwrap();
+    std::fs::write(lcm.join("model_index.json"), r#"{"_class_name": "LatentConsistencyModelPipeline"}"#).unwrap();
+    let weights = tiny::safetensors(&tiny::tensors("lcm", "unet"));
+    std::fs::write(lcm.join("unet/diffusion_pytorch_model.safetensors"), weights).unwrap();
+    // Without a word on the sampler it is the one that such a model was made for.
+    let more = json!({"steps": 4, "guidance": 8.5, "count": 2, "scheduler": null});
+    let made = host.run(ask("sd15", more), &[]).unwrap();
+    assert_eq!(made[0].extra["scheduler"], "lcm");
+    let psnr = psnr(&all(&made), &theirs.get("picture").1);
+    assert!(psnr > 50.0, "{psnr} dB");
+    let other = host.run(ask("sd15", json!({"steps": 4, "guidance": 2, "count": 2, "scheduler": "lcm"})), &[]).unwrap();
+    assert_ne!(all(&made), all(&other), "the guidance is not heard");
+}
+
+#[test]
+fn a_long_prompt_is_read_in_parts_to_its_end() {
+    let long = "a castle beside the lake in the evening light, cinematic shot, highly detailed, \
+                portrait of a woman with red hair "
+        .repeat(4);
+    let mut host = Host::new(&["sd15", "sdxl"]);
+    let theirs = tiny::made("long");
+    for (name, more) in [
+        ("prompt", json!({"prompt": long, "steps": 10})),
+        ("negative", json!({"prompt": "a castle", "negative_prompt": long, "steps": 10})),
+    ] {
+        let made = host.run(ask("sd15", more), &[]).unwrap();
+        let psnr = psnr(&all(&made), &theirs.get(name).1);
+        assert!(psnr > 50.0, "{name}: {psnr} dB");
+        assert!(!made[0].extra.contains_key("prompt_tokens_cut"));
+    }
+    // The two encoders of SDXL, and texts of different lengths.
+    let more = json!({"prompt": long, "prompt_2": "a castle", "negative_prompt_2": long.repeat(2), "steps": 1});
+    assert!(host.run(ask("sdxl", more), &[]).is_ok());
+    let made = host.run(ask("sd15", json!({"prompt": "1 ".repeat(601), "steps": 1})), &[]).unwrap();
+    assert_eq!(made[0].extra["prompt_tokens_cut"], 1, "eight parts of 75 tokens are read");
+}

@@ -5,8 +5,10 @@
 //! painted anew; a clip takes no mask. What a seed makes does not depend on the batch that it was in: picture `i` of a job
 //! is what `seed + i` makes alone.
 //!
-//! Absent on purpose: a safety checker, and long prompts in parts; what does not fit into the encoder's places is cut
-//! and counted in the result.
+//! A prompt that is longer than the encoder's places is encoded in parts, as users of the common programs expect; what is more
+//! than eight of them is cut and counted in the result.
+//!
+//! Absent on purpose: a safety checker, and weights of single words.
 
 mod checkpoint;
 mod denoise;

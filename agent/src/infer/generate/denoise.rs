@@ -104,7 +104,7 @@ impl Run {
         let one = seen.len() / self.pictures.max(1);
         texts
             .flat_map(|text| {
-                let sample = move |latents| Sample { latents, time, text, sizes: self.sizes };
+                let sample = move |latents| Sample { latents, time, text, sizes: self.sizes, guidance: self.guidance };
                 seen.chunks_exact(one.max(1)).map(sample)
             })
             .collect()

@@ -18,6 +18,7 @@ use crate::infer::{Failure, Made, Report, Task, noise};
 pub(super) struct Job<'a> {
     task: &'a Task,
     wanted: Wanted,
+    scheduler: Kind,
     fingerprint: String,
     /// Of the pictures.
     size: [usize; 2],
@@ -41,12 +42,27 @@ impl<'a> Job<'a> {
     ) -> Result<Self, Failure> {
         let fingerprint = checkpoint::fingerprint(task)?;
         let seed = wanted.seed.or_else(|| checkpoint::seed(&task.output_dir, &fingerprint)).unwrap_or_else(any_seed);
-        let texts = [&wanted.prompt, wanted.prompt_2.as_deref().unwrap_or(&wanted.prompt)];
-        let prompt = model.encode_text(texts, cancel)?;
-        let negative = (wanted.guidance > 1.0).then(|| negative(model, &wanted, &prompt, cancel)).transpose()?;
+        let towards = [wanted.prompt.as_str(), wanted.prompt_2.as_deref().unwrap_or(&wanted.prompt)];
+        let first = wanted.negative.as_deref().unwrap_or_default();
+        let away = [first, wanted.negative_2.as_deref().unwrap_or(first)];
+        // A UNet that follows the guidance by itself needs no second opinion.
+        let guided = wanted.guidance > 1.0 && model.unet.guidance.is_none();
+        let texts = [towards, away];
+        let parts = model.parts(if guided { &texts } else { &texts[..1] })?;
+        let prompt = model.encode_text(towards, parts, cancel)?;
+        let negative = match guided {
+            false => None,
+            true if wanted.negative.is_none() && model.zero_negative => {
+                let zeros = |values: &[f32]| vec![0.0; values.len()];
+                Some(Conditioning { text: zeros(&prompt.text), pooled: zeros(&prompt.pooled), cut: 0, ..prompt })
+            }
+            true => Some(model.encode_text(away, parts, cancel)?),
+        };
+        let suited = if model.unet.guidance.is_some() { Kind::Lcm } else { Kind::DpmPlusPlus2mKarras };
+        let scheduler = wanted.scheduler.unwrap_or(suited);
         let mut schedule = model.schedule.clone();
         schedule.prediction = wanted.prediction.unwrap_or(schedule.prediction);
-        let sampler = Sampler::new(wanted.scheduler, &schedule, wanted.steps, wanted.spacing)
+        let sampler = Sampler::new(scheduler, &schedule, wanted.steps, wanted.spacing)
             .map_err(|problem| Failure::permanent(format!("the scheduler {problem}")))?;
         let (height, width) = (size[0] as f32, size[1] as f32);
         let cut = prompt.cut.max(negative.as_ref().map_or(0, |text| text.cut));
@@ -72,7 +88,7 @@ impl<'a> Job<'a> {
             run.resume(&left);
             state = left;
         }
-        Ok(Self { task, wanted, fingerprint, size, start: state.next, run, state, cut })
+        Ok(Self { task, wanted, scheduler, fingerprint, size, start: state.next, run, state, cut })
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -184,7 +200,7 @@ impl<'a> Job<'a> {
     /// What is worth knowing of a picture.
     fn about(&self, seed: u64, executor: &str) -> Map<String, Value> {
         let wanted = &self.wanted;
-        let scheduler = Kind::ALL.iter().find(|(_, kind)| *kind == wanted.scheduler).map_or("", |(name, _)| *name);
+        let scheduler = Kind::ALL.iter().find(|(_, kind)| *kind == self.scheduler).map_or("", |(name, _)| *name);
         let mut extra = Map::from_iter([
             ("seed".to_owned(), Value::from(seed)),
             ("steps".to_owned(), wanted.steps.into()),
@@ -202,21 +218,6 @@ impl<'a> Job<'a> {
 /// Chance enters here, where nobody gave a seed; the result tells which one it was.
 fn any_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
-}
-
-/// What is guided away from.
-fn negative(
-    model: &mut Loaded,
-    wanted: &Wanted,
-    prompt: &Conditioning,
-    cancel: &AtomicBool,
-) -> Result<Conditioning, Failure> {
-    if wanted.negative.is_none() && model.zero_negative {
-        let zeros = |values: &[f32]| vec![0.0; values.len()];
-        return Ok(Conditioning { text: zeros(&prompt.text), pooled: zeros(&prompt.pooled), cut: 0, ..*prompt });
-    }
-    let first = wanted.negative.as_deref().unwrap_or_default();
-    model.encode_text([first, wanted.negative_2.as_deref().unwrap_or(first)], cancel)
 }
 
 /// Reads the inputs and makes latents of them.

@@ -8,8 +8,8 @@ use crate::infer::executor::{ExecError, Executor, Input, Program};
 use crate::infer::graph::{Element, Plan, TensorType};
 use crate::infer::models::config::{Clip, Unet, Vae};
 use crate::infer::models::folder::{self, Model};
-use crate::infer::models::tokenizer::Tokenizer;
-use crate::infer::models::{clip, inversion, lora, motion, vae};
+use crate::infer::models::tokenizer::{Tokenizer, Tokens};
+use crate::infer::models::{clip, inversion, lora, motion, unet, vae};
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::Weights;
 
@@ -43,10 +43,20 @@ pub(in crate::infer) struct Loaded {
     pub(super) executor: &'static str,
 }
 
+/// Most parts that a text is encoded in.
+const PARTS_MAX: usize = 8;
+
 struct TextProgram {
     config: Clip,
     tokenizer: Tokenizer,
     program: Box<dyn Program>,
+}
+
+impl TextProgram {
+    fn parts(&self, text: &str) -> Result<(Vec<Tokens>, usize), Failure> {
+        let parts = self.tokenizer.parts(text, self.config.length, PARTS_MAX);
+        parts.map_err(|problem| Failure::permanent(format!("the prompt {problem}")))
+    }
 }
 
 /// What the UNet is told about the text.
@@ -105,6 +115,9 @@ pub(super) fn needed_bytes(
         TensorType::f32(&[frames]),
         TensorType::f32(&[frames, length, model.unet.context]),
     ];
+    if model.unet.guidance.is_some() {
+        inputs.push(TensorType::f32(&[frames]));
+    }
     if let Some(added) = model.unet.added {
         inputs.extend([TensorType::f32(&[frames, added.pooled]), TensorType::f32(&[6 * frames])]);
     }
@@ -156,31 +169,49 @@ impl Loaded {
         self.unet.added.is_some()
     }
 
-    /// Encodes a text, for each encoder its own.
-    pub(super) fn encode_text(&mut self, texts: [&str; 2], cancel: &AtomicBool) -> Result<Conditioning, Failure> {
-        let mut parts: Vec<(Vec<f32>, usize)> = Vec::new();
+    /// How many parts the longest of these texts, for each encoder its own, is encoded in.
+    pub(super) fn parts(&self, texts: &[[&str; 2]]) -> Result<usize, Failure> {
+        let mut most = 1;
+        for (encoder, text) in texts.iter().flat_map(|texts| self.texts.iter().zip(texts)) {
+            most = most.max(encoder.parts(text)?.0.len());
+        }
+        Ok(most)
+    }
+
+    /// Encodes a text, for each encoder its own, in so many parts one after the other. Empty ones fill it up: what is guided away
+    /// from is as long as what is guided towards.
+    pub(super) fn encode_text(
+        &mut self,
+        texts: [&str; 2],
+        count: usize,
+        cancel: &AtomicBool,
+    ) -> Result<Conditioning, Failure> {
+        let mut encoded: Vec<(Vec<f32>, usize)> = Vec::new();
         let mut made = Conditioning { text: Vec::new(), places: 0, pooled: Vec::new(), cut: 0 };
         for (encoder, text) in self.texts.iter_mut().zip(texts) {
             let length = encoder.config.length;
-            let tokens = encoder
-                .tokenizer
-                .encode(text, length)
-                .map_err(|problem| Failure::permanent(format!("the prompt {problem}")))?;
-            let ids: Vec<f32> = tokens.ids.iter().map(|id| *id as f32).collect();
+            let (mut parts, cut) = encoder.parts(text)?;
+            let (empty, _) = encoder.parts("")?;
+            parts.extend(empty.into_iter().cycle().take(count.saturating_sub(parts.len())));
             let places: Vec<f32> = (0..length).map(|place| place as f32).collect();
-            let shape = [1, length];
-            let inputs = [Input { shape: &shape, data: &ids }, Input { shape: &shape, data: &places }];
-            let outputs = encoder.program.run(&inputs, cancel, &mut |_, _| {})?;
-            if let [_, projected] = outputs.as_slice() {
-                let features = projected.data.len() / length;
-                made.pooled = projected.data[tokens.end * features..][..features].to_vec();
+            let mut values = Vec::new();
+            for (number, tokens) in parts.iter().enumerate() {
+                let ids: Vec<f32> = tokens.ids.iter().map(|id| *id as f32).collect();
+                let shape = [1, length];
+                let inputs = [Input { shape: &shape, data: &ids }, Input { shape: &shape, data: &places }];
+                let outputs = encoder.program.run(&inputs, cancel, &mut |_, _| {})?;
+                if let ([_, projected], 0) = (outputs.as_slice(), number) {
+                    let features = projected.data.len() / length;
+                    made.pooled = projected.data[tokens.end * features..][..features].to_vec();
+                }
+                values.extend_from_slice(outputs[0].data);
             }
-            parts.push((outputs[0].data.to_vec(), encoder.config.width));
-            made.cut = made.cut.max(tokens.cut);
-            made.places = length;
+            encoded.push((values, encoder.config.width));
+            made.cut = made.cut.max(cut);
+            made.places = length * parts.len();
         }
         for place in 0..made.places {
-            for (values, width) in &parts {
+            for (values, width) in &encoded {
                 made.text.extend_from_slice(&values[place * width..][..*width]);
             }
         }
@@ -228,6 +259,7 @@ impl Loaded {
         let Some(text) = samples.first().map(|sample| sample.text) else { return Ok(Vec::new()) };
         let latents: Vec<f32> = samples.iter().flat_map(|sample| sample.latents).copied().collect();
         let times: Vec<f32> = pictures().map(|sample| sample.time).collect();
+        let guidances: Vec<f32> = pictures().map(|sample| unet::guidance_input(sample.guidance)).collect();
         let texts: Vec<f32> = pictures().flat_map(|sample| &sample.text.text).copied().collect();
         let pooled: Vec<f32> = pictures().flat_map(|sample| &sample.text.pooled).copied().collect();
         let sizes: Vec<f32> = pictures().flat_map(|sample| sample.sizes).collect();
@@ -240,6 +272,9 @@ impl Loaded {
             Input { shape: &times_shape, data: &times },
             Input { shape: &text_shape, data: &texts },
         ];
+        if self.unet.guidance.is_some() {
+            inputs.push(Input { shape: &times_shape, data: &guidances });
+        }
         if self.unet.added.is_some() {
             inputs.push(Input { shape: &pooled_shape, data: &pooled });
             inputs.push(Input { shape: &sizes_shape, data: &sizes });
@@ -329,4 +364,6 @@ pub(super) struct Sample<'a> {
     pub(super) text: &'a Conditioning,
     /// SDXL's six numbers.
     pub(super) sizes: [f32; 6],
+    /// For a UNet that follows it by itself.
+    pub(super) guidance: f32,
 }

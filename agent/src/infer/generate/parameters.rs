@@ -91,7 +91,8 @@ pub(super) struct Wanted {
     pub(super) guidance: f32,
     pub(super) form: Form,
     pub(super) seed: Option<u64>,
-    pub(super) scheduler: Kind,
+    /// As suits the model, where it is not given.
+    pub(super) scheduler: Option<Kind>,
     pub(super) spacing: Option<Spacing>,
     pub(super) prediction: Option<Prediction>,
     pub(super) strength: f64,
@@ -115,7 +116,7 @@ impl Wanted {
             let known = known().copied().collect::<Vec<_>>().join("`, `");
             return Err(Failure::permanent(format!("parameter `{unknown}` is unknown; known are `{known}`")));
         }
-        let scheduler = fields.one_of("scheduler", &Kind::ALL)?.unwrap_or(Kind::DpmPlusPlus2mKarras);
+        let scheduler = fields.one_of("scheduler", &Kind::ALL)?;
         let spacings =
             [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
         let predictions = [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::V)];

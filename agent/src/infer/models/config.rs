@@ -83,6 +83,8 @@ pub struct Unet {
     pub flip: bool,
     pub shift: f32,
     pub added: Option<Added>,
+    /// Features of the guidance, where the UNet was taught to follow it by itself (latent consistency models).
+    pub guidance: Option<usize>,
     /// Side of the latents that it was trained with.
     pub sample_size: Option<usize>,
 }
@@ -194,6 +196,14 @@ fn within(name: &str, value: usize, max: usize) -> Result<usize, String> {
     if (1..=max).contains(&value) { Ok(value) } else { Err(format!("`{name}` is {value}, not 1 to {max}")) }
 }
 
+/// Half sines and half cosines, and more than one of each.
+fn guidance_within(features: usize) -> Result<usize, String> {
+    if features >= 4 && features.is_multiple_of(2) {
+        return within("time_cond_proj_dim", features, SIDE_MAX);
+    }
+    Err(format!("`time_cond_proj_dim` is {features}, not an even number from 4 on"))
+}
+
 impl RawUnet {
     fn checked(self) -> Result<Unet, String> {
         let count = within("block_out_channels", self.block_out_channels.len(), LEVELS_MAX)?;
@@ -203,7 +213,6 @@ impl RawUnet {
         only("mid_block_scale_factor", &self.mid_block_scale_factor, &1.0)?;
         only("class_embed_type", &self.class_embed_type, &None)?;
         only("encoder_hid_dim_type", &self.encoder_hid_dim_type, &None)?;
-        only("time_cond_proj_dim", &self.time_cond_proj_dim, &None)?;
         only("resnet_time_scale_shift", &self.resnet_time_scale_shift.as_str(), &"default")?;
         only("time_embedding_type", &self.time_embedding_type.as_str(), &"positional")?;
         only("dual_cross_attention", &self.dual_cross_attention, &false)?;
@@ -253,6 +262,7 @@ impl RawUnet {
             flip: self.flip_sin_to_cos,
             shift: self.freq_shift,
             added,
+            guidance: self.time_cond_proj_dim.map(guidance_within).transpose()?,
             sample_size: self.sample_size.map(|side| within("sample_size", side, 1024)).transpose()?,
         })
     }

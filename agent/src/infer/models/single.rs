@@ -150,6 +150,9 @@ impl File<'_> {
             }
             index += 1;
         }
+        if self.has(&format!("{UNET}time_embed.cond_proj.weight")) {
+            return Err("has a guidance embedding, which is understood in folders of diffusers alone".to_owned());
+        }
         let context = format!("{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight");
         let added = match (self.shape(&format!("{UNET}label_emb.0.0.weight")), pooled) {
             (Ok(_), Some(pooled)) => {
@@ -178,6 +181,7 @@ impl File<'_> {
                 96
             }),
             added,
+            guidance: None,
         })
     }
 

@@ -20,7 +20,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
 use super::config;
 use crate::infer::weights::WeightError;
 
-/// Longest text that is taken, in bytes. What does not fit into a model's 77 places is cut anyway.
+/// Longest text that is taken, in bytes. It is far more than the parts that a prompt may have.
 pub const TEXT_BYTES_MAX: usize = 20_000;
 /// Longest file of words that is read. CLIP's has 1 MB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -108,10 +108,39 @@ impl Tokenizer {
     /// # Errors
     /// A sentence: the text is too long to be looked at.
     pub fn encode(&self, text: &str, length: usize) -> Result<Tokens, String> {
+        let (mut parts, cut) = self.parts(text, length, 1)?;
+        let first = parts.pop().ok_or("has no part")?;
+        Ok(Tokens { cut, ..first })
+    }
+
+    /// The text in as many parts of `length` places as it takes, `most` of them, each with a start and an end; and how many tokens
+    /// did not fit. An empty text is one part.
+    ///
+    /// # Errors
+    /// A sentence: the text is too long to be looked at.
+    pub fn parts(&self, text: &str, length: usize, most: usize) -> Result<(Vec<Tokens>, usize), String> {
+        let ids = self.ids(text)?;
+        let room = length.saturating_sub(2);
+        let part = |inside: &[u32]| {
+            // A text may name the end itself: the encoder's pooled text is at the first one.
+            let mut ids = [&[self.start], inside, &[self.end]].concat();
+            let end = ids.iter().position(|id| *id == self.end).unwrap_or(0);
+            ids.resize(length.max(2), self.pad);
+            Tokens { ids, end, cut: 0 }
+        };
+        if ids.is_empty() || room == 0 {
+            return Ok((vec![part(&[])], ids.len()));
+        }
+        let cut = ids.len().saturating_sub(room * most);
+        Ok((ids.chunks(room).take(most).map(part).collect(), cut))
+    }
+
+    /// The numbers of a text's words, without its start and its end.
+    fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(format!("has {} bytes; {TEXT_BYTES_MAX} are the most", text.len()));
         }
-        let mut ids = vec![self.start];
+        let mut ids = Vec::new();
         let mut rest = text;
         while let Some((at, word)) = self.next_added(rest) {
             self.plain(&rest[..at], &mut ids)?;
@@ -119,14 +148,7 @@ impl Tokenizer {
             rest = &rest[at + word.word.len()..];
         }
         self.plain(rest, &mut ids)?;
-        let room = length.saturating_sub(1).max(1);
-        let cut = ids.len().saturating_sub(room);
-        ids.truncate(room);
-        // A text may name the end itself: the encoder's pooled text is at the first one.
-        ids.push(self.end);
-        let end = ids.iter().position(|id| *id == self.end).unwrap_or(0);
-        ids.resize(length.max(2), self.pad);
-        Ok(Tokens { ids, end, cut })
+        Ok(ids)
     }
 
     fn next_added<'a>(&'a self, text: &str) -> Option<(usize, &'a Added)> {

@@ -11,8 +11,8 @@ const TRANSFORMER_EPSILON: f32 = 1e-6;
 const LAYER_NORM_EPSILON: f32 = 1e-5;
 const CHANNELS: usize = 3;
 
-/// The graph of `config`. Inputs: latents `[n, h, w, in]`, time `[n]`, text `[n, l, context]` and, where `config.added` is
-/// there, the pooled text `[n, pooled]` and the six sizes of each picture `[n · 6]`. Output: `[n, h, w, out]`.
+/// The graph of `config`. Inputs: latents `[n, h, w, in]`, time `[n]`, text `[n, l, context]`; where `config.guidance` is
+/// there, the guidance `[n]` (see [`guidance_input`]); and, where `config.added` is there, the pooled text `[n, pooled]` and the six sizes of each picture `[n · 6]`. Output: `[n, h, w, out]`.
 /// `h` and `w` are multiples of [`Unet::side_multiple`].
 #[must_use]
 pub fn graph(config: &Unet) -> Graph {
@@ -76,11 +76,27 @@ fn build(config: &Unet, motion: Option<&Motion>) -> Graph {
     std::mem::take(&mut net.graph)
 }
 
+/// What such a UNet is told of a guidance: it was taught with one less, in thousandths.
+#[must_use]
+pub fn guidance_input(guidance: f32) -> f32 {
+    (guidance - 1.0) * 1000.0
+}
+
 /// The moment's sinusoids through two layers; with SDXL's second conditioning added.
 fn time_embedding(net: &mut Net, config: &Unet, time: ValueId) -> ValueId {
     let first = config.levels[0].channels;
     let (flip, shift) = (config.flip, config.shift);
     let x = net.graph.push("time_proj", Op::TimeEmbedding { channels: first, flip, shift }, &[time]);
+    let x = match config.guidance {
+        None => x,
+        Some(channels) => {
+            let guidance = net.graph.input();
+            let op = Op::TimeEmbedding { channels, flip: false, shift: 1.0 };
+            let guidance = net.graph.push("guidance", op, &[guidance]);
+            let guidance = net.linear_without_bias("time_embedding.cond_proj", guidance, [first, channels]);
+            net.add("time_proj guided", x, guidance)
+        }
+    };
     let x = perceptron(net, "time_embedding", x, [4 * first, first]);
     let Some(added) = config.added else { return x };
     let (pooled, sizes) = (net.graph.input(), net.graph.input());
