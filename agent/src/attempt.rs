@@ -5,6 +5,7 @@
 //! deleted only after the appliance has taken the result, because deleting it first would be a result without outputs.
 
 mod checkpoint;
+mod models;
 mod shown;
 
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use self::models::of_versions;
 use crate::events::Reporter;
 use crate::lease::Lease;
+use crate::library::wanted::without_versions;
 use crate::output;
 use crate::queue::Delivery;
 use crate::service::{Agent, Drain};
@@ -161,36 +164,58 @@ impl Attempt {
             Ok(inputs) => inputs,
             Err(end) => return end,
         };
+        let provided = tokio::select! {
+            provided = self.models(spec, program, reporter, &mut phase) => provided,
+            end = self.unstarted(&mut orders) => return end,
+        };
+        let provided = match provided {
+            Ok(provided) => provided,
+            Err(error) => return error.into(),
+        };
         let output_dir = folder.join("out");
+        let mut parameters = spec.parameters.clone();
+        if provided.folder.is_some() {
+            without_versions(&mut parameters);
+        }
         let task = Task {
             id: self.job.clone(),
             attempt: self.id.clone(),
             kind: spec.kind.clone(),
-            parameters: spec.parameters.clone(),
+            parameters,
             labels: spec.labels.clone(),
             inputs,
             output_dir: output_dir.clone(),
+            models_dir: provided.folder.clone(),
             soft_limit_s: spec.limits.soft_s,
             traceparent: traceparent_of(&Span::current()).or_else(|| spec.traceparent.clone()),
         };
         let mut slot = tokio::select! {
-            slot = agent.slots.hold(&program.name) => match slot {
+            slot = agent.slots.hold(&program.name, &provided.names) => match slot {
                 Some(slot) => slot,
                 None => return End::GivenBack("the agent is ending".into()),
             },
             end = self.unstarted(&mut orders) => return end,
         };
         // In a box: an attempt that waits need not hold the room of one that computes.
-        let computing = Box::pin(self.compute(spec, program, &task, &mut slot, &mut orders, reporter, &mut phase));
+        let computing = Box::pin(self.compute(
+            spec,
+            program,
+            (&task, &provided.names),
+            &mut slot,
+            &mut orders,
+            reporter,
+            &mut phase,
+        ));
         let verdict = computing.await;
         let announced = match verdict {
-            Verdict::Done(announced) => announced,
+            Verdict::Done(announced) => of_versions(announced, &provided.names),
             Verdict::Failed { class, message, details } => return End::Failed { class, message, details },
             Verdict::Stopped(stop) => return End::Stopped(stop),
         };
         // Before the slot goes, so that results waiting for a slow network stop the host from taking ever more jobs.
         let Ok(_uploading) = agent.uploads.acquire().await else { return End::GivenBack("the agent is ending".into()) };
         drop(slot);
+        drop(provided);
         drop(seat);
         phase.next("upload");
         tokio::select! {
@@ -244,7 +269,7 @@ impl Attempt {
         &self,
         spec: &JobSpec,
         program: &Program,
-        task: &Task,
+        (task, models): (&Task, &[String]),
         slot: &mut crate::worker::Held<'_>,
         orders: &mut watch::Receiver<Orders>,
         reporter: &Arc<Reporter>,
@@ -277,7 +302,7 @@ impl Attempt {
             _ => {}
         };
         tokio::select! {
-            verdict = slot.run(program, task, &spec.limits, orders, &mut heard) => verdict,
+            verdict = slot.run(program, task, models, &spec.limits, orders, &mut heard) => verdict,
             () = self.show(spec, (waiting, made, kept), &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
         }
     }

@@ -60,6 +60,14 @@ config! {
     scratch: PathBuf = PathBuf::from("backlot-agent-data");
     /// Folder with the model files. Empty: `$BACKLOT_MODELS`, else `backlot/models` in the user's cache folder.
     models: PathBuf = PathBuf::new();
+    /// Bucket of the model store, from which models come that a job names and `models` does not have. Empty: none are fetched.
+    models_bucket: String = backlot_wire::model::BUCKET.into();
+    /// Folder of the cache of models from the store, on a fast disk; one agent per folder. Empty: `models` in `scratch`.
+    models_cache: PathBuf = PathBuf::new();
+    /// Most bytes of models in the cache; the longest unused go first.
+    models_cache_bytes: u64 = 107_374_182_400;
+    /// Parts of a model that are fetched at once.
+    models_parallel: usize = 8;
     /// Folder with the manifests of `command` programs. Empty: none.
     manifests: PathBuf = PathBuf::new();
     /// Labels that jobs may require: `name=value`.
@@ -215,10 +223,11 @@ impl Config {
         if self.journald_units.len() > 256 || !self.journald_units.iter().all(is_unit) {
             return Err(("journald_units", "holds at most 256 names of units".into()));
         }
-        let bounds: [(&'static str, u64, u64, u64); 12] = [
+        let bounds: [(&'static str, u64, u64, u64); 13] = [
             ("slots", self.slots as u64, 0, 64),
             ("threads", self.threads as u64, 0, 1024),
             ("ahead", self.ahead as u64, 0, 8),
+            ("models_parallel", self.models_parallel as u64, 1, 64),
             ("visibility_s", self.visibility_s.into(), 3, 43_200),
             ("poll_s", self.poll_s.into(), 0, 20),
             ("register_s", self.register_s, 1, 3600),

@@ -19,6 +19,7 @@ pub mod http_client;
 pub mod infer;
 pub mod journald;
 pub mod lease;
+pub mod library;
 mod output;
 pub mod probe;
 pub mod queue;

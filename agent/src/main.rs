@@ -47,6 +47,11 @@ enum Subcommands {
         #[arg(long, env = "BACKLOT_AGENT_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Says as JSON what GPU memory a diffusion model needs, shape by shape, for `backlot model import --plan`. Loads nothing.
+    ModelPlan {
+        /// A folder in the layout of diffusers, or a `.safetensors` file with CLIP's words in `clip-tokenizer` beside it.
+        model: PathBuf,
+    },
     /// A child of `run`: the built-in worker, or a program that is tied to its parent.
     #[command(hide = true)]
     Worker {
@@ -146,6 +151,16 @@ fn main() -> ExitCode {
         Subcommands::Bench { models, threads, executor, precision, what } => {
             bench(&bench::Options { models, threads, executor, precision }, what)
         }
+        Subcommands::ModelPlan { model } => match backlot_agent::infer::plan::vram(&model) {
+            Ok(needs) => {
+                println!("{}", serde_json::json!({ "vram": needs }));
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                eprintln!("backlot-agent: {failure}");
+                ExitCode::from(FAULT)
+            }
+        },
         Subcommands::ConfigReference => {
             println!("{}", backlot_agent::config::reference());
             ExitCode::SUCCESS

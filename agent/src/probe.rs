@@ -92,9 +92,15 @@ pub fn offer(
     let mut models = models_in(&config.models);
     let mut not_offered = Vec::new();
     let ffmpeg = ffmpeg();
+    let fetches = !config.models_bucket.is_empty();
     let generators = folder::list(&config.models);
     for kind in crate::infer::KINDS {
         let lack = match kind {
+            // What the folder lacks is fetched when a job names it.
+            _ if fetches && needs_model(kind) => {
+                let lacks_ffmpeg = !kind.starts_with("image.") && ffmpeg.is_none();
+                lacks_ffmpeg.then(|| "there is no ffmpeg".to_owned())
+            }
             "image.generate" | "video.generate" if generators.is_empty() => {
                 Some(format!("no diffusion model in {}", config.models.display()))
             }
@@ -235,7 +241,7 @@ mod tests {
     #[test]
     fn built_in_types_are_offered_only_with_a_model() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { models: dir.path().to_owned(), ..Config::default() };
+        let config = Config { models: dir.path().to_owned(), models_bucket: String::new(), ..Config::default() };
         let (types, _, not_offered) = offer(&config, &[], &[]);
         assert!(!types.contains(&"image.upscale".to_owned()) && types.contains(&"image.process".to_owned()));
         assert!(not_offered.iter().any(|(kind, _)| kind == "image.upscale"));
@@ -257,5 +263,11 @@ mod tests {
         std::fs::create_dir(dir.path().join("motion")).unwrap();
         std::fs::write(dir.path().join("motion/mm.safetensors"), "").unwrap();
         assert_eq!(offer(&config, &[], &[]).0.contains(&"video.generate".to_owned()), ffmpeg().is_some());
+        let fetches = Config { models: dir.path().join("none"), ..Config::default() };
+        let (types, models, _) = offer(&fetches, &[], &[]);
+        assert!(
+            types.contains(&"image.generate".to_owned()) && models.is_empty(),
+            "the store may have what a job names"
+        );
     }
 }

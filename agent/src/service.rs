@@ -5,11 +5,12 @@
 //! those under way have the grace, and then go back too. A second signal ends everything where it stands: the queue
 //! knows what to do with jobs whose host is gone.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_wire::{AgentRegistration, GpuInfo};
+use backlot_wire::{AgentRegistration, GpuInfo, metrics};
 use opentelemetry::KeyValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -23,6 +24,7 @@ use crate::events::{Outbox, spool::Spool};
 use crate::host::Gpus;
 use crate::http_client::HttpClient;
 use crate::journald::Journald;
+use crate::library::{Library, Meters};
 use crate::queue::Queue;
 use crate::signals::Signals;
 use crate::store::Store;
@@ -31,6 +33,10 @@ use crate::worker::process::Launch;
 use crate::worker::{Slots, builtin_program};
 use crate::{attempt, aws, probe};
 
+/// Most models that a registration names.
+const MODELS_MAX: usize = 512;
+/// Shortest time between two registrations that say which models are loaded.
+const LOADED_PAUSE: Duration = Duration::from_millis(500);
 /// How long the first receive waits for the first registration.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,7 +56,8 @@ pub struct Agent {
     pub scratch: PathBuf,
     pub programs: Vec<Program>,
     pub queue: Arc<Queue>,
-    pub store: Store,
+    pub store: Arc<Store>,
+    pub library: Arc<Library>,
     pub outbox: Arc<Outbox>,
     pub slots: Slots,
     /// Uploads at once.
@@ -142,19 +149,30 @@ async fn serve(
         cancel_grace: Duration::from_secs(config.cancel_grace_s),
         hard_limit_s: config.hard_limit_s,
     };
-    let restarts = signals.counter(&backlot_wire::metrics::AGENT_WORKER_RESTARTS);
+    let restarts = signals.counter(&metrics::AGENT_WORKER_RESTARTS);
     let name = config.name.clone();
     let restarted = Box::new(move |reason: &'static str| {
         restarts.add(1, &[KeyValue::new("agent", name.clone()), KeyValue::new("reason", reason)]);
     });
     signals.observe_host(&config.name, gpus.clone(), Arc::clone(&outbox));
 
+    let store = Arc::new(Store::new(shared, Duration::from_secs(config.patience_s)));
+    let meters = Meters {
+        wanted: signals.counter(&metrics::AGENT_MODELS_WANTED),
+        fetched_bytes: signals.counter(&metrics::AGENT_MODEL_FETCHED_BYTES),
+        fetch_seconds: signals.counter_of_seconds(&metrics::AGENT_MODEL_FETCH_SECONDS),
+        evictions: signals.counter(&metrics::AGENT_MODEL_EVICTIONS),
+    };
+    let library = Library::open(&config, &scratch, Arc::clone(&store), meters).map_err(RunError::Configuration)?;
+    signals.observe_library(&config.name, Arc::clone(&library));
+
     let mut background = JoinSet::new();
     let sample = signals.sampler(&mut background);
     let (drain, drain_state) = watch::channel(Drain::Working);
     let agent = Arc::new(Agent {
         queue: Arc::new(Queue::new(shared, &config)),
-        store: Store::new(shared, Duration::from_secs(config.patience_s)),
+        store,
+        library,
         outbox: Arc::clone(&outbox),
         slots: Slots::new(slot_gpus, slot_count, launch, restarted),
         uploads: Semaphore::new(slot_count * 2),
@@ -300,6 +318,7 @@ fn registration(config: &Config, types: Vec<String>, models: Vec<String>, gpus: 
         host: crate::config::host_name(),
         types,
         models,
+        loaded: Vec::new(),
         gpus: if gpus.is_empty() { vec![cpu] } else { gpus },
         labels: config.label_map(),
         instance_type: Some(config.instance_type.clone()).filter(|kind| !kind.is_empty()),
@@ -313,9 +332,14 @@ fn registration(config: &Config, types: Vec<String>, models: Vec<String>, gpus: 
 /// Registers at the start, every `register_s`, and at once when the drain begins.
 async fn register(agent: Arc<Agent>, door: Door, mut registration: AgentRegistration) {
     let mut drain = agent.drain.clone();
+    let mut loaded = agent.slots.loaded();
+    let own = std::mem::take(&mut registration.models);
     let mut away = false;
     let mut draining_told = false;
     loop {
+        registration.models = own.iter().cloned().chain(agent.library.names()).take(MODELS_MAX).collect();
+        let in_memory: BTreeSet<String> = loaded.borrow_and_update().values().flatten().cloned().collect();
+        registration.loaded = in_memory.into_iter().take(MODELS_MAX).collect();
         registration.draining = *drain.borrow_and_update() != Drain::Working;
         registration.attempts = agent.outbox.live_attempts();
         draining_told |= registration.draining;
@@ -337,8 +361,14 @@ async fn register(agent: Arc<Agent>, door: Door, mut registration: AgentRegistra
                 pause = pause.min(Duration::from_secs(2));
             }
         }
+        // Other models are told at once, so that the next job can be one for them, but not more often than this.
+        let other_models = async {
+            tokio::time::sleep(pause.min(LOADED_PAUSE)).await;
+            let _ = loaded.changed().await;
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = other_models => {}
             _ = drain.changed(), if !draining_told => {}
         }
     }

@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::events::Outbox;
 use crate::host::{CpuMeter, Gpus, memory_bytes};
 use crate::http_client::{ExporterClient, HttpClient};
+use crate::library::Library;
 
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -100,6 +101,17 @@ impl Signals {
     #[must_use]
     pub fn counter(&self, metric: &Metric) -> Counter<u64> {
         self.meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build()
+    }
+
+    #[must_use]
+    pub fn counter_of_seconds(&self, metric: &Metric) -> Counter<f64> {
+        self.meter.f64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build()
+    }
+
+    /// Has the cache of models looked at whenever metrics are collected.
+    pub fn observe_library(&self, agent: &str, library: Arc<Library>) {
+        let labels = [KeyValue::new("agent", agent.to_owned())];
+        self.gauge(&metrics::AGENT_MODEL_CACHE_BYTES, move |observe| observe(as_f64(library.bytes()), &labels));
     }
 
     /// Has the host looked at whenever metrics are collected.

@@ -3,6 +3,8 @@
 //! What is fetched is checked against the checksum or the length that the store names, and against the budget of the
 //! configuration while it arrives. A store that is away is tried again for a while; one that says no is believed.
 
+mod pieces;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,11 +35,11 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    fn permanent(message: String) -> Self {
+    pub(crate) fn permanent(message: String) -> Self {
         Self { class: FailureClass::Permanent, message }
     }
 
-    fn transient(message: String) -> Self {
+    pub(crate) fn transient(message: String) -> Self {
         Self { class: FailureClass::Transient, message }
     }
 }

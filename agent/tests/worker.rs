@@ -71,6 +71,7 @@ impl Bench {
             labels: Default::default(),
             inputs: inputs.iter().map(|p| TaskInput { uri: "s3://abc/in.txt".into(), path: (*p).to_owned() }).collect(),
             output_dir,
+            models_dir: None,
             soft_limit_s: None,
             traceparent: None,
         }
@@ -78,9 +79,9 @@ impl Bench {
 
     async fn run(&self, program: &Program, task: &Task, limits: Limits) -> (Verdict, Vec<Said>) {
         let mut said = Vec::new();
-        let mut slot = self.slots.hold(&program.name).await.unwrap();
+        let mut slot = self.slots.hold(&program.name, &[]).await.unwrap();
         let mut orders = self.orders.subscribe();
-        let verdict = slot.run(program, task, &limits, &mut orders, &mut |word| said.push(word)).await;
+        let verdict = slot.run(program, task, &[], &limits, &mut orders, &mut |word| said.push(word)).await;
         (verdict, said)
     }
 

@@ -269,6 +269,8 @@ config! {
         lease_s: u32 = 90;
         /// A job that waits counts as one priority more after each of these periods, in seconds; with 0 it never does.
         ageing_s: u32 = 300;
+        /// How long a job may be passed over for others of its level whose model the asking agent has loaded, or on its disk, in seconds. 0: models decide nothing.
+        locality_s: u32 = 30;
         /// Most streams of news (server-sent events) at once.
         streams_max: usize = 256;
         /// Shares, limits of running jobs and rates, until they are set otherwise: `project film share=3 running=20`, `user * running=4`, `type video.generate running=2`, `queue jobs rate=50 burst=100`, `key api-* rate=1`.

@@ -1,4 +1,4 @@
-"""What the agent's tests do at the AWS door with boto3: put an input, look at an output, count a dead-letter queue."""
+"""What the agent's tests do at the AWS door with boto3: put an input, look at an output, delete an object."""
 import json
 import sys
 
@@ -18,3 +18,5 @@ elif command == "get":
 elif command == "keys":
     listing = boto3.client("s3").list_objects_v2(Bucket=arguments[0], Prefix=arguments[1])
     print(json.dumps([entry["Key"] for entry in listing.get("Contents", [])]))
+elif command == "delete":
+    boto3.client("s3").delete_object(Bucket=arguments[0], Key=arguments[1])

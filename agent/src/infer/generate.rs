@@ -16,6 +16,7 @@ mod job;
 mod loaded;
 mod parameters;
 mod pictures;
+pub mod plan;
 mod tiles;
 
 use std::sync::atomic::Ordering;

@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 
 use self::choice::{Precision, Wish};
 use self::executor::Executor;
+pub use self::generate::plan;
 use self::wgpu::device::Wanted;
 use crate::frames::work::Bench;
 
@@ -176,6 +177,9 @@ pub struct Engine {
     generator: Option<Box<dyn Executor>>,
     /// The diffusion model of the last job that generated.
     generate: Option<generate::Loaded>,
+    /// Where the models of this task lie, and those of the last one that generated.
+    models_dir: Option<PathBuf>,
+    generate_dir: Option<PathBuf>,
     is_spent: bool,
 }
 
@@ -183,12 +187,32 @@ impl Engine {
     /// Looks at nothing yet: a model that is missing or damaged is the failure of the first task that asks for it.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, executor: None, bench: None, loaded: None, generator: None, generate: None, is_spent: false }
+        Self {
+            options,
+            executor: None,
+            bench: None,
+            loaded: None,
+            generator: None,
+            generate: None,
+            models_dir: None,
+            generate_dir: None,
+            is_spent: false,
+        }
     }
 
     #[must_use]
     pub fn models_dir(&self) -> &Path {
-        &self.options.models_dir
+        self.models_dir.as_ref().unwrap_or(&self.options.models_dir)
+    }
+
+    /// Says where the models of the next task, of type `kind`, lie; `None`: in the folder of the options.
+    pub fn use_models(&mut self, kind: &str, folder: Option<PathBuf>) {
+        // Diffusion models are known by their names, which mean something else in another folder. The others are pinned.
+        if kind.ends_with(".generate") && self.generate_dir != folder {
+            self.generate = None;
+            self.generate_dir.clone_from(&folder);
+        }
+        self.models_dir = folder;
     }
 
     /// The executor, opened when it is first asked for.

@@ -132,6 +132,7 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
         inputs: task.inputs.iter().map(|input| input.path.clone()).collect(),
         output_dir: task.output_dir.clone(),
     };
+    engine.use_models(&task.kind, task.models_dir.clone());
     let mut context = Context { engine, cancel: &current.cancel, report: &mut report };
     match infer::run(&work, &mut context) {
         Ok(made) => {

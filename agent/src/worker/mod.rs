@@ -13,6 +13,7 @@ pub mod process;
 pub mod protocol;
 mod stderr;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backlot_wire::{FailureClass, Limits};
@@ -29,11 +30,14 @@ use protocol::{Said, Task};
 /// Longest pause before a worker that keeps ending early is started again.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// Name of the program of the built-in types.
+pub const BUILTIN: &str = "built-in";
+
 /// The program of the built-in types: this binary itself.
 #[must_use]
 pub fn builtin_program(config: &Config) -> Program {
     Program {
-        name: "built-in".into(),
+        name: BUILTIN.into(),
         arguments: vec![
             "--models".into(),
             std::path::absolute(&config.models).unwrap_or_else(|_| config.models.clone()).into(),
@@ -60,6 +64,7 @@ fn name_of(value: impl clap::ValueEnum) -> String {
 
 /// A place to compute.
 struct Slot {
+    number: usize,
     gpu: Option<u32>,
     process: Option<Process>,
     early_ends: u32,
@@ -74,6 +79,8 @@ pub struct Slots {
     launch: Launch,
     /// Told of each worker that ended early.
     restarted: Box<dyn Fn(&'static str) + Send + Sync>,
+    /// The models that each slot's worker has loaded, or is loading, by the slot's number.
+    loaded: watch::Sender<BTreeMap<usize, Vec<String>>>,
 }
 
 /// A slot in use.
@@ -94,21 +101,42 @@ impl Slots {
     ) -> Self {
         let gpus: Vec<Option<u32>> =
             if gpus.is_empty() { vec![None; count.max(1)] } else { gpus.into_iter().map(Some).collect() };
-        let slot = |gpu| Slot { gpu, process: None, early_ends: 0, rest_until: None };
-        let idle: Vec<Slot> = gpus.into_iter().map(slot).collect();
-        Self { free: Semaphore::new(idle.len()), idle: Mutex::new(idle), launch, restarted }
+        let slot = |(number, gpu)| Slot { number, gpu, process: None, early_ends: 0, rest_until: None };
+        let idle: Vec<Slot> = gpus.into_iter().enumerate().map(slot).collect();
+        let loaded = watch::Sender::new(BTreeMap::new());
+        Self { free: Semaphore::new(idle.len()), idle: Mutex::new(idle), launch, restarted, loaded }
     }
 
-    /// Waits for a slot, in the order of the calls; one that has `program` loaded is preferred.
-    pub async fn hold(&self, program: &str) -> Option<Held<'_>> {
+    /// Waits for a slot, in the order of the calls; one that has `program` running is preferred, and of those one that has
+    /// `models` loaded.
+    pub async fn hold(&self, program: &str, models: &[String]) -> Option<Held<'_>> {
         let permit = self.free.acquire().await.ok()?;
         let mut idle = self.idle.lock();
-        let loaded = idle.iter().position(|slot| slot.process.as_ref().is_some_and(|p| p.program() == program));
-        let slot = match loaded {
-            Some(at) => Some(idle.swap_remove(at)),
-            None => idle.pop(),
+        let runs = |slot: &Slot| slot.process.as_ref().is_some_and(|process| process.program() == program);
+        let best = {
+            let loaded = self.loaded.borrow();
+            let has = |slot: &Slot| {
+                loaded.get(&slot.number).is_some_and(|there| models.iter().all(|name| there.contains(name)))
+            };
+            let nearness = |slot: &Slot| (runs(slot), runs(slot) && !models.is_empty() && has(slot));
+            // The last of equals, so that workers which have just ended a job are taken again.
+            idle.iter().enumerate().max_by_key(|(_, slot)| nearness(slot)).map(|(at, _)| at)
         };
+        let slot = best.map(|at| idle.swap_remove(at));
         Some(Held { slots: self, slot, _permit: permit })
+    }
+
+    /// The models that workers have loaded, or are loading; it changes with them.
+    #[must_use]
+    pub fn loaded(&self) -> watch::Receiver<BTreeMap<usize, Vec<String>>> {
+        self.loaded.subscribe()
+    }
+
+    fn has_loaded(&self, slot: usize, models: Option<&[String]>) {
+        self.loaded.send_if_modified(|loaded| match models {
+            None => loaded.remove(&slot).is_some(),
+            Some(models) => loaded.insert(slot, models.to_vec()).is_none_or(|before| before != models),
+        });
     }
 
     /// Ends every idle worker in order.
@@ -125,6 +153,7 @@ impl Held<'_> {
         &mut self,
         program: &Program,
         task: &Task,
+        models: &[String],
         limits: &Limits,
         orders: &mut watch::Receiver<Orders>,
         heard: &mut (dyn FnMut(Said) + Send),
@@ -140,6 +169,7 @@ impl Held<'_> {
                 (self.slots.restarted)("idle");
             }
             old.kill().await;
+            self.slots.has_loaded(slot.number, None);
         }
         let mut process = match slot.process.take() {
             Some(process) => process,
@@ -156,8 +186,15 @@ impl Held<'_> {
                 }
             }
         };
+        // A job without a model leaves the one that is there.
+        if !models.is_empty() {
+            self.slots.has_loaded(slot.number, Some(models));
+        }
         let verdict = process.run(task, limits, orders, Span::current(), heard).await;
         let usable = process.is_usable();
+        if !usable || (matches!(verdict, Verdict::Failed { .. }) && !models.is_empty()) {
+            self.slots.has_loaded(slot.number, None); // whether it was loaded, nobody knows
+        }
         match &verdict {
             Verdict::Failed { message, .. } if !usable && !process.ended_as_told() => {
                 slot.early_ends = slot.early_ends.saturating_add(1);

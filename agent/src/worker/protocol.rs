@@ -41,6 +41,9 @@ pub struct Task {
     pub inputs: Vec<TaskInput>,
     /// An empty folder. Outputs are announced by their name in it.
     pub output_dir: PathBuf,
+    /// Where the built-in worker finds the models of this job; absent: in its own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models_dir: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_limit_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -122,12 +122,16 @@ impl std::fmt::Display for Uri {
 }
 
 impl Uri {
-    fn path(&self) -> String {
+    pub(super) fn new(bucket: &str, key: &str) -> Self {
+        Self { bucket: bucket.to_owned(), key: key.to_owned() }
+    }
+
+    pub(super) fn path(&self) -> String {
         format!("/{}/{}", encode(&self.bucket), encode(&self.key))
     }
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
 }
 
@@ -336,19 +340,32 @@ async fn put(
     }
     let size = metadata.len();
     let kind = content_type.unwrap_or_else(|| kind_of(file).to_owned());
-    let bar = progress(size, json);
-    let etag = if size <= PART_BYTES {
-        send(client, &uri.path(), file, 0, size, Some(&kind), &bar).await?
-    } else {
-        put_parts(client, &uri, file, size, &kind, &bar).await?
-    };
-    bar.finish_and_clear();
+    let etag = put_file(client, &uri, file, size, &kind, json).await?;
     if json {
         println!("{}", json!({"uri": uri.to_string(), "size": size, "etag": etag}));
     } else {
         println!("{} is at {uri} ({})", file.display(), human(size));
     }
     Ok(())
+}
+
+/// Puts a file of `size` bytes, in parts when it is large. Gives its ETag.
+pub(super) async fn put_file(
+    client: &Client,
+    uri: &Uri,
+    file: &Path,
+    size: u64,
+    kind: &str,
+    quiet: bool,
+) -> Result<String, CliError> {
+    let bar = progress(size, quiet);
+    let etag = if size <= PART_BYTES {
+        send(client, &uri.path(), file, 0, size, Some(kind), &bar).await?
+    } else {
+        put_parts(client, uri, file, size, kind, &bar).await?
+    };
+    bar.finish_and_clear();
+    Ok(etag)
 }
 
 async fn put_parts(
@@ -421,7 +438,7 @@ fn tag(xml: &[u8], name: &str) -> Result<String, CliError> {
 }
 
 /// A bar on a terminal, nothing elsewhere.
-fn progress(size: u64, quiet: bool) -> ProgressBar {
+pub(super) fn progress(size: u64, quiet: bool) -> ProgressBar {
     if quiet || !std::io::stderr().is_terminal() || std::io::stderr().flush().is_err() {
         return ProgressBar::hidden();
     }
@@ -430,7 +447,7 @@ fn progress(size: u64, quiet: bool) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 

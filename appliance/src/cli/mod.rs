@@ -10,6 +10,7 @@ mod flow;
 mod job;
 mod key;
 mod logs;
+mod model;
 mod queue;
 mod schedule;
 mod serve;
@@ -57,6 +58,13 @@ enum Command {
         connection: Connection,
         #[command(subcommand)]
         command: artifact::ArtifactCommand,
+    },
+    /// Models that agents fetch by themselves: import, list, show, remove, verify.
+    Model {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        command: Box<model::ModelCommand>,
     },
     /// How much buckets may hold.
     Bucket {
@@ -256,6 +264,9 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Artifact { connection, command } => {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
+        }
+        Command::Model { connection, command } => {
+            return block_on(model::run(*command, &Client::connect(&connection)?));
         }
         Command::Encryption { connection, command } => return block_on(encryption::run(command, &connection)),
         Command::Bucket { connection, command } => {

@@ -77,9 +77,13 @@ impl Agents {
             drain_asked: false,
             stored_at_ms: 0,
         });
-        let without_attempts =
-            |registration: &AgentRegistration| AgentRegistration { attempts: Vec::new(), ..registration.clone() };
-        let news = without_attempts(&known.info.registration) != without_attempts(&registration);
+        // Attempts and what is loaded come and go, and are of no use after a restart.
+        let lasting = |registration: &AgentRegistration| AgentRegistration {
+            attempts: Vec::new(),
+            loaded: Vec::new(),
+            ..registration.clone()
+        };
+        let news = lasting(&known.info.registration) != lasting(&registration);
         known.info.registration = registration;
         known.info.last_seen_at = at;
         if news || now.wall_ms.saturating_sub(known.stored_at_ms) >= REFRESHED_AFTER_MS {
@@ -172,7 +176,8 @@ fn check(name: &str, registration: &AgentRegistration) -> Result<(), String> {
     if !is_name(name) {
         return Err("an agent's name is 1 to 128 letters, digits, `.`, `_`, `-`".into());
     }
-    let AgentRegistration { version, host, types, models, gpus, labels, instance_type, attempts, .. } = registration;
+    let AgentRegistration { version, host, types, models, loaded, gpus, labels, instance_type, attempts, .. } =
+        registration;
     let short = |text: &String| text.len() <= TEXT_BYTES_MAX;
     let bounded = short(version)
         && short(host)
@@ -180,6 +185,8 @@ fn check(name: &str, registration: &AgentRegistration) -> Result<(), String> {
         && types.len() <= 64
         && models.len() <= 512
         && models.iter().all(short)
+        && loaded.len() <= 512
+        && loaded.iter().all(short)
         && gpus.len() <= 64
         && gpus.iter().all(|gpu| short(&gpu.name) && short(&gpu.executor))
         && labels.len() <= 64
@@ -200,6 +207,7 @@ fn check(name: &str, registration: &AgentRegistration) -> Result<(), String> {
 fn encode(known: &Known, forgotten: bool) -> Record {
     let mut info = known.info.clone();
     info.registration.attempts.clear();
+    info.registration.loaded.clear();
     let bytes = |info: &AgentInfo| {
         let stored = Stored { info: info.clone(), drain_asked: known.drain_asked, forgotten };
         let mut payload = vec![VERSION];
@@ -264,7 +272,7 @@ mod tests {
         let records = |agents: &mut Agents, s, registration| agents.register(at(s), "a", registration).unwrap().1.len();
         assert_eq!(records(&mut agents, 1_000, runs("x")), 1);
         assert_eq!(records(&mut agents, 1_030, runs("x")), 0);
-        let busy = AgentRegistration { attempts: vec!["j.1".into()], ..runs("x") };
+        let busy = AgentRegistration { attempts: vec!["j.1".into()], loaded: vec!["m".into()], ..runs("x") };
         assert_eq!(records(&mut agents, 1_060, busy), 0, "attempts come and go");
         assert_eq!(records(&mut agents, 1_090, runs("y")), 1);
         assert_eq!(records(&mut agents, 1_700, runs("y")), 1, "last seen, now and then");

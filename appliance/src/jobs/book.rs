@@ -31,7 +31,7 @@ use crate::clock::{Clock, Now};
 use crate::config;
 use crate::control::{Commit, Control, Follower, Kind, Permit, Record};
 use crate::queue::{
-    Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, SendRequest, Tenant, Turn,
+    Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Nearness, Overseer, SendRequest, Tenant, Turn,
 };
 
 /// Longest that a message is put off, by its time or by other jobs; the queue's own bound.
@@ -363,6 +363,17 @@ impl Overseer for Book {
         let Some(name) = agent else { return true };
         let mut agents = self.agents.lock();
         agents.taking(name).is_some_and(|registration| self.classes.read().fits(registration, class))
+    }
+
+    fn nearness(&self, agent: Option<&str>, class: Class) -> Nearness {
+        let Some(name) = agent else { return Nearness::Elsewhere };
+        let mut agents = self.agents.lock();
+        let taking = agents.taking(name);
+        taking.map_or(Nearness::Elsewhere, |registration| self.classes.read().nearness(registration, class))
+    }
+
+    fn patience_ms(&self) -> u64 {
+        u64::from(self.config.locality_s) * 1_000
     }
 
     fn ageing_ms(&self) -> u64 {

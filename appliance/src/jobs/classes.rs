@@ -1,20 +1,26 @@
-//! Classes of jobs: those of one type with one set of requirements go to the same hosts.
+//! Classes of jobs: those of one type with one set of requirements go to the same hosts, and of those the ones of one model
+//! rather to a host that has it.
 //!
-//! Their number is bounded, because the queue walks the classes that it holds at each receive. Class 0 is that of
+//! Their number is bounded, because the queue walks the classes that it holds at each receive. Models are told apart in the
+//! first half of them alone: a model's name is whatever a submitter writes, and must not keep a job from being queued. Class 0 is that of
 //! bodies which cannot be read as jobs any more; no agent gets them.
 
 use std::collections::HashMap;
 
-use backlot_wire::{AgentRegistration, GpuInfo, JobSpec, Requirements, job::parse_arch};
+use backlot_wire::{AgentRegistration, GpuInfo, JobSpec, ModelRef, Requirements, job::parse_arch};
 
-use crate::queue::Class;
+use crate::queue::{Class, Nearness};
 
+/// The parameter that names a job's model.
+const MODEL: &str = "model";
 /// Most classes of one run of the process.
 pub(super) const CLASSES_MAX: usize = 4_096;
 
 struct Needs {
     kind: String,
     requirements: Requirements,
+    /// As the job's parameters name it.
+    model: Option<String>,
 }
 
 /// The classes seen so far.
@@ -29,14 +35,24 @@ impl Classes {
     /// The class of `spec`. `None`: there are too many already.
     pub(super) fn of(&mut self, spec: &JobSpec) -> Option<Class> {
         // Two spaces cannot stand in a type, so that the key is one of type and requirements.
-        let key = format!("{}  {}", spec.kind, serde_json::to_string(&spec.requirements).unwrap_or_default());
+        let of_any = format!("{}  {}", spec.kind, serde_json::to_string(&spec.requirements).unwrap_or_default());
+        let model =
+            spec.parameters.get(MODEL).and_then(|model| model.as_str()).filter(|text| ModelRef::parse(text).is_some());
+        let of_one = model.map(|model| format!("{of_any}  {model}"));
+        if let Some(class) = of_one.as_ref().and_then(|key| self.numbers.get(key)) {
+            return Some(*class);
+        }
+        let (key, model) = match of_one {
+            Some(key) if self.needs.len() < CLASSES_MAX / 2 => (key, model.map(str::to_owned)),
+            _ => (of_any, None),
+        };
         if let Some(class) = self.numbers.get(&key) {
             return Some(*class);
         }
         if self.needs.len() >= CLASSES_MAX {
             return None;
         }
-        self.needs.push(Needs { kind: spec.kind.clone(), requirements: spec.requirements.clone() });
+        self.needs.push(Needs { kind: spec.kind.clone(), requirements: spec.requirements.clone(), model });
         let class = Class(u32::try_from(self.needs.len()).ok()?);
         self.numbers.insert(key, class);
         Some(class)
@@ -45,6 +61,20 @@ impl Classes {
     /// All of them, in order.
     pub(super) fn all(&self) -> impl Iterator<Item = Class> {
         (1..).map(Class).take(self.needs.len())
+    }
+
+    /// How near the model of `class` is to a host that registered as `agent`; that of no model is as near as can be nowhere.
+    pub(super) fn nearness(&self, agent: &AgentRegistration, class: Class) -> Nearness {
+        let needs = (class.0 as usize).checked_sub(1).and_then(|index| self.needs.get(index));
+        let Some(model) = needs.and_then(|needs| ModelRef::parse(needs.model.as_deref()?)) else {
+            return Nearness::Elsewhere;
+        };
+        let holds = |held: &[String]| held.iter().any(|held| model.is_met_by(held));
+        match () {
+            () if holds(&agent.loaded) => Nearness::Loaded,
+            () if holds(&agent.models) => Nearness::OnDisk,
+            () => Nearness::Elsewhere,
+        }
     }
 
     /// Whether a host that registered as `agent` can run jobs of `class`.
@@ -114,6 +144,38 @@ mod tests {
         assert!(!fits(spec, &agent));
         agent.labels.insert("zone".into(), "a".into());
         assert!(fits(spec, &agent));
+    }
+
+    #[test]
+    fn jobs_of_one_model_are_near_where_it_is_loaded_then_where_it_is_on_disk() {
+        let mut classes = Classes::default();
+        let mut class = |spec: &str| classes.of(&JobSpec::parse(spec).unwrap()).unwrap();
+        let any = class(r#"{"type":"x"}"#);
+        let [a, b, pinned] = ["a", "b", "a@0123abcd"]
+            .map(|model| class(&format!(r#"{{"type":"x","parameters":{{"model":"{model}"}}}}"#)));
+        assert_eq!(class(r#"{"type":"x","parameters":{"model":"a","steps":4}}"#), a);
+        assert_eq!(class(r#"{"type":"x","parameters":{"model":"../a"}}"#), any, "that is no model");
+        let version = format!("a@0123abcd{}", "0".repeat(56));
+        let agent = AgentRegistration {
+            models: vec!["b".into(), version.clone()],
+            loaded: vec![version],
+            ..agent(&["x"], &[])
+        };
+        let near = |class| classes.nearness(&agent, class);
+        assert_eq!([near(a), near(pinned), near(b)], [Nearness::Loaded, Nearness::Loaded, Nearness::OnDisk]);
+        assert_eq!([near(any), near(Class(0))], [Nearness::Elsewhere; 2]);
+        assert!([any, a, b, pinned].iter().all(|class| classes.fits(&agent, *class)), "it runs them all");
+    }
+
+    #[test]
+    fn many_models_share_a_class_before_jobs_are_refused_for_them() {
+        let mut classes = Classes::default();
+        let named = |n: usize| JobSpec::parse(&format!(r#"{{"type":"x","parameters":{{"model":"m{n}"}}}}"#)).unwrap();
+        let first = classes.of(&named(0));
+        let all: std::collections::BTreeSet<_> = (0..2 * CLASSES_MAX).map(|n| classes.of(&named(n)).unwrap()).collect();
+        assert_eq!(all.len(), CLASSES_MAX / 2 + 1);
+        assert_eq!(classes.of(&named(0)), first, "known ones stay");
+        assert!(classes.of(&JobSpec::new("y")).is_some());
     }
 
     #[test]

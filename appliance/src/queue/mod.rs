@@ -54,7 +54,9 @@ pub use model::{
     AttributeValue, Decision, Delivery, MessageAttribute, QueueError, QueueOverview, ReceiveRequest, SendRequest, Sent,
     Standing, fuzz_receipt,
 };
-pub use overseer::{Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Overseer, Tenant, Turn};
+pub use overseer::{
+    Action, Admission, Admitted, CHANGE_RECORDS_BYTES_MAX, Change, Class, Nearness, Overseer, Tenant, Turn,
+};
 pub use record::fuzz_journal;
 
 /// The queues. Cheap to clone.
@@ -190,7 +192,9 @@ impl Shared {
                 }
                 Some(overseer) => match state.engine.is_open(now, *queue, *offer, overseer) {
                     Ok(()) => {
-                        state.waiting.wake(*queue, |agent| overseer.fits(agent, offer.class));
+                        state.waiting.wake_nearest(*queue, |agent| {
+                            overseer.fits(agent, offer.class).then(|| overseer.nearness(agent, offer.class))
+                        });
                     }
                     Err(not_before_ms) => self.remind(state, not_before_ms),
                 },
@@ -225,7 +229,11 @@ impl Shared {
         let (classes, not_before_ms) = state.engine.open_classes(self.clock.now(), queue, overseer);
         self.remind(state, not_before_ms);
         for class in classes {
-            if state.waiting.wake(queue, |agent| overseer.is_none_or(|overseer| overseer.fits(agent, class))) {
+            let nearness = |agent: Option<&str>| match overseer {
+                None => Some(Nearness::Elsewhere),
+                Some(overseer) => overseer.fits(agent, class).then(|| overseer.nearness(agent, class)),
+            };
+            if state.waiting.wake_nearest(queue, nearness) {
                 return;
             }
         }

@@ -16,6 +16,17 @@ pub struct Class(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant(pub u32);
 
+/// How near an agent is to what messages of a class need, the nearest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nearness {
+    /// In memory.
+    Loaded,
+    /// On its disk.
+    OnDisk,
+    #[default]
+    Elsewhere,
+}
+
 /// Whether a tenant's messages may be received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -144,6 +155,18 @@ pub trait Overseer: Send + Sync + 'static {
 
     /// Whether messages of `class` may go to `agent` (`None`: a plain consumer, which may have any).
     fn fits(&self, agent: Option<&str>, class: Class) -> bool;
+
+    /// How near `agent` is to what messages of `class` need: among lanes of one level the nearest goes first, as long as no other one
+    /// has waited for [`Self::patience_ms`]. Asked under the queue's lock, often: it must be quick.
+    fn nearness(&self, agent: Option<&str>, class: Class) -> Nearness {
+        let _ = (agent, class);
+        Nearness::Elsewhere
+    }
+
+    /// How long a lane may be passed over for nearer ones of its level; 0: not at all.
+    fn patience_ms(&self) -> u64 {
+        0
+    }
 
     /// Whether a message of `tenant` may be received from `queue` now, and how soon among those of equal level. Asked under the
     /// queue's lock, often: it must be quick.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::model::QueueId;
+use super::overseer::Nearness;
 
 /// A place in a line: the lower, the longer it has waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +54,23 @@ impl Waiting {
 
     /// Wakes the first sleeper that `fits`. False when there is none.
     pub(super) fn wake(&mut self, queue: QueueId, fits: impl Fn(Option<&str>) -> bool) -> bool {
+        self.wake_nearest(queue, |agent| fits(agent).then_some(Nearness::Loaded))
+    }
+
+    /// Wakes the nearest sleeper, of equals the first; one with `None` does not fit. False when there is none.
+    pub(super) fn wake_nearest(&mut self, queue: QueueId, nearness: impl Fn(Option<&str>) -> Option<Nearness>) -> bool {
         let Some(line) = self.lines.get_mut(&queue) else { return false };
-        let first = line.asleep.iter().find(|(_, waiter)| fits(waiter.agent.as_deref())).map(|(ticket, _)| *ticket);
+        let mut nearest = None;
+        for (ticket, waiter) in &line.asleep {
+            let Some(near) = nearness(waiter.agent.as_deref()) else { continue };
+            if nearest.is_none_or(|(best, _)| near < best) {
+                nearest = Some((near, *ticket));
+            }
+            if near == Nearness::Loaded {
+                break; // none is nearer, and this one came first
+            }
+        }
+        let first = nearest.map(|(_, ticket)| ticket);
         let Some((ticket, waiter)) = first.and_then(|ticket| line.asleep.remove_entry(&ticket)) else { return false };
         line.woken.insert(ticket);
         let _ = waiter.wake.send(()); // one that has just gone leaves the line itself, and passes it on
@@ -117,6 +133,25 @@ mod tests {
         assert_eq!(waiting.woken(QUEUE), 0);
         assert!(waiting.wake(QUEUE, |_| true));
         assert!(first_again.try_recv().is_ok() && second_woken.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_nearest_is_woken_and_of_equals_the_first() {
+        let mut waiting = Waiting::default();
+        let mut woken = ["far", "disk", "loaded", "loaded-too", "never"]
+            .map(|name| (name, waiting.sleep(QUEUE, None, Some(name.into())).1));
+        let near = |agent: Option<&str>| match agent {
+            Some("loaded" | "loaded-too") => Some(Nearness::Loaded),
+            Some("disk") => Some(Nearness::OnDisk),
+            Some("never") => None,
+            _ => Some(Nearness::Elsewhere),
+        };
+        for expected in ["loaded", "loaded-too", "disk", "far"] {
+            assert!(waiting.wake_nearest(QUEUE, near));
+            let now = woken.iter_mut().find_map(|(name, wake)| wake.try_recv().is_ok().then_some(*name));
+            assert_eq!(now, Some(expected));
+        }
+        assert!(!waiting.wake_nearest(QUEUE, near));
     }
 
     #[test]

@@ -14,9 +14,12 @@ pub struct AgentRegistration {
     /// Job types it can run. Empty means none.
     #[serde(default)]
     pub types: Vec<String>,
-    /// Models it holds on its own disk.
+    /// Models it holds on its own disk: `name`, or `name@digest` for a version of the model store.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Those of them that its workers have in memory, or are loading.
+    #[serde(default)]
+    pub loaded: Vec<String>,
     #[serde(default)]
     pub gpus: Vec<GpuInfo>,
     #[serde(default)]

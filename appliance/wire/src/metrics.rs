@@ -118,6 +118,11 @@ catalogue! {
     AGENT_CPU = Kind::Gauge, "backlot_agent_cpu_utilisation_ratio", "1", ["agent"], "Share of the host's CPU time in use, 0 to 1.";
     AGENT_MEMORY = Kind::Gauge, "backlot_agent_memory_used_bytes", "By", ["agent"], "Host memory in use.";
     AGENT_WORKER_RESTARTS = Kind::Counter, "backlot_agent_worker_restarts_total", "{restart}", ["agent", "reason"], "Worker processes that ended early and were started again.";
+    AGENT_MODELS_WANTED = Kind::Counter, "backlot_agent_models_wanted_total", "{model}", ["agent", "outcome"], "Models of the store that jobs named: hit (in the agent's cache), miss (fetched, or waited for).";
+    AGENT_MODEL_FETCHED_BYTES = Kind::Counter, "backlot_agent_model_fetched_bytes_total", "By", ["agent"], "Bytes of models that came from the store.";
+    AGENT_MODEL_FETCH_SECONDS = Kind::Counter, "backlot_agent_model_fetch_seconds_total", "s", ["agent"], "Time that fetching models took, each from its begin until it was compared and named.";
+    AGENT_MODEL_EVICTIONS = Kind::Counter, "backlot_agent_model_evictions_total", "{model}", ["agent"], "Models that left the cache to make room for others.";
+    AGENT_MODEL_CACHE_BYTES = Kind::Gauge, "backlot_agent_model_cache_bytes", "By", ["agent"], "Bytes of models in the cache, those under way counted whole.";
     AGENT_SPOOL_BYTES = Kind::Gauge, "backlot_agent_spool_size_bytes", "By", ["agent"], "Events waiting on disk for the appliance.";
 }
 

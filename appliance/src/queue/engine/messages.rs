@@ -3,7 +3,7 @@
 use backlot_journal::Lsn;
 
 use super::super::model::{DELAY_S_MAX, MessageId, QueueError, QueueId, Receipt, Standing};
-use super::super::overseer::{Change, Turn};
+use super::super::overseer::{Change, Nearness, Turn};
 use super::super::record::{Due, Entry, Head, Stance};
 use super::super::settings::Flow;
 use super::attempts::Handed;
@@ -127,6 +127,7 @@ impl Engine {
     ) -> Result<Vec<Taken>, QueueError> {
         let (mut taken, mut last) = (Vec::new(), None);
         let ageing_ms = ctx.overseer.map_or(0, |overseer| overseer.ageing_ms());
+        let patience_ms = ctx.overseer.map_or(0, |overseer| overseer.patience_ms());
         while taken.len() < asked.messages_max && ctx.group.changes < asked.changes_max {
             let kept = self.kept.get_mut(&queue.id).ok_or_else(|| no_queue(queue))?;
             if kept.queue.settings.flow == Flow::Paused {
@@ -138,6 +139,10 @@ impl Engine {
                 now_ms: now.mono_ms,
                 ageing_ms,
                 fits: &|class| overseer.is_none_or(|overseer| overseer.fits(asked.agent, class)),
+                nearness: &|class| {
+                    overseer.map_or(Nearness::Elsewhere, |overseer| overseer.nearness(asked.agent, class))
+                },
+                patience_ms,
                 turn: &|tenant| overseer.map_or(Turn::May { rank: 0 }, |overseer| overseer.turn(now, name, tenant)),
             };
             let choice = kept.shelf.next(&chooser, last);

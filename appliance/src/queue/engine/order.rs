@@ -16,7 +16,7 @@ use std::sync::Arc;
 use self::fair::Fair;
 use self::groups::Groups;
 use self::levels::Levels;
-use super::super::overseer::{Class, Tenant, Turn};
+use super::super::overseer::{Class, Nearness, Tenant, Turn};
 use super::super::settings::Settings;
 use super::shelf::Place;
 
@@ -50,6 +50,10 @@ pub(in crate::queue) struct Chooser<'a> {
     /// A lane rises by one priority in this time; 0: it never does.
     pub ageing_ms: u64,
     pub fits: &'a dyn Fn(Class) -> bool,
+    /// How near who asks is to what a class needs.
+    pub nearness: &'a dyn Fn(Class) -> Nearness,
+    /// A lane that has waited so long is passed over for no nearer one.
+    pub patience_ms: u64,
     pub turn: &'a dyn Fn(Tenant) -> Turn,
 }
 

@@ -1,14 +1,15 @@
-//! Order on a job queue: priority with ageing, then the overseer's rank, then arrival.
+//! Order on a job queue: priority with ageing, then nearness to who asks, then the overseer's rank, then arrival.
 //!
 //! A lane's level is its priority and one more for each ageing period since it was served last, or became non-empty; so low
-//! priority waits long and is never starved. Choosing looks at every lane with a ready message: there are as many as
+//! priority waits long and is never starved. Among lanes of one level the nearest goes first, so that a model that is loaded is used
+//! while there is work for it; a lane that has waited for the overseer's patience counts as near as the nearest, so that what another
+//! project is owed comes late by that much and no more. Choosing looks at every lane with a ready message: there are as many as
 //! combinations of priority, class and tenant that have work waiting.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::super::shelf::Place;
-use super::{Choice, Chooser, Class, Lane as Key, Spot, Tenant, Turn, place_of};
+use super::{Choice, Chooser, Class, Lane as Key, Nearness, Spot, Tenant, Turn, place_of};
 
 #[derive(Default)]
 pub(super) struct Levels {
@@ -51,33 +52,28 @@ impl Levels {
 
     pub(super) fn next(&self, chooser: &Chooser<'_>) -> Choice {
         let mut choice = Choice::default();
-        let mut best = None;
+        let mut best = Best::default();
         let mut turns: HashMap<Tenant, Turn> = HashMap::new();
-        let mut fits: Option<(Class, bool)> = None; // lanes come class by class
+        let mut fits: Option<(Class, Option<Nearness>)> = None; // lanes come class by class
         for ((class, tenant, priority), lane) in &self.lanes {
             let Some(first) = lane.ready.first() else { continue };
             let fit = match fits {
                 Some((asked, fit)) if asked == *class => fit,
-                _ => (chooser.fits)(*class),
+                _ => (chooser.fits)(*class).then(|| (chooser.nearness)(*class)),
             };
             fits = Some((*class, fit));
-            if !fit {
-                continue;
-            }
+            let Some(nearness) = fit else { continue };
             match *turns.entry(*tenant).or_insert_with(|| (chooser.turn)(*tenant)) {
                 Turn::May { rank } => {
                     let waited_ms = chooser.now_ms.saturating_sub(lane.since_ms);
                     let level = u64::from(*priority) + waited_ms.checked_div(chooser.ageing_ms).unwrap_or(0);
-                    let merit = (Reverse(level), rank, *first);
-                    if best.is_none_or(|best| merit < best) {
-                        best = Some(merit);
-                    }
+                    best.meet(level, nearness, waited_ms >= chooser.patience_ms, (rank, *first));
                 }
                 Turn::NotBefore { mono_ms } => choice.not_before_ms = earlier(choice.not_before_ms, mono_ms),
                 Turn::AtLimit => {}
             }
         }
-        choice.place = best.map(|(.., key)| place_of(key));
+        choice.place = best.take().map(place_of);
         choice
     }
 
@@ -102,6 +98,39 @@ impl Levels {
 
     pub(super) fn oldest(&self) -> Option<u64> {
         self.lanes.values().filter_map(|lane| lane.ready.first().copied()).min()
+    }
+}
+
+/// The best lanes of the highest level seen so far, each by rank and arrival.
+#[derive(Default)]
+struct Best {
+    level: u64,
+    /// By nearness.
+    near: [Option<(u64, u64)>; 3],
+    /// Of those that have waited for long enough.
+    patient: Option<(u64, u64)>,
+}
+
+impl Best {
+    fn meet(&mut self, level: u64, nearness: Nearness, patient: bool, merit: (u64, u64)) {
+        if level < self.level {
+            return;
+        }
+        if level > self.level {
+            *self = Self { level, ..Self::default() };
+        }
+        let better = |held: Option<(u64, u64)>| Some(held.map_or(merit, |held| held.min(merit)));
+        let of_its_own = &mut self.near[nearness as usize];
+        *of_its_own = better(*of_its_own);
+        if patient {
+            self.patient = better(self.patient);
+        }
+    }
+
+    /// Of the nearest and those that have waited for long enough, whose turn it is.
+    fn take(self) -> Option<u64> {
+        let nearest = self.near.into_iter().flatten().next();
+        nearest.into_iter().chain(self.patient).min().map(|(_, first)| first)
     }
 }
 

@@ -7,14 +7,17 @@ use parking_lot::Mutex;
 
 use super::super::*;
 use crate::queue::SendRequest;
-use crate::queue::overseer::Admission;
+use crate::queue::overseer::{Admission, Nearness};
 use crate::queue::record::Content;
 
 /// Answers what the story tells it to.
 #[derive(Default)]
-struct Rules {
-    turns: Mutex<HashMap<Tenant, Turn>>,
-    ageing_ms: AtomicU64,
+pub(super) struct Rules {
+    pub(super) turns: Mutex<HashMap<Tenant, Turn>>,
+    pub(super) ageing_ms: AtomicU64,
+    /// How near agents are to classes; with any of it, every class fits every agent.
+    pub(super) near: Mutex<HashMap<(String, Class), Nearness>>,
+    pub(super) patience_ms: AtomicU64,
 }
 
 impl Overseer for Rules {
@@ -25,7 +28,14 @@ impl Overseer for Rules {
         (0, Class(0), Tenant(0))
     }
     fn fits(&self, agent: Option<&str>, class: Class) -> bool {
-        class == Class(0) || agent.is_none()
+        class == Class(0) || agent.is_none() || !self.near.lock().is_empty()
+    }
+    fn nearness(&self, agent: Option<&str>, class: Class) -> Nearness {
+        let of = agent.map(|agent| (agent.to_owned(), class));
+        of.and_then(|of| self.near.lock().get(&of).copied()).unwrap_or_default()
+    }
+    fn patience_ms(&self) -> u64 {
+        self.patience_ms.load(Ordering::SeqCst)
     }
     fn turn(&self, _: Now, _: &str, tenant: Tenant) -> Turn {
         self.turns.lock().get(&tenant).copied().unwrap_or(Turn::May { rank: 0 })
@@ -41,11 +51,11 @@ impl Overseer for Rules {
     }
 }
 
-struct House {
+pub(super) struct House {
     engine: Engine,
     queue: Queue,
-    rules: Rules,
-    now_ms: u64,
+    pub(super) rules: Rules,
+    pub(super) now_ms: u64,
     end: u64,
 }
 
@@ -60,7 +70,7 @@ impl House {
         Self { engine, queue, rules: Rules::default(), now_ms: 0, end: 1 }
     }
 
-    fn of_jobs() -> Self {
+    pub(super) fn of_jobs() -> Self {
         Self::new(Settings { job_queue: true, ..Settings::default() })
     }
 
@@ -82,7 +92,7 @@ impl House {
     }
 
     /// Sends the message called `name`.
-    fn send(&mut self, name: u64, admitted: Option<(u8, Class, Tenant)>, group_id: Option<&str>) {
+    pub(super) fn send(&mut self, name: u64, admitted: Option<(u8, Class, Tenant)>, group_id: Option<&str>) {
         let id = MessageId::from_random((u128::from(name) << 32).to_le_bytes());
         let content = Content { body: name.to_string(), ..Content::default() }.encode();
         let (accepted, _) = self.decide(|engine, ctx, queue| {
@@ -105,7 +115,7 @@ impl House {
         self.send(name, Some((priority, Class(0), Tenant(tenant))), None);
     }
 
-    fn receive(&mut self, agent: Option<&str>, messages_max: usize) -> (Vec<Taken>, Group) {
+    pub(super) fn receive(&mut self, agent: Option<&str>, messages_max: usize) -> (Vec<Taken>, Group) {
         let asked = Asked { agent, messages_max, visibility_s: 600, changes_max: 1_000, attempt_id: None };
         let (taken, group) = self.decide(|engine, ctx, queue| engine.receive(ctx, queue, &asked));
         (taken.unwrap(), group)
@@ -117,7 +127,7 @@ impl House {
     }
 }
 
-fn name_of(taken: &Taken) -> u64 {
+pub(super) fn name_of(taken: &Taken) -> u64 {
     (0..2_000)
         .find(|name| MessageId::from_random((u128::from(*name) << 32).to_le_bytes()) == taken.receipt.message)
         .expect("a message that was sent")

@@ -4,6 +4,7 @@
 
 mod levels;
 mod model;
+mod nearness;
 mod world;
 
 use proptest::prelude::*;
