@@ -8,7 +8,7 @@ mod tiny;
 use std::cell::{Cell, RefCell};
 
 use backlot_agent::infer::models::tokenizer::Tokenizer;
-use backlot_agent::infer::models::{clip, config, folder, inversion, lora, unet, upscale, vae};
+use backlot_agent::infer::models::{clip, config, folder, inversion, lora, motion, unet, upscale, vae};
 use backlot_agent::infer::sampler::{Kind, Sampler, Schedule};
 use backlot_agent::infer::weights::Weights;
 use backlot_agent::{frames, worker};
@@ -158,4 +158,31 @@ fn no_file_makes_the_agent_panic_when_it_reads_a_lut() {
     let mut cube = String::from("TITLE \"a\"\n# made here\nLUT_3D_SIZE 2\nDOMAIN_MIN 0 0 0\nDOMAIN_MAX 1 1 1\n");
     cube.push_str(&"0.25 0.5 1e-3\n".repeat(8));
     over_garbage(4_000, &[cube.as_bytes()], |bytes| drop(frames::work::Lut::read(bytes)));
+}
+
+#[test]
+fn no_file_of_motion_modules_makes_the_agent_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write_folder("sd15", &dir.path().join("sd15"));
+    let tiny_module = dir.path().join("motion/tiny");
+    tiny::write_motion(&tiny_module);
+    let put = |place: &std::path::Path| {
+        let mut model = folder::open(&dir.path().join("sd15")).unwrap();
+        motion::add(place, &mut model).map(|()| model.unet_graph()).is_ok()
+    };
+    let config = std::fs::read(tiny_module.join("config.json")).unwrap();
+    let taken = Cell::new(0);
+    over_garbage(40, &[&config], |bytes| {
+        std::fs::write(tiny_module.join("config.json"), bytes).unwrap();
+        taken.set(taken.get() + u32::from(put(&tiny_module)));
+    });
+    assert!(taken.get() > 0, "without an edit it is right");
+    let header = r#"{"module.down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe":{"dtype":"F32","shape":[1,1,1],"data_offsets":[0,4]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    let place = dir.path().join("motion/one.safetensors");
+    over_garbage(40, &[&file], |bytes| {
+        let _ = std::fs::remove_file(&place);
+        std::fs::write(&place, bytes).unwrap();
+        let _ = (motion::single(&place).is_ok(), put(&place));
+    });
 }

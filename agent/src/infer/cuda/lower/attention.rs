@@ -1,7 +1,8 @@
 //! Attention: the fused kernel where it has the head's size, else two products with a softmax between them.
 //!
 //! The second way writes its scores down, for as many queries at a time as fit into [`SCORES_BYTES_MAX`]; so the one
-//! head of 512 of a decoder does not need the square of its pixels.
+//! head of 512 of a decoder does not need the square of its pixels. Its products are batches over heads, or over pictures
+//! where there are more of those: the frames of a clip are one short sequence for each pixel.
 
 use super::{Arg, Command, ExecError, Gemm, Matrix, Scope, THREADS, named};
 use crate::infer::cuda::Precision;
@@ -12,6 +13,18 @@ const SCORES_BYTES_MAX: usize = 64 << 20;
 /// Kernels by the head size that they hold.
 const FUSED: [(usize, &str); 5] =
     [(48, "attention_48"), (64, "attention_64"), (80, "attention_80"), (128, "attention_128"), (160, "attention_160")];
+
+/// Most blocks along the last side of a grid.
+const PICTURES_MAX: usize = 65_535;
+
+/// What one batch of products is over.
+#[derive(Clone, Copy)]
+enum Part {
+    /// All heads of one picture.
+    Picture(usize),
+    /// All pictures' heads of one number.
+    Head(usize),
+}
 
 /// One attention's sizes.
 #[derive(Clone, Copy)]
@@ -41,54 +54,71 @@ impl Scope<'_> {
             Some((_, kernel)) if self.all.precision == Precision::Half && sizes.size.is_multiple_of(8) => {
                 self.fused(kernel, sizes, at, causal)
             }
-            _ => (0..sizes.pictures).try_for_each(|picture| self.by_products(sizes, picture, at, causal)),
+            _ if sizes.pictures > heads => {
+                (0..heads).try_for_each(|head| self.by_products(sizes, Part::Head(head), at, causal))
+            }
+            _ => {
+                (0..sizes.pictures).try_for_each(|picture| self.by_products(sizes, Part::Picture(picture), at, causal))
+            }
         }
     }
 
     fn fused(&mut self, kernel: &'static str, sizes: Sizes, at: [u64; 4], causal: bool) -> Result<(), ExecError> {
-        let row = self.int(sizes.heads * sizes.size)?;
-        let mut args: Vec<Arg> = at.map(Arg::Pointer).to_vec();
-        args.extend([self.int(sizes.queries)?, self.int(sizes.keys)?, self.int(sizes.size)?, row, row, row, row]);
+        let Sizes { pictures, queries, keys, heads, size } = sizes;
+        let row = self.int(heads * size)?;
         // The kernel's exponentials are of base two.
-        let factor = std::f32::consts::LOG2_E / (sizes.size as f32).sqrt();
-        args.extend([Arg::Float(factor), Arg::Int(i32::from(causal))]);
+        let factor = std::f32::consts::LOG2_E / (size as f32).sqrt();
         // Sixteen queries a warp; few queries leave no warp idle.
-        let threads = if sizes.queries > 64 { 256 } else { 128 };
-        let grid = [sizes.queries.div_ceil(threads / 2), sizes.heads, sizes.pictures];
-        self.launch(kernel, grid, threads, 0, args)
+        let threads = if queries > 64 { 256 } else { 128 };
+        let bytes = heads * size * self.all.precision.bytes();
+        for first in (0..pictures).step_by(PICTURES_MAX) {
+            let from = |at: u64, rows: usize| Arg::Pointer(at + (first * rows * bytes) as u64);
+            let [query, key, value, to] = at;
+            let mut args = vec![from(query, queries), from(key, keys), from(value, keys), from(to, queries)];
+            args.extend([self.int(queries)?, self.int(keys)?, self.int(size)?, row, row, row, row]);
+            args.extend([Arg::Float(factor), Arg::Int(i32::from(causal))]);
+            let grid = [queries.div_ceil(threads / 2), heads, (pictures - first).min(PICTURES_MAX)];
+            self.launch(kernel, grid, threads, 0, args)?;
+        }
+        Ok(())
     }
 
     fn by_products(
         &mut self,
         sizes: Sizes,
-        picture: usize,
+        part: Part,
         [query, key, value, to]: [u64; 4],
         causal: bool,
     ) -> Result<(), ExecError> {
-        let Sizes { queries, keys, heads, size, .. } = sizes;
+        let Sizes { pictures, queries, keys, heads, size } = sizes;
         let precision = self.all.precision;
         let (element, bytes) = (precision.element(), precision.bytes());
         let row = heads * size;
-        let rows_max = (SCORES_BYTES_MAX / (heads * keys * size_of::<f32>())).clamp(1, queries);
-        let scores_bytes = (heads * rows_max * keys * size_of::<f32>()).next_multiple_of(256);
+        // How many there are, where the first one's rows begin, and how far it is to the next one's.
+        let (batch, query_at, key_at, query_next, key_next) = match part {
+            Part::Picture(number) => (heads, number * queries * row, number * keys * row, size, size),
+            Part::Head(number) => (pictures, number * size, number * size, queries * row, keys * row),
+        };
+        let rows_max = (SCORES_BYTES_MAX / (batch * keys * size_of::<f32>())).clamp(1, queries);
+        let scores_bytes = (batch * rows_max * keys * size_of::<f32>()).next_multiple_of(256);
         // In floats the shares take the scores' place.
-        let shares_bytes = if precision == Precision::Half { heads * rows_max * keys * bytes } else { 0 };
+        let shares_bytes = if precision == Precision::Half { batch * rows_max * keys * bytes } else { 0 };
         let scores = self.scratch(scores_bytes + shares_bytes);
         let shares = if precision == Precision::Half { scores + scores_bytes as u64 } else { scores };
-        let begin = |at: u64, rows: usize| at + (rows * row * bytes) as u64;
-        let (keys_at, values_at) = (begin(key, picture * keys), begin(value, picture * keys));
+        let begin = |at: u64, elements: usize| at + (elements * bytes) as u64;
+        let (keys_at, values_at) = (begin(key, key_at), begin(value, key_at));
         for first in (0..queries).step_by(rows_max) {
             let rows = rows_max.min(queries - first);
-            let here = |at: u64| Matrix { at: begin(at, picture * queries + first), row, batch: size };
+            let here = |at: u64| Matrix { at: begin(at, query_at + first * row), row, batch: query_next };
             self.push(Command::Gemm(Gemm {
                 element,
                 to_element: Element::F32,
-                batch: heads,
+                batch,
                 rows,
                 columns: keys,
                 depth: size,
                 left: here(query),
-                right: Matrix { at: keys_at, row, batch: size },
+                right: Matrix { at: keys_at, row, batch: key_next },
                 by_columns: true,
                 bias: None,
                 plus: None,
@@ -103,16 +133,16 @@ impl Scope<'_> {
                 Arg::Float(1.0 / (size as f32).sqrt()),
                 Arg::Int(i32::from(causal)),
             ];
-            self.launch(named("softmax", precision), [heads * rows, 1, 1], THREADS, 0, args)?;
+            self.launch(named("softmax", precision), [batch * rows, 1, 1], THREADS, 0, args)?;
             self.push(Command::Gemm(Gemm {
                 element,
                 to_element: element,
-                batch: heads,
+                batch,
                 rows,
                 columns: size,
                 depth: keys,
                 left: Matrix { at: shares, row: keys, batch: rows * keys },
-                right: Matrix { at: values_at, row, batch: size },
+                right: Matrix { at: values_at, row, batch: key_next },
                 by_columns: false,
                 bias: None,
                 plus: None,
