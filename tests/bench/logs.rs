@@ -14,7 +14,7 @@ use prost::Message as _;
 use crate::Settings;
 use crate::appliance::{Appliance, resident_mib};
 use crate::client::Failure;
-use crate::{logs_peers, logs_tail};
+use crate::{logs_peers, logs_rest, logs_tail};
 
 const LINES_A_REQUEST: usize = 1000;
 /// How often each question is asked.
@@ -84,6 +84,18 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         folder_bytes(&data.join("logs"))? as f64 / sent_bytes as f64
     );
 
+    questions(&appliance)?;
+    logs_tail::run(&appliance)?;
+    println!("{:>12.0} MiB resident afterwards", appliance.resident_mib()?);
+    logs_rest::run(&appliance, &data.join("logs"), sent_bytes as f64 / lines_sent as f64)?;
+    println!("{:>12.0} MiB resident is this bench", resident_mib("self")?);
+    drop(appliance);
+    file.flush()?;
+    if settings.alone { Ok(()) } else { logs_peers::run(&raw, dir.path()) }
+}
+
+/// Asks each question often, and prints how long its answers took.
+pub(crate) fn questions(appliance: &Appliance) -> Result<(), Failure> {
     let day = "from=24h";
     for (what, path) in [
         ("newest 100 of a level", format!("/v1/logs?limit=100&query=level%3Aerror&{day}")),
@@ -98,18 +110,13 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     ] {
         let mut times = Vec::with_capacity(TIMES);
         for _ in 0..TIMES {
-            times.push(ask(&appliance, &path)?.1);
+            times.push(ask(appliance, &path)?.1);
         }
         times.sort_unstable();
         let ms = |at: usize| times[at].as_secs_f64() * 1e3;
         println!("{:>12.2} ms p50, {:.2} ms the slowest of {TIMES}: {what}", ms(TIMES / 2), ms(TIMES - 1));
     }
-    logs_tail::run(&appliance)?;
-    println!("{:>12.0} MiB resident afterwards", appliance.resident_mib()?);
-    println!("{:>12.0} MiB resident is this bench", resident_mib("self")?);
-    drop(appliance);
-    file.flush()?;
-    if settings.alone { Ok(()) } else { logs_peers::run(&raw, dir.path()) }
+    Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]

@@ -9,6 +9,7 @@ mod http;
 mod journal;
 mod logs;
 mod logs_peers;
+mod logs_rest;
 mod logs_tail;
 mod peers;
 mod queue;
