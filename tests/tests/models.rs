@@ -131,6 +131,10 @@ impl Host {
 
     /// An agent whose own folder of models is empty.
     fn agent(&self, appliance: &Appliance, name: &str) -> Process {
+        Process::start(&mut self.command(appliance, name), self.dir.path(), name)
+    }
+
+    fn command(&self, appliance: &Appliance, name: &str) -> Command {
         let mut command = Command::new(binary("backlot-agent"));
         command
             .arg("run")
@@ -141,7 +145,7 @@ impl Host {
             .env("BACKLOT_AGENT_EXECUTOR", "cpu")
             .env("BACKLOT_AGENT_VISIBILITY_S", "10")
             .env("BACKLOT_AGENT_METRICS_S", "1");
-        Process::start(&mut command, self.dir.path(), name)
+        command
     }
 }
 
@@ -239,4 +243,39 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
         "{message}\n{}",
         agent.log()
     );
+}
+
+#[test]
+fn of_two_agents_that_wait_the_one_that_has_the_model_gets_the_job() {
+    let appliance = Appliance::start();
+    let host = Host::new();
+    let agents: Vec<Process> = ["a", "b"]
+        .into_iter()
+        .map(|name| {
+            let manifests = host.dir.path().join(format!("manifests-{name}"));
+            std::fs::create_dir_all(&manifests).unwrap();
+            let manifest = format!(
+                "name = \"worker\"\ncommand = [\"sh\", \"-c\", \"read job; echo '{{\\\"done\\\": true}}'\"]\ntypes = [\"test.work\"]\nmodels = [\"model-{name}\"]\n"
+            );
+            std::fs::write(manifests.join("worker.toml"), manifest).unwrap();
+            let mut command = host.command(&appliance, name);
+            command.env("BACKLOT_AGENT_MANIFESTS", manifests).env("BACKLOT_AGENT_LABELS", format!("own={name}"));
+            Process::start(&mut command, host.dir.path(), name)
+        })
+        .collect();
+    let work = |of: &str, requirements: Value| {
+        let job =
+            json!({"type": "test.work", "parameters": {"model": format!("model-{of}")}, "requirements": requirements});
+        let submitted = appliance.json("POST", "/v1/jobs", Some(&job.to_string()));
+        let job = ended(&appliance, submitted["id"].as_str().unwrap());
+        assert_eq!(job["status"], "succeeded", "{job}\n{}\n{}", agents[0].log(), agents[1].log());
+        job["attempts"][0]["agent"].as_str().unwrap().to_owned()
+    };
+    // Each asks for its next job before it has ended the one that it has: from here on both wait.
+    for name in ["a", "b"] {
+        assert_eq!(work(name, json!({"labels": {"own": name}})), name);
+    }
+    for name in ["b", "b", "a", "b", "a", "a", "b"] {
+        assert_eq!(work(name, json!({})), name);
+    }
 }
