@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 const PERCENT_STEP: f32 = 0.5;
 /// Most partial results on their way up.
 const PARTIALS_MAX: usize = 64;
-/// Most phases, previews and partial results of one attempt that are passed on.
+/// Most phases, previews, partial results, checkpoints and counts of GPU seconds of one attempt that are passed on.
 const WORDS_MAX: usize = 1_000;
 
 /// How an attempt ended.
@@ -298,7 +298,10 @@ impl Attempt {
             Said::Partial(announced) if words < WORDS_MAX => words += usize::from(partials.try_send(announced).is_ok()),
             // Of those that come while one goes up, the next one will do.
             Said::Checkpoint(name) if words < WORDS_MAX => words += usize::from(checkpoints.try_send(name).is_ok()),
-            Said::GpuSeconds(gpu_s) => reporter.report(EventKind::Usage { gpu_s, cost_usd: 0.0 }),
+            Said::GpuSeconds(gpu_s) if words < WORDS_MAX => {
+                words += 1;
+                reporter.report(EventKind::Usage { gpu_s, cost_usd: 0.0 });
+            }
             _ => {}
         };
         tokio::select! {

@@ -98,6 +98,8 @@ config! {
     patience_s: u64 = 300;
     /// How long a worker may take to end a job when asked, in seconds; then it is killed.
     cancel_grace_s: u64 = 3;
+    /// Folder of a cgroup (v2) of the agent's own, under which each worker gets one; `self` is the one that the agent runs in (systemd: `Delegate=yes`). Empty: limits of manifests hold for single processes.
+    cgroup: String = String::new();
     /// Longest time a worker may compute on a job that sets no `limits.hard_s`, in seconds.
     hard_limit_s: u64 = 86_400;
     /// Most bytes of one job's inputs together.

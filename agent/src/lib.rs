@@ -25,5 +25,6 @@ pub mod probe;
 pub mod queue;
 pub mod service;
 pub mod signals;
+pub mod sound;
 pub mod store;
 pub mod worker;

@@ -55,9 +55,8 @@ enum Subcommands {
     /// A child of `run`: the built-in worker, or a program that is tied to its parent.
     #[command(hide = true)]
     Worker {
-        /// Process id of the agent; the worker ends with it.
-        #[arg(long)]
-        parent: i32,
+        #[command(flatten)]
+        ties: builtin::Ties,
         #[arg(long, default_value_os_t = backlot_agent::infer::models::default_folder())]
         models: PathBuf,
         /// 0: all cores.
@@ -144,10 +143,10 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
-        Subcommands::Worker { parent, models, threads, executor, precision, program } if program.is_empty() => {
-            builtin::run(builtin::Options { parent, models, threads, executor, precision })
+        Subcommands::Worker { ties, models, threads, executor, precision, program } if program.is_empty() => {
+            builtin::run(builtin::Options { ties, models, threads, executor, precision })
         }
-        Subcommands::Worker { parent, program, .. } => builtin::become_program(parent, &program),
+        Subcommands::Worker { ties, program, .. } => builtin::become_program(&ties, &program),
         Subcommands::Bench { models, threads, executor, precision, what } => {
             bench(&bench::Options { models, threads, executor, precision }, what)
         }

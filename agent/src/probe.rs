@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::host::{self, Gpus};
+use crate::infer::audio::SEGMENTS;
 use crate::infer::choice::{Choice, choose};
 use crate::infer::cuda::ptx;
-use crate::infer::models::{Table, folder, motion};
+use crate::infer::models::{Table, folder, motion, speech};
 use crate::infer::needs_model;
 use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
@@ -96,6 +97,10 @@ pub fn offer(
     let generators = folder::list(&config.models);
     for kind in crate::infer::KINDS {
         let lack = match kind {
+            // Its jobs name no model, so nobody fetches it.
+            SEGMENTS if !config.models.join(speech::FILE).is_file() => {
+                Some(format!("no {} in {}", speech::FILE, config.models.display()))
+            }
             // What the folder lacks is fetched when a job names it.
             _ if fetches && needs_model(kind) => {
                 let lacks_ffmpeg = !kind.starts_with("image.") && ffmpeg.is_none();
@@ -108,11 +113,13 @@ pub fn offer(
             "video.generate" if motion::list(&config.models).is_empty() => {
                 Some(format!("no motion modules in {}/motion", config.models.display()))
             }
-            "video.generate" if ffmpeg.is_some() => None,
-            _ if models.is_empty() && needs_model(kind) && kind != "video.generate" => {
+            _ if (kind.starts_with("audio.") || kind.starts_with("video.")) && ffmpeg.is_none() => {
+                Some("there is no ffmpeg".to_owned())
+            }
+            "video.generate" | SEGMENTS => None,
+            _ if models.is_empty() && needs_model(kind) => {
                 Some(format!("no model of this build in {}", config.models.display()))
             }
-            _ if kind.starts_with("video.") && ffmpeg.is_none() => Some("there is no ffmpeg".to_owned()),
             _ => None,
         };
         match lack {
@@ -121,6 +128,7 @@ pub fn offer(
         }
     }
     models.extend(generators);
+    models.extend(types.iter().any(|kind| kind == SEGMENTS).then(|| speech::NAME.to_owned()));
     for program in programs {
         match manifest::lacks(&program.requirements, gpus, &config.label_map()) {
             Some(lack) => not_offered.push((program.name.clone(), lack)),

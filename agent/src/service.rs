@@ -28,6 +28,7 @@ use crate::library::{Library, Meters};
 use crate::queue::Queue;
 use crate::signals::Signals;
 use crate::store::Store;
+use crate::worker::cgroup::Cgroup;
 use crate::worker::manifest::Program;
 use crate::worker::process::Launch;
 use crate::worker::{Slots, builtin_program};
@@ -142,12 +143,22 @@ async fn serve(
     let slot_gpus: Vec<u32> =
         if gpu_count == 0 { Vec::new() } else { (0..wanted).map(|slot| slot % gpu_count).collect() };
     let slot_count = usize::try_from(wanted).unwrap_or(1);
+    let cgroup = (!config.cgroup.is_empty()).then(|| Cgroup::open(&config.cgroup)).transpose();
+    let cgroup = cgroup.map_err(|problem| RunError::Configuration(format!("`cgroup`: {problem}")))?;
+    for program in &programs {
+        let not_held = Cgroup::not_held(cgroup.as_deref(), &program.limits);
+        if !not_held.is_empty() {
+            warn!(program = program.name, limits = ?not_held, "limits are not held: they need a cgroup (`cgroup`)");
+        }
+    }
     let launch = Launch {
         // The image that runs, also after an upgrade has put another file in its place.
         agent: PathBuf::from("/proc/self/exe"),
         line_bytes_max: config.line_bytes_max,
         cancel_grace: Duration::from_secs(config.cancel_grace_s),
         hard_limit_s: config.hard_limit_s,
+        output_bytes_max: config.output_bytes_max,
+        cgroup,
     };
     let restarts = signals.counter(&metrics::AGENT_WORKER_RESTARTS);
     let name = config.name.clone();

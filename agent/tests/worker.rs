@@ -25,6 +25,8 @@ fn launch() -> Launch {
         line_bytes_max: 64 << 10,
         cancel_grace: Duration::from_millis(300),
         hard_limit_s: 60,
+        output_bytes_max: 64 << 20,
+        cgroup: None,
     }
 }
 
@@ -38,6 +40,7 @@ fn shell(script: &str, keep_alive: bool) -> Program {
         models: Vec::new(),
         requirements: Default::default(),
         keep_alive,
+        limits: Default::default(),
     }
 }
 
@@ -122,7 +125,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[tokio::test]
 async fn the_python_sample_works_and_stays_for_the_next_job() {
     let bench = Bench::new();
-    let program = manifest::read_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/samples"))).unwrap().remove(0);
+    let program = manifest::read_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/samples"))).unwrap();
+    let program = program.into_iter().find(|program| program.name == "textstats").unwrap();
     let input = bench.dir.path().join("0-poem.txt");
     std::fs::write(&input, "the quick brown fox").unwrap();
     for _ in 0..2 {
@@ -287,4 +291,129 @@ async fn the_built_in_worker_paints_a_picture_and_says_what_it_sees_on_the_way()
     for wanted in ["Phase(\"load\")", "Phase(\"post\")", "Percent(100.0)", "Preview(", "Checkpoint("] {
         assert!(said.iter().any(|said| format!("{said:?}").starts_with(wanted)), "no {wanted} in {said:?}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_never_stops_talking_keeps_its_limits_and_hears_a_cancel() {
+    let bench = Bench::new();
+    let limits = Limits { soft_s: None, hard_s: Some(1) };
+    let began = tokio::time::Instant::now();
+    let (verdict, _) = bench.run(&shell(r#"yes '{"percent":1}'"#, false), &bench.task(&[]), limits).await;
+    assert_eq!(cause_of(&verdict), Some(cause::TIMEOUT), "{verdict:?}");
+    bench.orders.send_replace(Orders { stop: Some(Stop::Cancelled), limits: None });
+    assert_eq!(bench.shell(r#"trap '' TERM; yes '{"gpu_s":1}'"#).await, Verdict::Stopped(Stop::Cancelled));
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_worker_that_fills_the_disk_is_ended() {
+    let bench = Bench::new();
+    let out = bench.task(&[]).output_dir;
+    // No file is longer than all of them together may be.
+    let one = format!("cd {}; head -c 100000000 /dev/zero > x 2>/dev/null; echo '{{\"done\":true}}'", out.display());
+    assert_eq!(bench.shell(&one).await, Verdict::Done(Vec::new()));
+    assert_eq!(std::fs::metadata(out.join("x")).unwrap().len(), 64 << 20);
+    let many = format!("cd {}; for i in 1 2 3 4; do head -c 40000000 /dev/zero > $i; done; sleep 1000", out.display());
+    let (class, message) = failure(bench.shell(&many).await);
+    assert_eq!(class, FailureClass::Permanent);
+    assert!(message.contains("67108864 bytes") && message.contains("output_bytes_max"), "{message}");
+}
+
+#[tokio::test]
+async fn the_memory_of_a_program_is_bounded_where_its_manifest_says_so() {
+    let bench = Bench::new();
+    let script = "exec python3 -c 'held = bytearray(800 << 20); print(\"{\\\"done\\\": true}\")'";
+    assert_eq!(bench.shell(script).await, Verdict::Done(Vec::new()));
+    let limits = manifest::Bounds { memory_gb: Some(0.25), ..Default::default() };
+    let program = Program { limits, ..shell(script, false) };
+    let (verdict, _) = bench.run(&program, &bench.task(&[]), Limits::default()).await;
+    assert_eq!(cause_of(&verdict), Some(cause::OUT_OF_MEMORY), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_ends_with_it() {
+    let bench = Bench::new();
+    let task = bench.task(&[]);
+    let file = task.output_dir.join("pid");
+    for end in [r#"echo '{"done":true}'"#, "exit 3", "exit 0"] {
+        let script = format!("read job; sleep 1000 >/dev/null 2>&1 <&1 & echo $! > {}; {end}", file.display());
+        let _ = bench.run(&shell(&script, false), &task, Limits::default()).await;
+        let pid = std::fs::read_to_string(&file).unwrap();
+        eventually("the grandchild ended", || !is_alive(&pid)).await;
+    }
+}
+
+#[tokio::test]
+async fn each_slot_shows_its_workers_its_own_gpu_counted_by_address() {
+    let slots = Slots::new(vec![0, 1], 2, launch(), Box::new(|_| {}));
+    let bench = Bench::new();
+    let program = shell(r#"read job; echo "{\"output\":\"$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER\"}""#, false);
+    let (mut first, mut second) = (slots.hold("shell", &[]).await.unwrap(), slots.hold("shell", &[]).await.unwrap());
+    let mut seen = Vec::new();
+    for slot in [&mut first, &mut second] {
+        let mut orders = bench.orders.subscribe();
+        let task = bench.task(&[]);
+        let verdict = slot.run(&program, &task, &[], &Limits::default(), &mut orders, &mut |_| {}).await;
+        let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+        seen.push(outputs[0].name.clone());
+    }
+    seen.sort();
+    assert_eq!(seen, ["0 PCI_BUS_ID", "1 PCI_BUS_ID"]);
+}
+
+#[tokio::test]
+async fn what_a_worker_says_between_two_jobs_ends_neither() {
+    let bench = Bench::new();
+    let script =
+        r#"n=0; while read -r line; do n=$((n+1)); printf '{"output":"%s"}\n{"done":true}\n{"done":true}\n' $n; done"#;
+    for wanted in ["1", "2", "3"] {
+        let (verdict, _) = bench.run(&shell(script, true), &bench.task(&[]), Limits::default()).await;
+        let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>(), [wanted]);
+    }
+    bench.slots.end().await;
+}
+
+/// A cgroup (v2) below this test's own, where the host allows that.
+struct OwnCgroup(PathBuf);
+
+impl OwnCgroup {
+    fn make(name: &str) -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?.to_owned();
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+        let dir = Path::new(&mount).join(own).join(format!("backlot-{name}-{}", std::process::id()));
+        std::fs::create_dir(&dir).ok()?;
+        let whole = Self(dir);
+        whole.0.join("cgroup.kill").exists().then_some(whole)
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_cgroup_ends_also_what_has_left_the_process_group() {
+    let Some(own) = OwnCgroup::make("hide") else {
+        println!("SKIPPED a_cgroup_ends_also_what_has_left_the_process_group: no cgroup (v2) of our own");
+        return;
+    };
+    let bench = Bench::new();
+    let cgroup = backlot_agent::worker::cgroup::Cgroup::open(own.0.to_str().unwrap()).unwrap();
+    let launch = Launch { cgroup: Some(cgroup), ..launch() };
+    let slots = Slots::new(Vec::new(), 1, launch, Box::new(|_| {}));
+    let task = bench.task(&[]);
+    let file = task.output_dir.join("pid");
+    let script = format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000", file.display());
+    let limits = Limits { soft_s: None, hard_s: Some(1) };
+    let mut slot = slots.hold("shell", &[]).await.unwrap();
+    let mut orders = bench.orders.subscribe();
+    let verdict = slot.run(&shell(&script, false), &task, &[], &limits, &mut orders, &mut |_| {}).await;
+    assert_eq!(cause_of(&verdict), Some(cause::TIMEOUT));
+    let pid = std::fs::read_to_string(&file).unwrap();
+    eventually("the one that hid has ended", || !is_alive(&pid)).await;
 }

@@ -24,7 +24,8 @@ pub const TICK: Duration = Duration::from_millis(50);
 const LINE_BYTES_MAX: usize = 500;
 
 /// Containers that are read.
-const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,mxf,ivf,ogg";
+const DEMUXERS: &str =
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,mxf,ivf,ogg,wav,w64,flac,mp3,aac,aiff,caf,au,ac3,eac3";
 
 /// The programs, and how patient we are with them.
 #[derive(Clone, Debug)]

@@ -168,8 +168,15 @@ impl From<ExecError> for super::Failure {
             ExecError::Memory { needed_bytes, allowed_bytes } => {
                 Self::permanent(message).with("needed_bytes", needed_bytes).with("allowed_bytes", allowed_bytes)
             }
-            ExecError::DeviceMemory { needed_bytes, .. } => {
-                Self::transient(message).with("needed_bytes", needed_bytes).with(cause::KEY, cause::OUT_OF_MEMORY)
+            ExecError::DeviceMemory { needed_bytes, free, .. } => {
+                let failure = Self::transient(message).with(cause::KEY, cause::OUT_OF_MEMORY);
+                let failure = failure.with("needed_bytes", needed_bytes);
+                match free {
+                    Some(free) => {
+                        failure.with("free_bytes", free.bytes).with("largest_piece_bytes", free.largest_bytes)
+                    }
+                    None => failure,
+                }
             }
             ExecError::Device(_) => Self::transient(message).with(cause::KEY, super::DEVICE),
             ExecError::Weights(WeightError::Open { .. }) => Self::permanent(format!("model missing: {message}")),

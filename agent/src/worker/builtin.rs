@@ -14,12 +14,50 @@ use std::sync::{Arc, mpsc};
 
 use backlot_wire::FailureClass;
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde_json::{Value, json};
 
 use super::protocol::{Announced, Request, Task};
 use crate::infer::choice::{Precision, Wish};
 use crate::infer::{self, Context, Engine, EngineOptions, Report};
+
+/// What holds for a worker from its first moment on.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Ties {
+    /// Process id of the agent; the worker ends with it.
+    #[arg(long)]
+    pub parent: i32,
+    /// Cgroup to join.
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
+    /// Memory of each of its processes, where no cgroup bounds them together.
+    #[arg(long)]
+    pub memory_bytes: Option<u64>,
+    /// Longest file that it may write.
+    #[arg(long)]
+    pub file_bytes: Option<u64>,
+}
+
+/// Takes on what holds for a worker. False: it must not go on, and has said why.
+fn bind(ties: &Ties) -> bool {
+    if let Some(Err(problem)) = ties.cgroup.as_deref().map(super::cgroup::join) {
+        eprintln!("ERROR: join the worker's cgroup: {problem}");
+        return false;
+    }
+    // A core of a program with a model loaded fills the disk.
+    let bounds = [(Resource::Core, Some(0)), (Resource::Data, ties.memory_bytes), (Resource::Fsize, ties.file_bytes)];
+    for (resource, most) in bounds {
+        let Some(most) = most else { continue };
+        // What is lower already stays.
+        let most = getrlimit(resource).maximum.map_or(most, |own| own.min(most));
+        if let Err(error) = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }) {
+            eprintln!("ERROR: limit the worker's {resource:?} to {most}: {error}");
+            return false;
+        }
+    }
+    prefer_as_victim();
+    tie_to(ties.parent)
+}
 
 /// Dies with `parent` from now on. False: the parent is gone already.
 fn tie_to(parent: i32) -> bool {
@@ -30,13 +68,12 @@ fn tie_to(parent: i32) -> bool {
     getppid() == Pid::from_raw(parent)
 }
 
-/// Ties this process to `parent` and becomes `argv`. Returns only when that failed.
+/// Ties this process to its parent and becomes `argv`. Returns only when that failed.
 #[must_use]
-pub fn become_program(parent: i32, argv: &[OsString]) -> ExitCode {
-    if !tie_to(parent) {
+pub fn become_program(ties: &Ties, argv: &[OsString]) -> ExitCode {
+    if !bind(ties) {
         return ExitCode::FAILURE;
     }
-    prefer_as_victim();
     let Some((program, arguments)) = argv.split_first() else { return ExitCode::FAILURE };
     let error = Command::new(program).args(arguments).exec();
     eprintln!("ERROR: start {}: {error}", program.to_string_lossy());
@@ -51,7 +88,7 @@ fn prefer_as_victim() {
 /// How the built-in worker is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub parent: i32,
+    pub ties: Ties,
     pub models: PathBuf,
     /// 0: all cores.
     pub threads: usize,
@@ -69,24 +106,33 @@ struct Current {
 /// Takes jobs until its input ends.
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
-    if !tie_to(options.parent) {
+    if !bind(&options.ties) {
         return ExitCode::FAILURE;
     }
-    prefer_as_victim();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
     let Options { models, executor, precision, .. } = options;
     // The agent counts GPUs as NVML does, in the order of their addresses.
     let gpu = std::env::var("CUDA_VISIBLE_DEVICES").ok().and_then(|gpu| gpu.parse().ok()).unwrap_or(0);
-    let mut engine = Engine::new(EngineOptions { models_dir: models, threads, executor, precision, gpu });
+    serve(&mut Engine::new(EngineOptions { models_dir: models, threads, executor, precision, gpu }))
+}
+
+/// Takes jobs from standard input until that ends, or until `engine` is of no more use.
+#[must_use]
+pub fn serve(engine: &mut Engine) -> ExitCode {
+    // The last line is what the supervisor gives as the reason; a backtrace would push a panic's own words away.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        eprintln!("ERROR: the worker {}", panic.to_string().replace('\n', " "));
+    }));
     let current = Arc::new(Current::default());
     let (jobs, waiting) = mpsc::sync_channel::<Box<Task>>(1);
     let reader = Arc::clone(&current);
     std::thread::spawn(move || read_requests(&reader, &jobs));
     while let Ok(task) = waiting.recv() {
-        let last_words = work(&mut engine, &task, &current);
+        let last_words = work(engine, &task, &current);
         *current.id.lock() = None;
-        // A device that is lost to this process is not to the next one.
         if !say(&last_words) || engine.is_spent() {
             return ExitCode::FAILURE;
         }
@@ -145,8 +191,9 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
                 let announced = Announced {
                     name: output.path.to_string_lossy().into_owned(),
                     content_type: Some(output.content_type.to_owned()),
-                    width: Some(output.width),
-                    height: Some(output.height),
+                    // A sound has no sides.
+                    width: Some(output.width).filter(|pixels| *pixels > 0),
+                    height: Some(output.height).filter(|pixels| *pixels > 0),
                     extra,
                 };
                 say(&announced.to_line());
@@ -156,6 +203,8 @@ fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
         Err(failure) => json!({
             "error": failure.message,
             "permanent": failure.class == FailureClass::Permanent && !failure.cancelled,
+            // A device that is lost to this process is not to the next one.
+            "ends": engine.is_spent(),
             "details": failure.details,
         }),
     }

@@ -33,6 +33,40 @@ struct Manifest {
     /// It takes one job after the other and says `done` after each. Otherwise it is started for each job.
     #[serde(default)]
     keep_alive: bool,
+    #[serde(default)]
+    limits: Bounds,
+}
+
+/// What a worker may take of its host.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// GiB of memory.
+    pub memory_gb: Option<f64>,
+    /// Cores, in parts too.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+}
+
+impl Bounds {
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0.01 to 100,000 GiB")]
+        self.memory_gb.map(|gb| (gb * f64::from(1 << 30)) as u64)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: Option<f64>, most: f64| match value {
+            Some(value) if !(0.01..=most).contains(&value) => {
+                Err(format!("`limits.{name}` is {value}, not 0.01 to {most}"))
+            }
+            _ => Ok(()),
+        };
+        within("memory_gb", self.memory_gb, 100_000.0)?;
+        within("cpus", self.cpus, 4_096.0)?;
+        within("processes", self.processes.map(f64::from), 4_194_304.0)
+    }
 }
 
 /// A program that can be a worker: a studio's own, or the agent itself for the built-in types.
@@ -48,6 +82,7 @@ pub struct Program {
     pub models: Vec<String>,
     pub requirements: Requirements,
     pub keep_alive: bool,
+    pub limits: Bounds,
 }
 
 /// Why a manifest is not taken.
@@ -113,6 +148,7 @@ fn checked(manifest: Manifest, path: &Path) -> Result<Program, String> {
     if manifest.requirements.arch.as_ref().is_some_and(|arch| backlot_wire::job::parse_arch(arch).is_none()) {
         return Err("`requirements.arch` is not `sm_NN` or `sm_NN+`".into());
     }
+    manifest.limits.check()?;
     let folder = path.parent().unwrap_or(Path::new("."));
     Ok(Program {
         name: manifest.name,
@@ -123,6 +159,7 @@ fn checked(manifest: Manifest, path: &Path) -> Result<Program, String> {
         models: manifest.models,
         requirements: manifest.requirements,
         keep_alive: manifest.keep_alive,
+        limits: manifest.limits,
     })
 }
 
@@ -165,9 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_of_the_repository_is_a_manifest() {
+    fn the_samples_of_the_repository_are_manifests() {
         let programs = read_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/samples"))).unwrap();
-        assert_eq!(programs[0].types, ["sample.textstats"]);
+        let types: Vec<&str> = programs.iter().flat_map(|program| &program.types).map(String::as_str).collect();
+        assert_eq!(types, ["sample.comfyui", "sample.diffusers", "sample.textstats"]);
     }
 
     #[test]
@@ -179,6 +217,9 @@ mod tests {
             ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"a b\"]", "`a b`"),
             ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"image.upscale\"]", "built in"),
             ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"t\"]\nkeepalive = true", "keepalive"),
+            ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"t\"]\nlimits.memory = 1", "memory"),
+            ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"t\"]\nlimits.cpus = nan", "`limits.cpus`"),
+            ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"t\"]\nlimits.memory_gb = 0", "`limits.memory_gb`"),
             ("name = \"a\"\ncommand = [\"x\"]\ntypes = [\"t\"]\nrequirements.arch = \"volta\"", "arch"),
         ] {
             let dir = folder(&[("bad.toml", text)]);

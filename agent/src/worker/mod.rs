@@ -4,13 +4,15 @@
 //! same program; GPU memory is not shared between programs. The built-in types run in a worker like any program of
 //! the studio's: there is one mechanism.
 //!
-//! Absent on purpose: limits by cgroup. The kernel's out-of-memory killer is pointed at workers, and the agent outlives them.
+//! The kernel's out-of-memory killer is pointed at workers, and the agent outlives them.
 
 pub mod builtin;
+pub mod cgroup;
 pub mod lines;
 pub mod manifest;
 pub mod process;
 pub mod protocol;
+mod room;
 mod stderr;
 
 use std::collections::BTreeMap;
@@ -54,6 +56,7 @@ pub fn builtin_program(config: &Config) -> Program {
         models: Vec::new(),
         requirements: Default::default(),
         keep_alive: true,
+        limits: Default::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_wire::{FailureClass, Limits, cause};
+use futures::FutureExt;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
@@ -23,15 +24,20 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::cgroup::{Cgroup, Group};
 use super::lines::{Line, Lines};
 use super::manifest::Program;
 use super::protocol::{self, Announced, OUTPUTS_MAX, Request, Said, Task};
-use super::stderr;
+use super::{room, stderr};
 
 /// Requests to a worker that has not read them yet.
 const REQUESTS_MAX: usize = 8;
 /// Last lines of standard error that are kept to explain an early end.
 pub(super) const TAIL_LINES: usize = 8;
+/// Most lines of one job: ten a second for five days.
+const LINES_MAX: u64 = 5_000_000;
+/// How often the output folder is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long output is read on after a worker has exited: something it has started may hold the pipe open.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -63,6 +69,10 @@ pub struct Launch {
     pub line_bytes_max: usize,
     pub cancel_grace: Duration,
     pub hard_limit_s: u64,
+    /// Most bytes that a job may leave in its output folder.
+    pub output_bytes_max: u64,
+    /// Where workers get cgroups of their own.
+    pub cgroup: Option<Arc<Cgroup>>,
 }
 
 /// How a job ended in its worker.
@@ -91,6 +101,8 @@ pub struct Process {
     keep_alive: bool,
     child: Child,
     group: Option<Pid>,
+    cgroup: Option<Group>,
+    memory_gb: Option<f64>,
     requests: mpsc::Sender<Request>,
     lines: Lines<ChildStdout>,
     said_on_stderr: Arc<Mutex<stderr::Relay>>,
@@ -98,6 +110,7 @@ pub struct Process {
     launch: Launch,
     /// It may take another job.
     usable: bool,
+    has_worked: bool,
     /// Why it ended in the middle of a job; `None` for an end that was in order.
     early_end: Option<&'static str>,
 }
@@ -110,6 +123,17 @@ impl Process {
     pub fn start(program: &Program, gpu: Option<u32>, launch: &Launch) -> std::io::Result<Self> {
         let mut command = Command::new(&launch.agent);
         command.arg("worker").arg("--parent").arg(std::process::id().to_string());
+        let cgroup = launch.cgroup.as_ref().map(|own| own.worker(&program.limits)).transpose();
+        let cgroup = cgroup.map_err(std::io::Error::other)?;
+        if let Some(cgroup) = &cgroup {
+            command.arg("--cgroup").arg(cgroup.dir());
+        }
+        if !launch.cgroup.as_ref().is_some_and(|own| own.holds_memory())
+            && let Some(bytes) = program.limits.memory_bytes()
+        {
+            command.arg("--memory-bytes").arg(bytes.to_string());
+        }
+        command.arg("--file-bytes").arg(launch.output_bytes_max.to_string());
         command.args(program.arguments.iter().map(OsString::as_os_str));
         if let Some(dir) = &program.dir {
             command.current_dir(dir);
@@ -125,6 +149,8 @@ impl Process {
         command.envs(&program.env);
         if let Some(gpu) = gpu {
             command.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
+            // Slots are counted by PCI address; CUDA would count the fastest first.
+            command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         }
         let mut child = command
             .stdin(Stdio::piped())
@@ -146,12 +172,15 @@ impl Process {
             keep_alive: program.keep_alive,
             group: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw),
             child,
+            cgroup,
+            memory_gb: program.limits.memory_gb,
             requests,
             lines: Lines::new(stdout, launch.line_bytes_max),
             said_on_stderr: relay,
             relaying,
             launch: launch.clone(),
             usable: true,
+            has_worked: false,
             early_end: None,
         })
     }
@@ -204,7 +233,14 @@ impl Process {
         self.usable = false;
         self.early_end = None;
         let began = Instant::now();
-        let oom_kills = crate::host::oom_kills();
+        let oom_kills = self.oom_kills();
+        // What it has said since its last job belongs to nobody: a late `done` must not end this one.
+        let has_worked = std::mem::replace(&mut self.has_worked, true);
+        while has_worked && let Some(Ok(Some(_))) = self.lines.next().now_or_never() {
+            if began.elapsed() > DRAIN {
+                return self.broke("talks without a job".into());
+            }
+        }
         if self.requests.try_send(Request::Job { job: Box::new(task.clone()) }).is_err() {
             return Verdict::failed(FailureClass::Transient, "the worker takes no job");
         }
@@ -213,6 +249,8 @@ impl Process {
         let mut end_of_output = false;
         let mut asked: Option<(Ask, Instant)> = None;
         let mut told = true;
+        let mut lines = 0_u64;
+        let mut look_at = began + LOOK;
         loop {
             let current = orders.borrow_and_update().clone();
             if let (None, Some(stop)) = (&asked, current.stop) {
@@ -224,48 +262,13 @@ impl Process {
             let soft_at = limits.soft_s.map(|s| began + Duration::from_secs(s)).filter(|_| asked.is_none());
             let kill_at = asked.as_ref().map(|(_, at)| *at);
             let drained_at = exited.map(|(_, at)| at + DRAIN);
-            let next = [Some(hard_at), soft_at, kill_at, drained_at].into_iter().flatten().min().unwrap_or(hard_at);
+            let ends = [Some(hard_at), soft_at, kill_at, drained_at, Some(look_at)];
+            let next = ends.into_iter().flatten().min().unwrap_or(hard_at);
+            let is_time = Instant::now() >= next;
             tokio::select! {
                 biased;
-                line = self.lines.next(), if !end_of_output => match line {
-                    Ok(Some(Line::Cut(start))) => {
-                        self.kill().await;
-                        let bytes = self.launch.line_bytes_max;
-                        let start = protocol::start_of(&start);
-                        return self.broke(format!("wrote a line of more than {bytes} bytes: `{start}`"));
-                    }
-                    Ok(Some(Line::Whole(line))) => match protocol::understand(&line) {
-                        Err(problem) => {
-                            self.kill().await;
-                            return self.broke(problem);
-                        }
-                        Ok(Said::Done) => {
-                            self.usable = self.keep_alive;
-                            return end_of(asked, Verdict::Done(outputs));
-                        }
-                        Ok(Said::Error { message, permanent, mut details }) => {
-                            self.usable = self.keep_alive;
-                            if !details.contains_key(cause::KEY) && is_out_of_memory(&message) {
-                                details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
-                            }
-                            let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
-                            return end_of(asked, Verdict::Failed { class, message, details });
-                        }
-                        Ok(Said::Output(_)) if outputs.len() >= OUTPUTS_MAX => {
-                            self.kill().await;
-                            return self.broke(format!("announced more than {OUTPUTS_MAX} outputs"));
-                        }
-                        Ok(Said::Output(output)) => outputs.push(output),
-                        Ok(said) => heard(said),
-                    },
-                    Ok(None) | Err(_) => end_of_output = true,
-                },
-                status = self.child.wait(), if exited.is_none() => {
-                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
-                    exited = Some((status, Instant::now()));
-                }
-                changed = orders.changed(), if told => told = changed.is_ok(),
-                () = tokio::time::sleep_until(next) => {
+                // A worker that never stops talking is not let off its limits.
+                () = std::future::ready(()), if is_time => {
                     let now = Instant::now();
                     if kill_at.is_some_and(|at| now >= at) {
                         self.kill().await;
@@ -285,7 +288,62 @@ impl Process {
                     if drained_at.is_some_and(|at| now >= at) {
                         end_of_output = true;
                     }
+                    if now >= look_at {
+                        if let Some(verdict) = self.look(task).await {
+                            return verdict;
+                        }
+                        look_at = Instant::now() + LOOK;
+                    }
                 }
+                line = self.lines.next(), if !end_of_output => match line {
+                    Ok(Some(Line::Cut(start))) => {
+                        self.kill().await;
+                        let bytes = self.launch.line_bytes_max;
+                        let start = protocol::start_of(&start);
+                        return self.broke(format!("wrote a line of more than {bytes} bytes: `{start}`"));
+                    }
+                    Ok(Some(Line::Whole(_))) if lines >= LINES_MAX => {
+                        self.kill().await;
+                        return self.broke(format!("wrote more than {LINES_MAX} lines"));
+                    }
+                    Ok(Some(Line::Whole(line))) => match protocol::understand(&line) {
+                        Err(problem) => {
+                            self.kill().await;
+                            return self.broke(problem);
+                        }
+                        Ok(Said::Done) => {
+                            self.usable = self.keep_alive;
+                            return end_of(asked, Verdict::Done(outputs));
+                        }
+                        Ok(Said::Error { message, permanent, ends, mut details }) => {
+                            self.usable = self.keep_alive && !ends;
+                            if !details.contains_key(cause::KEY) && is_out_of_memory(&message) {
+                                details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
+                            }
+                            let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
+                            return end_of(asked, Verdict::Failed { class, message, details });
+                        }
+                        Ok(Said::Output(_)) if outputs.len() >= OUTPUTS_MAX => {
+                            self.kill().await;
+                            return self.broke(format!("announced more than {OUTPUTS_MAX} outputs"));
+                        }
+                        Ok(Said::Output(output)) => {
+                            lines += 1;
+                            outputs.push(output);
+                        }
+                        Ok(said) => {
+                            lines += 1;
+                            heard(said);
+                        }
+                    },
+                    Ok(None) | Err(_) => end_of_output = true,
+                },
+                status = self.child.wait(), if exited.is_none() => {
+                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
+                    exited = Some((status, Instant::now()));
+                }
+                changed = orders.changed(), if told => told = changed.is_ok(),
+                () = tokio::time::sleep_until(next) => {} // what is to be done stands above
             }
             if let (true, Some((status, _))) = (end_of_output, exited) {
                 let verdict = match status.code() {
@@ -310,11 +368,25 @@ impl Process {
         Instant::now() + self.launch.cancel_grace
     }
 
+    /// Ends a job that has written more than it may.
+    async fn look(&mut self, task: &Task) -> Option<Verdict> {
+        let (folder, most) = (task.output_dir.clone(), self.launch.output_bytes_max);
+        let bytes = tokio::task::spawn_blocking(move || room::bytes_in(&folder, most)).await.ok()?;
+        if bytes <= most {
+            return None;
+        }
+        self.kill().await;
+        self.early_end = Some("limit");
+        let message =
+            format!("wrote more than {most} bytes into its output folder (`output_bytes_max`) and was killed");
+        Some(Verdict::failed(FailureClass::Permanent, message))
+    }
+
     /// Kills it and everything that it has started.
     pub async fn kill(&mut self) {
         self.usable = false;
+        self.kill_group();
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.kill_group();
             let _ = self.child.start_kill();
             let _ = self.child.wait().await;
         }
@@ -328,10 +400,19 @@ impl Process {
         self.kill().await;
     }
 
-    fn kill_group(&self) {
-        if let Some(group) = self.group {
+    /// Once: while one of the group lives, the kernel gives its number to nobody else; afterwards it may.
+    fn kill_group(&mut self) {
+        if let Some(group) = self.group.take() {
             let _ = kill_process_group(group, Signal::KILL);
         }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+    }
+
+    /// Of this worker alone where a cgroup counts them, else of the host.
+    fn oom_kills(&self) -> Option<u64> {
+        self.cgroup.as_ref().and_then(Group::oom_kills).or_else(crate::host::oom_kills)
     }
 
     /// It did what the protocol does not allow: the same program would do it again.
@@ -348,8 +429,11 @@ impl Process {
         if let Some(signal) = status.signal() {
             message.push_str(&format!("was killed by signal {signal}"));
             details.insert("signal".into(), signal.into());
-            if crate::host::oom_kills() > oom_kills_before {
-                message.push_str(": the kernel was out of memory");
+            if self.oom_kills() > oom_kills_before {
+                match self.memory_gb.filter(|_| self.cgroup.is_some()) {
+                    Some(gb) => message.push_str(&format!(": it was over its limit of {gb} GiB of memory")),
+                    None => message.push_str(": the kernel was out of memory"),
+                }
                 details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
             }
         } else {
@@ -381,9 +465,7 @@ pub(super) fn is_out_of_memory(text: &str) -> bool {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.kill_group();
-        }
+        self.kill_group();
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Said {
     Error {
         message: String,
         permanent: bool,
+        /// The worker ends after this, also one that is kept.
+        ends: bool,
         details: Map<String, Value>,
     },
     /// The job is finished and all its outputs were announced.
@@ -122,11 +124,12 @@ pub fn understand(line: &str) -> Result<Said, String> {
     if let Some(error) = fields.remove("error") {
         let Value::String(message) = error else { return wrong("error", "a text") };
         let permanent = fields.remove("permanent").is_some_and(|flag| flag == Value::Bool(true));
+        let ends = fields.remove("ends").is_some_and(|flag| flag == Value::Bool(true));
         let details = match fields.remove("details") {
             Some(Value::Object(details)) if details.len() <= 64 => details,
             _ => Map::new(),
         };
-        return Ok(Said::Error { message: cut(&message, MESSAGE_BYTES_MAX).to_owned(), permanent, details });
+        return Ok(Said::Error { message: cut(&message, MESSAGE_BYTES_MAX).to_owned(), permanent, ends, details });
     }
     if let Some(phase) = fields.remove("phase") {
         return match phase {

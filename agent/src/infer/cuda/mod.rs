@@ -90,7 +90,7 @@ impl Executor for Cuda {
 fn fault(what: &str, error: &DeviceError, needed_bytes: usize) -> ExecError {
     match error.kind {
         Fault::Request => ExecError::Compute { node: what.to_owned(), problem: error.to_string() },
-        Fault::Memory => ExecError::DeviceMemory { needed_bytes, problem: error.to_string() },
+        Fault::Memory => ExecError::DeviceMemory { needed_bytes, free: None, problem: error.to_string() },
         Fault::Lost => ExecError::Device(format!("{what}: {error}")),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::executor::{ExecError, Input, Output, Program};
+use super::super::executor::{ExecError, Free, Input, Output, Program};
 use super::super::graph::{Graph, GraphError, Op, Plan, TensorType, ValueId};
 use super::super::weights::Weights;
 use super::device::{Allocation, Arg, Command, Device, HostMemory, Launch, Recorded};
@@ -284,7 +284,8 @@ fn reserve(device: &Arc<dyn Device>, needed_bytes: usize) -> Result<Allocation, 
     let refused = || {
         let largest = device.largest_piece_bytes();
         let problem = format!("{free} bytes are free, the largest piece is {largest}");
-        ExecError::DeviceMemory { needed_bytes, problem }
+        let free = Some(Free { bytes: free, largest_bytes: largest });
+        ExecError::DeviceMemory { needed_bytes, free, problem }
     };
     if needed_bytes > free {
         return Err(refused());

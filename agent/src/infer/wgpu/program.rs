@@ -214,7 +214,8 @@ impl From<GpuError> for ExecError {
     fn from(error: GpuError) -> Self {
         match error {
             GpuError::Memory { needed_bytes, problem } => {
-                Self::DeviceMemory { needed_bytes: usize::try_from(needed_bytes).unwrap_or(usize::MAX), problem }
+                let needed_bytes = usize::try_from(needed_bytes).unwrap_or(usize::MAX);
+                Self::DeviceMemory { needed_bytes, free: None, problem }
             }
             other => Self::Device(other.to_string()),
         }
