@@ -165,6 +165,8 @@ config! {
         credentials: String = String::new();
         /// Most bytes a second that are moved.
         bytes_s_max: u64 = 67_108_864;
+        /// A window that has more bytes goes in parts of this size, each held in memory once. S3 takes none below 5 MiB.
+        part_bytes: u64 = 16_777_216;
         /// Most bytes on this disk of what searches have read there of late.
         cache_bytes_max: u64 = 4_294_967_296;
     }
@@ -485,6 +487,9 @@ impl ColdWindowsConfig {
         if self.bytes_s_max < 65_536 {
             return Err(wrong("cold_windows.bytes_s_max", "is at least 65536"));
         }
+        if !(5 << 20..=128 << 20).contains(&self.part_bytes) {
+            return Err(wrong("cold_windows.part_bytes", "is 5242880 to 134217728"));
+        }
         if self.cache_bytes_max < 16 << 20 {
             return Err(wrong("cold_windows.cache_bytes_max", "is at least 16777216"));
         }
@@ -678,6 +683,7 @@ mod tests {
         for (text, key) in [
             ("[cold_windows]\nbucket = \"old\"\nendpoint = \"garage\"\n", "cold_windows.endpoint"),
             ("[cold_windows]\nbucket = \"old\"\ncache_bytes_max = 1\n", "cold_windows.cache_bytes_max"),
+            ("[cold_windows]\nbucket = \"old\"\npart_bytes = 5000000\n", "cold_windows.part_bytes"),
             ("[logs]\ncold_days = 3\n", "logs.cold_days"),
             ("[traces]\ncold_days = 3\n", "traces.cold_days"),
             ("[[logs.class]]\nname = \"a\"\nmatch = \"b\"\ndays = 9\ncold_days = 3\n", "logs.class"),

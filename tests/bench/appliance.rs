@@ -20,8 +20,13 @@ pub(crate) struct Appliance {
 
 impl Appliance {
     /// Starts `backlot serve --dev` on `data`, with its standard error in `log`.
-    #[allow(clippy::disallowed_methods, reason = "a measurement")]
     pub(crate) fn start(data: &Path, log: &Path) -> Result<Self, Failure> {
+        Self::start_with(data, log, &[])
+    }
+
+    /// The same with configuration from the environment.
+    #[allow(clippy::disallowed_methods, reason = "a measurement")]
+    pub(crate) fn start_with(data: &Path, log: &Path, settings: &[(&str, &str)]) -> Result<Self, Failure> {
         let program = std::env::current_exe()?.with_file_name("backlot");
         if !program.exists() {
             return Err(format!("{} is not there: `cargo build --release` makes it", program.display()).into());
@@ -31,6 +36,7 @@ impl Appliance {
         for door in ["AWS", "HTTP", "OTLP_GRPC", "OTLP_HTTP"] {
             command.env(format!("BACKLOT_EDGE_{door}"), "127.0.0.1:0");
         }
+        command.envs(settings.iter().copied());
         let began = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(std::fs::File::create(log)?).spawn()?;
         let mut line = String::new();

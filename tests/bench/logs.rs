@@ -16,12 +16,12 @@ use crate::appliance::{Appliance, resident_mib};
 use crate::client::Failure;
 use crate::{logs_peers, logs_rest, logs_tail};
 
-const LINES_A_REQUEST: usize = 1000;
+pub(crate) const LINES_A_REQUEST: usize = 1000;
 /// How often each question is asked.
-const TIMES: usize = 40;
-const BYTES: usize = 256 << 20;
+pub(crate) const TIMES: usize = 40;
+pub(crate) const BYTES: usize = 256 << 20;
 /// A word that ten lines have, whatever there are.
-const RARE: &str = "zyzzyva";
+pub(crate) const RARE: &str = "zyzzyva";
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]
 pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
@@ -53,19 +53,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
             }
         }
         lines_sent += lines.len() as u64;
-        let request: ExportLogsServiceRequest = serde_json::from_value(to_otlp(&lines))?;
-        let body = request.encode_to_vec();
-        let began = Instant::now();
-        let headers = [("content-type", "application/x-protobuf")];
-        loop {
-            let (status, text) = http(&appliance.otlp, "POST", "/v1/logs", &headers, &body);
-            match status {
-                200 => break,
-                503 => std::thread::sleep(Duration::from_millis(50)), // it asks for a pause
-                status => return Err(format!("{status}: {text}").into()),
-            }
-        }
-        took += began.elapsed();
+        took += send(&appliance, serde_json::from_value(to_otlp(&lines))?)?;
         peak_mib = peak_mib.max(appliance.resident_mib()?);
     }
     // Everything that was acknowledged can be found when this has its answer.
@@ -96,27 +84,53 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 
 /// Asks each question often, and prints how long its answers took.
 pub(crate) fn questions(appliance: &Appliance) -> Result<(), Failure> {
-    let day = "from=24h";
-    for (what, path) in [
-        ("newest 100 of a level", format!("/v1/logs?limit=100&query=level%3Aerror&{day}")),
-        ("newest 100 of a host and a level", format!("/v1/logs?limit=100&query=host%3Agpu-07%20level%3Aerror&{day}")),
-        ("newest 100 with a phrase", format!("/v1/logs?limit=100&query=%22out%20of%20memory%22&{day}")),
-        ("newest 100 of a regular expression", format!("/v1/logs?limit=100&query=%2Fstep%201.%20of%2F&{day}")),
-        ("a rare word", format!("/v1/logs?limit=100&query={RARE}&{day}")),
-        ("histogram of all by level", format!("/v1/logs/histogram?by=level&{day}")),
-        ("top values of a host's jobs", format!("/v1/logs/values?name=job&query=host%3Agpu-07&{day}")),
-        ("percentiles of a number", format!("/v1/logs/numbers?name=duration_ms&{day}")),
-        ("patterns", format!("/v1/logs/patterns?{day}")),
-    ] {
-        let mut times = Vec::with_capacity(TIMES);
-        for _ in 0..TIMES {
-            times.push(ask(appliance, &path)?.1);
-        }
-        times.sort_unstable();
-        let ms = |at: usize| times[at].as_secs_f64() * 1e3;
-        println!("{:>12.2} ms p50, {:.2} ms the slowest of {TIMES}: {what}", ms(TIMES / 2), ms(TIMES - 1));
+    for (what, path) in asked_of("from=24h") {
+        let (p50, slowest) = ask_often(appliance, &path)?;
+        println!("{p50:>12.2} ms p50, {slowest:.2} ms the slowest of {TIMES}: {what}");
     }
     Ok(())
+}
+
+/// What is asked, and how, of a stretch of time.
+pub(crate) fn asked_of(range: &str) -> [(&'static str, String); 9] {
+    [
+        ("newest 100 of a level", format!("/v1/logs?limit=100&query=level%3Aerror&{range}")),
+        ("newest 100 of a host and a level", format!("/v1/logs?limit=100&query=host%3Agpu-07%20level%3Aerror&{range}")),
+        ("newest 100 with a phrase", format!("/v1/logs?limit=100&query=%22out%20of%20memory%22&{range}")),
+        ("newest 100 of a regular expression", format!("/v1/logs?limit=100&query=%2Fstep%201.%20of%2F&{range}")),
+        ("a rare word", format!("/v1/logs?limit=100&query={RARE}&{range}")),
+        ("histogram of all by level", format!("/v1/logs/histogram?by=level&{range}")),
+        ("top values of a host's jobs", format!("/v1/logs/values?name=job&query=host%3Agpu-07&{range}")),
+        ("percentiles of a number", format!("/v1/logs/numbers?name=duration_ms&{range}")),
+        ("patterns", format!("/v1/logs/patterns?{range}")),
+    ]
+}
+
+/// Asks it [`TIMES`] times: milliseconds of the one in the middle, and of the slowest.
+pub(crate) fn ask_often(appliance: &Appliance, path: &str) -> Result<(f64, f64), Failure> {
+    let mut times = Vec::with_capacity(TIMES);
+    for _ in 0..TIMES {
+        times.push(ask(appliance, path)?.1);
+    }
+    times.sort_unstable();
+    let ms = |at: usize| times[at].as_secs_f64() * 1e3;
+    Ok((ms(TIMES / 2), ms(TIMES - 1)))
+}
+
+/// Sends lines until they are taken; how long that took.
+#[allow(clippy::disallowed_methods, reason = "a measurement")]
+pub(crate) fn send(appliance: &Appliance, lines: ExportLogsServiceRequest) -> Result<Duration, Failure> {
+    let body = lines.encode_to_vec();
+    let began = Instant::now();
+    let headers = [("content-type", "application/x-protobuf")];
+    loop {
+        let (status, text) = http(&appliance.otlp, "POST", "/v1/logs", &headers, &body);
+        match status {
+            200 => return Ok(began.elapsed()),
+            503 => std::thread::sleep(Duration::from_millis(50)), // it asks for a pause
+            status => return Err(format!("{status}: {text}").into()),
+        }
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "a measurement")]

@@ -8,6 +8,7 @@ mod client;
 mod http;
 mod journal;
 mod logs;
+mod logs_cold;
 mod logs_peers;
 mod logs_rest;
 mod logs_tail;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const USAGE: &str =
-    "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--alone] [--bytes N] [--objects N] [--spans N]
+    "usage: bench SUBJECT [--dir FOLDER] [--seconds N] [--fifo] [--alone] [--cold] [--bytes N] [--objects N] [--spans N]
 subjects:
   journal   group commit of 1 KiB records by 1, 16 and 128 callers, beside raw write + fdatasync
   queue     sends, send-receive-delete cycles, a million queued messages and their reopening
@@ -38,7 +39,8 @@ subjects:
             with --bytes: the size of the large objects, 64 MiB unless given
   objects   a bucket of --objects objects, 1,000,000 unless given: starting again, pages of a listing, memory
   logs      --bytes of log lines (256 MiB unless given) in over OTLP: rate, room on the disk, questions,
-            beside ClickHouse, SQLite and ripgrep; with --alone: without them
+            beside ClickHouse, SQLite and ripgrep; with --alone: without them;
+            with --cold: questions of windows that rest, and of the same windows when they lie in another backlot
   traces    --spans of spans (1,000,000 unless given) in over OTLP: rate, room on the disk, a trace by its id, lists
   upscale   the agent's CPU upscaler beside ncnn, turn by turn
   start     size of the binary, time to ready, resident memory of an idle appliance";
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         seconds: 3,
         fifo: false,
         alone: false,
+        cold: false,
         bytes: None,
         objects: 1_000_000,
         spans: 1_000_000,
@@ -62,6 +65,10 @@ fn main() -> ExitCode {
         }
         if word == "--alone" {
             settings.alone = true;
+            continue;
+        }
+        if word == "--cold" {
+            settings.cold = true;
             continue;
         }
         match (word.as_str(), words.next()) {
@@ -86,6 +93,7 @@ fn main() -> ExitCode {
         Some("waiting") => http::waiting(&settings).map_err(plain),
         Some("artifacts") => artifacts::run(&settings).map_err(plain),
         Some("objects") => artifacts::many(&settings).map_err(plain),
+        Some("logs") if settings.cold => logs_cold::run(&settings).map_err(plain),
         Some("logs") => logs::run(&settings).map_err(plain),
         Some("traces") => traces::run(&settings).map_err(plain),
         Some("upscale") => upscale::run().map_err(plain),
@@ -126,6 +134,8 @@ pub(crate) struct Settings {
     pub(crate) fifo: bool,
     /// Without peers.
     pub(crate) alone: bool,
+    /// Of windows in another S3.
+    pub(crate) cold: bool,
     /// Size of large objects, or of all log lines.
     pub(crate) bytes: Option<usize>,
     /// How many objects a bucket is filled with.

@@ -20,7 +20,7 @@ use crate::outgoing::chain;
 
 /// Longest time of a call that moves few bytes, tries included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time of a call that sends up to [`PART_BYTES`], tries included.
+/// Longest time of a call that sends [`PART_BYTES`], or a part as large as a configuration may say, tries included.
 const SEND_TIMEOUT: Duration = Duration::from_secs(300);
 /// What is sent in one call; a larger object goes up in parts of this size. It is held in memory, once.
 pub const PART_BYTES: u64 = 16 << 20;
@@ -99,7 +99,7 @@ impl Bucket {
         }
     }
 
-    /// Puts an object of up to [`PART_BYTES`] in one call.
+    /// Puts an object in one call.
     ///
     /// # Errors
     /// [`BucketError`].

@@ -192,6 +192,8 @@ struct ToldWindow {
     cold_bytes: u64,
     /// Those that are written go when they are closed.
     closed: bool,
+    /// Merged and packed, as what moves is.
+    rests: bool,
     last_arrival: String,
     /// When its time is over.
     goes: String,
@@ -213,6 +215,7 @@ async fn told(_: Viewer, State(budget): State<Budget>) -> Result<Json<Told>, Api
         cold: kept.cold_bytes > 0,
         cold_bytes: kept.cold_bytes,
         closed: kept.closed,
+        rests: kept.rests,
         last_arrival: moment(kept.last_arrival_ms),
         goes: moment(kept.last_arrival_ms.saturating_add(kept.retention_ms)),
     };
@@ -275,6 +278,7 @@ mod tests {
                 documents: 1,
                 bytes: 1,
                 closed,
+                rests: closed,
                 last_arrival_ms: 1_000_000 - age_h,
                 retention_ms: retention_h,
                 cold_bytes: 0,

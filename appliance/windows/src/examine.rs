@@ -1,9 +1,11 @@
 //! Looking at windows without opening them, and without changing anything: for when nobody else has the folder.
 
-use crate::chain::{Folder, list_asides};
+use std::sync::Arc;
+
+use crate::chain::{Entry, Folder, list_asides};
 use crate::class::Chain;
 use crate::cold::{Manifest, Moved};
-use crate::summary::read_meta;
+use crate::summary::{Meta, read_meta};
 use crate::windows::Kept;
 use crate::{Options, WindowsError};
 
@@ -41,7 +43,10 @@ pub fn examine(options: &Options) -> Result<Examined, WindowsError> {
             }
         }
         match read_meta(&folder.path) {
-            Ok(Some(meta)) => examined.kept.push(Kept::of(&folder, &meta.summary, options)),
+            Ok(Some(Meta { summary, rests })) => {
+                let rests = rests || folder.moved.is_some();
+                examined.kept.push(Kept::of(&Entry { folder: Arc::new(folder), summary, rests }, options));
+            }
             Ok(None) => {} // was only begun
             Err(reason) => examined.unreadable.push((folder.name.clone(), reason)),
         }

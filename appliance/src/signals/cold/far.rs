@@ -13,7 +13,7 @@ use opentelemetry::KeyValue;
 use tokio::time::timeout;
 
 use super::ColdWindows;
-use crate::other_s3::bucket::{BucketError, PART_BYTES, Said, Upload};
+use crate::other_s3::bucket::{BucketError, Said, Upload};
 use crate::telemetry::{counter, histogram};
 
 /// Longest wait for the head of an answer, tries included, and between two pieces of its body.
@@ -111,9 +111,9 @@ impl Shelf {
     }
 
     async fn put_parts(&self, upload: &mut Upload, image: &Image<'_>) -> Result<(), FarError> {
-        let mut from = 0;
+        let (mut from, part_bytes) = (0, self.part_bytes());
         while from < image.bytes() {
-            let to = image.bytes().min(from + PART_BYTES);
+            let to = image.bytes().min(from + part_bytes);
             let part = image.read(from..to).map_err(FarError::Away)?;
             upload.part(Bytes::from(part)).await?;
             self.pause(to - from).await;
@@ -125,7 +125,7 @@ impl Shelf {
     async fn put_whole(&self, key: &str, image: &Image<'_>) -> Result<(), FarError> {
         let bucket = &self.cold.0.bucket;
         let said = Said { metadata: Some((BYTES_METADATA, image.bytes().to_string())), class: None };
-        if image.bytes() <= PART_BYTES {
+        if image.bytes() <= self.part_bytes() {
             let bytes = image.read(0..image.bytes()).map_err(FarError::Away)?;
             bucket.put(key, said, Bytes::from(bytes)).await?;
             self.pause(image.bytes()).await;
@@ -144,6 +144,12 @@ impl Shelf {
             true => Ok(()),
             false => Err(FarError::Away(format!("it says that {key} has other bytes than were put"))),
         }
+    }
+
+    /// Whole blocks, as an image is read.
+    fn part_bytes(&self) -> u64 {
+        let (bytes, block) = (self.cold.0.config.part_bytes, Image::BLOCK_BYTES);
+        (bytes / block).max(1) * block
     }
 
     /// As long as these bytes may take.

@@ -42,8 +42,12 @@ pub(super) async fn run(cold: ColdWindows, stores: Vec<Store>, stop: Cancellatio
 }
 
 /// Moves all windows of a store that are due, and deletes what is loose; whether all went well.
+///
+/// What an earlier end has left goes first: moves may take hours, and parts of an upload that nobody ends cost money there. A store that
+/// lets nothing be deleted is moved to all the same.
 async fn round(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> bool {
     let signal = store.kind().as_str();
+    let was_clean = clean(cold, store, stop).await;
     while !stop.is_cancelled() {
         let now_ms = store.now().wall_ms;
         let windows = store.windows().clone();
@@ -58,6 +62,12 @@ async fn round(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> b
             }
         }
     }
+    was_clean && clean(cold, store, stop).await
+}
+
+/// Deletes what is loose; whether all went well.
+async fn clean(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> bool {
+    let signal = store.kind().as_str();
     let windows = store.windows().clone();
     let cleaned = blocking(stop, move |cancel| windows.clean_cold(cancel).map_err(ColdFault::Far)).await;
     match cleaned {

@@ -120,6 +120,9 @@ pub struct Image<'a> {
 }
 
 impl Image<'_> {
+    /// It is read in multiples of this, and to its end.
+    pub const BLOCK_BYTES: u64 = BLOCK_BYTES;
+
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.manifest.bytes

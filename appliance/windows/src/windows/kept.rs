@@ -54,6 +54,8 @@ pub struct Kept {
     pub bytes: u64,
     /// Nothing more comes in. Others do not go.
     pub closed: bool,
+    /// It is merged and packed as well.
+    pub rests: bool,
     pub last_arrival_ms: u64,
     /// It goes when its last arrival is longer ago than this.
     pub retention_ms: u64,
@@ -64,13 +66,14 @@ pub struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn of(folder: &Folder, summary: &Summary, options: &Options) -> Self {
+    pub(crate) fn of(Entry { folder, summary, rests }: &Entry, options: &Options) -> Self {
         Self {
             window: folder.name.clone(),
             class: folder.chain.class_name().to_owned(),
             documents: summary.documents,
             bytes: folder.disk_bytes(),
             closed: summary.closed,
+            rests: *rests,
             last_arrival_ms: summary.last_arrival_ms,
             retention_ms: retention_ms(folder, summary, options),
             cold_bytes: folder.cold_bytes(),
@@ -92,8 +95,7 @@ impl Windows {
     #[must_use]
     pub fn kept(&self) -> Vec<Kept> {
         let entries = lock(&self.shared.state).entries.clone();
-        let kept = |entry: Entry| Kept::of(&entry.folder, &entry.summary, &self.shared.options);
-        let mut kept: Vec<_> = entries.into_iter().map(kept).collect();
+        let mut kept: Vec<_> = entries.iter().map(|entry| Kept::of(entry, &self.shared.options)).collect();
         kept.sort_by_key(|kept| kept.last_arrival_ms);
         kept
     }
