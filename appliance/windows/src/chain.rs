@@ -92,6 +92,10 @@ impl Folder {
         WindowsError::Index { verb, window: self.name.clone(), problem: problem.to_string() }
     }
 
+    pub(crate) fn unwritten(&self, source: std::io::Error) -> WindowsError {
+        WindowsError::Io { verb: "write", path: self.path.clone(), source }
+    }
+
     /// What it holds as of the last commit, and whether it rests.
     pub(crate) fn meta(&self) -> Result<Meta, String> {
         read_meta(&self.path)?.ok_or_else(|| "has no meta.json".to_owned())

@@ -2,7 +2,7 @@
 //!
 //! What moves is one *image*: all files of the window's index behind one another, under a name that is never written twice. Here stay
 //! `meta.json` (what it holds, from when to when), the [`Manifest`] (what lies where in the image, and a checksum of each block), the
-//! *head* (what opening the index reads) and a [`Filter`] (which values are not in it). So most searches rule a cold window out without a
+//! *head* (what opening the index reads) and a filter (which terms are not in it: `filter.rs`). So most searches rule a cold window out without a
 //! request, and opening one takes none. What is read lies in a [`Cache`] on the disk, block by block, each compared with its checksum.
 //!
 //! The manifest is the one thing that says where a window lies: it is written when the image is there and whole, and from then on the
@@ -16,7 +16,6 @@
 
 mod cache;
 mod directory;
-mod filter;
 mod image;
 mod loose;
 mod opened;
@@ -24,17 +23,15 @@ pub(crate) mod waiting;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 pub use cache::{Cache, CacheStats};
-pub(crate) use filter::Filter;
 pub use image::Image;
 pub(crate) use image::{Manifest, Packed};
-pub(crate) use loose::Loose;
+pub(crate) use loose::{Loose, write_whole};
 
 use crate::Cancel;
 use crate::index::{IndexFault, Purpose, Window};
-use crate::query::Query;
 
 /// Why the store far away did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,12 +100,11 @@ pub(crate) struct Moved {
     pub(crate) manifest: Arc<Manifest>,
     /// `None`: there is no such store by the configuration.
     cold: Option<Cold>,
-    filter: OnceLock<Option<Filter>>,
 }
 
 impl Moved {
     pub(crate) fn new(manifest: Manifest, cold: Option<Cold>) -> Self {
-        Self { manifest: Arc::new(manifest), cold, filter: OnceLock::new() }
+        Self { manifest: Arc::new(manifest), cold }
     }
 
     /// Opens the index; reads what the head does not have.
@@ -127,12 +123,6 @@ impl Moved {
         let directory =
             directory::FarDirectory::open(dir, Arc::clone(&self.manifest), cold.clone()).map_err(IndexFault::damage)?;
         Window::open_in(Box::new(directory), dir, Purpose::Window)
-    }
-
-    /// Whether no document of it can answer to `query`.
-    pub(crate) fn is_ruled_out(&self, dir: &Path, query: &Query) -> bool {
-        let filter = self.filter.get_or_init(|| Filter::open(dir, self.manifest.filter.as_ref()));
-        filter.as_ref().is_some_and(|filter| !filter.may_answer(query))
     }
 
     /// Nobody asks for it any more.

@@ -36,6 +36,7 @@ mod pattern;
 mod plan;
 mod query;
 mod rows;
+mod seqs;
 mod summary;
 mod tally;
 mod tokens;

@@ -19,6 +19,7 @@ use crate::excluded::Excluded;
 use crate::index::{Fields, IndexFault, column, id_term, keyword_term, number_term, text_term};
 use crate::pattern::inner_words;
 use crate::query::{Query, has_within};
+use crate::seqs::OfSeqs;
 use crate::walk::Fault;
 use crate::windows::Cancel;
 
@@ -90,6 +91,7 @@ impl Planner<'_> {
                 one(term, &number_term(name)),
                 one(term, &text_term(name)),
             ])),
+            Query::Seqs(seqs) => Plan::exact(OfSeqs(seqs.clone())),
             Query::And(all) => self.and(all)?,
             Query::Or(some) => {
                 let plans = some.iter().map(|query| self.plan(query)).collect::<Result<Vec<_>, _>>()?;

@@ -64,6 +64,8 @@ pub enum Query {
     Exists {
         name: String,
     },
+    /// Documents of these numbers ([`Document::seq`]). Made by [`Query::seqs`].
+    Seqs(Vec<u64>),
     /// All of them; of none, everything.
     And(Vec<Query>),
     /// At least one of them; of none, nothing.
@@ -77,6 +79,25 @@ impl Query {
     pub fn text(name: &str, text: &str) -> Self {
         let words: Vec<_> = words(text).map(|word| word_key(word).into_owned()).collect();
         if words.is_empty() { Self::Nothing } else { Self::Words { name: name.to_owned(), words } }
+    }
+
+    /// The documents of these numbers; of none, nothing.
+    #[must_use]
+    pub fn seqs(seqs: impl IntoIterator<Item = u64>) -> Self {
+        let mut seqs: Vec<_> = seqs.into_iter().collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        if seqs.is_empty() { Self::Nothing } else { Self::Seqs(seqs) }
+    }
+
+    /// Whether a document that answers may have a number before `end`.
+    pub(crate) fn may_be_before(&self, end: u64) -> bool {
+        match self {
+            Self::Seqs(seqs) => seqs.first().is_some_and(|first| *first < end),
+            Self::And(all) => all.iter().all(|query| query.may_be_before(end)),
+            Self::Or(some) => some.iter().any(|query| query.may_be_before(end)),
+            _ => true,
+        }
     }
 
     #[must_use]
@@ -114,6 +135,7 @@ impl Query {
                 .values(name)
                 .any(|value| matches!(value, Value::Number(number) if in_bounds(*number, *from, *to))),
             Self::Exists { name } => document.values(name).next().is_some(),
+            Self::Seqs(seqs) => seqs.binary_search(&document.seq).is_ok(),
             Self::And(all) => all.iter().all(|query| query.matches(document)),
             Self::Or(some) => some.iter().any(|query| query.matches(document)),
             Self::Not(query) => !query.matches(document),

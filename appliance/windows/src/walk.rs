@@ -78,7 +78,13 @@ impl<'a> Asked<'a> {
     pub(crate) fn holds(&self, address: DocAddress) -> Result<bool, Fault> {
         match self.read {
             None => Ok(true),
-            Some(read) => source(self.searcher, self.fields, address).map(|source| self.query.matches(&read(&source))),
+            Some(read) => {
+                let mut document = read(&source(self.searcher, self.fields, address)?);
+                // Its number is not in its source.
+                let columns = self.searcher.segment_reader(address.segment_ord).fast_fields();
+                document.seq = columns.u64(SEQ)?.first(address.doc_id).unwrap_or_default();
+                Ok(self.query.matches(&document))
+            }
         }
     }
 
@@ -105,6 +111,7 @@ pub(crate) fn walk<T>(
     entry: &dyn Fn(DocAddress) -> T,
     cancel: &Cancel,
 ) -> Result<(), Fault> {
+    let mut segments = Vec::new();
     for (ordinal, reader) in asked.searcher.segment_readers().iter().enumerate() {
         if reader.max_doc() == 0 {
             continue;
@@ -113,8 +120,20 @@ pub(crate) fn walk<T>(
         let time = columns.i64(TIME)?.first_or_default_col(0);
         let seq = columns.u64(SEQ)?.first_or_default_col(0);
         let (begin, end) = span(&*time, reader.max_doc(), range);
-        let ordinal = segment_number(ordinal)?;
-        let segment = Segment { asked, reader, time, seq, ordinal };
+        if begin >= end {
+            continue;
+        }
+        let best_ns = time.get_val(if top.order == Order::Newest { begin } else { end - 1 });
+        let segment = Segment { asked, reader, time, seq, ordinal: segment_number(ordinal)? };
+        segments.push((top.order.time_rank(best_ns), segment, begin, end));
+    }
+    // The one with the best first, whatever order the index names them in: what it gives closes the others, of which each document would
+    // be read for nothing.
+    segments.sort_by_key(|(best, ..)| *best);
+    for (best, segment, begin, end) in segments {
+        if top.closed_to(best) {
+            break;
+        }
         match top.order {
             Order::Newest => segment.walk_down(begin, end, top, entry, cancel)?,
             Order::Oldest => segment.walk_up(begin, end, top, entry, cancel)?,

@@ -177,6 +177,7 @@ fn any_query() -> impl Strategy<Value = Query> {
         (any_name(), "[a-zA-Z0-9ä]{1,3}").prop_map(|(name, part)| Query::WordInfix { name, part }),
         (any_name(), any_bound(), any_bound()).prop_map(|(name, from, to)| Query::Number { name, from, to }),
         any_name().prop_map(|name| Query::Exists { name }),
+        prop::collection::vec(0_u64..60, 0..5).prop_map(Query::seqs),
         (
             any_name(),
             prop::sample::select(vec!["", "fra", "frame_12", "me_1", "of mem", "-", "GPU-0", "g"]),

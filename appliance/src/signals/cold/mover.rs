@@ -62,7 +62,7 @@ async fn round(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> b
             }
         }
     }
-    was_clean && clean(cold, store, stop).await
+    was_clean && clean(cold, store, stop).await && filter(cold, store, stop).await
 }
 
 /// Deletes what is loose; whether all went well.
@@ -84,6 +84,25 @@ async fn clean(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> b
             false
         }
     }
+}
+
+/// Makes filters of windows there that have none; whether all went well.
+async fn filter(cold: &ColdWindows, store: &Store, stop: &CancellationToken) -> bool {
+    let signal = store.kind().as_str();
+    while !stop.is_cancelled() {
+        let windows = store.windows().clone();
+        match blocking(stop, move |cancel| windows.filter_cold(cancel)).await {
+            Ok(true) => tracing::info!(signal, "made the filter of a cold window anew"),
+            Ok(false) => break,
+            Err(_) if stop.is_cancelled() => break,
+            Err(error) => {
+                tracing::warn!(signal, %error, "could not make the filter of a cold window; it is searched without one");
+                cold.0.progress.lock().problem = Some(error.to_string());
+                return false;
+            }
+        }
+    }
+    true
 }
 
 fn tell(cold: &ColdWindows, signal: &'static str, moved: &MovedWindow) {

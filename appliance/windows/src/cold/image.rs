@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::filter::{FILTER_FILE, FilterMark};
-use super::loose::write_whole;
-use super::{Filter, opened};
+use super::loose::{Loose, write_whole};
+use super::opened;
+use crate::filter;
 
 pub(super) const HEAD_FILE: &str = "cold.head";
 const MANIFEST_FILE: &str = "cold.json";
@@ -36,7 +36,6 @@ pub(crate) struct Manifest {
     pub(super) crcs: Vec<u32>,
     pub(super) files: Vec<Part>,
     pub(super) head: Head,
-    pub(super) filter: Option<FilterMark>,
 }
 
 /// A file of the window.
@@ -155,15 +154,21 @@ pub(crate) struct Packed {
     dir: PathBuf,
     pub(crate) manifest: Manifest,
     head: Vec<u8>,
-    filter: Option<Filter>,
+    filter: filter::Made,
 }
 
 impl Packed {
-    /// Looks at all bytes of the window in `dir`. Nothing is changed.
+    /// Looks at all bytes of the window in `dir`, to be put under the name that `loose` notes. `filtered` are names that it is
+    /// filtered by at least. Nothing is changed.
     ///
     /// # Errors
     /// What does not read.
-    pub(crate) fn new(dir: &Path, place: &str, key: String, name: String, now_ms: u64) -> Result<Self, String> {
+    pub(crate) fn new(
+        dir: &Path,
+        loose: &Loose,
+        filtered: &'static [&'static str],
+        now_ms: u64,
+    ) -> Result<Self, String> {
         let mut files = Vec::new();
         let mut bytes = 0;
         for (name, length) in opened::files(dir)? {
@@ -181,10 +186,13 @@ impl Packed {
         for (at, length) in &stretches {
             read_at(dir, &files, *at..at + length, &mut head)?;
         }
-        let filter = Filter::of(&opened.window, bytes)?;
+        let searcher = opened.window.searcher();
+        let filter = filter::Made::of_all(&searcher, &opened.window.fields, bytes, filtered);
+        let filter = filter.map_err(|fault| fault.problem)?;
+        let Loose { name, place, key } = loose.clone();
         let manifest = Manifest {
             version: VERSION,
-            place: place.to_owned(),
+            place,
             key,
             name,
             moved_ms: now_ms,
@@ -193,7 +201,6 @@ impl Packed {
             crcs,
             files,
             head: Head { stretches, crc: crc32c::crc32c(&head) },
-            filter: filter.as_ref().map(Filter::mark),
         };
         match manifest.is_sound() {
             true => Ok(Self { dir: dir.to_owned(), manifest, head, filter }),
@@ -208,9 +215,7 @@ impl Packed {
     /// Writes what stays here, the manifest last: then the window lies far away.
     pub(crate) fn bind(&self) -> std::io::Result<()> {
         write_whole(&self.dir.join(HEAD_FILE), &self.head)?;
-        if let Some(filter) = &self.filter {
-            write_whole(&self.dir.join(FILTER_FILE), filter.bytes())?;
-        }
+        self.filter.write(&self.dir)?;
         self.manifest.write(&self.dir)
     }
 }
@@ -303,7 +308,6 @@ mod tests {
             crcs: vec![1, 2],
             files: vec![Part { name: "a.store".into(), at: 0, bytes: 100 }],
             head: Head { stretches: vec![(0, 4), (90, 10)], crc: 3 },
-            filter: None,
         }
     }
 
@@ -311,6 +315,9 @@ mod tests {
     fn a_manifest_is_read_back_and_one_that_contradicts_itself_is_refused() {
         let text = |manifest: &Manifest| serde_json::to_vec(manifest).unwrap();
         assert_eq!(Manifest::parse(&text(&manifest())), Ok(manifest()));
+        let mut earlier = serde_json::to_value(manifest()).unwrap();
+        earlier["filter"] = serde_json::json!({"bytes": 8, "crc": 1, "words": true});
+        assert_eq!(Manifest::parse(&serde_json::to_vec(&earlier).unwrap()), Ok(manifest()));
         let wrong: [fn(&mut Manifest); 7] = [
             |m| m.version = 2,
             |m| m.block_bytes = 0,

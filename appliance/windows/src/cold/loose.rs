@@ -58,7 +58,7 @@ impl Loose {
 }
 
 /// Writes a file so that it is there whole or not at all, whatever happens; durable when this answers.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(NEW_SUFFIX);
     let mut file = std::fs::File::create(&new)?;

@@ -1,4 +1,4 @@
-//! What there is to know of a window before it moves: its files, its terms, and what opening its index reads.
+//! What there is to know of a window before it moves: its files, and what opening its index reads.
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,7 +8,6 @@ use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWrite
 use tantivy::directory::{
     Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, OwnedBytes, WatchCallback, WatchHandle, WritePtr,
 };
-use tantivy::schema::Field;
 use tantivy::{HasLen, Index};
 
 use crate::chain::lock;
@@ -29,28 +28,6 @@ pub(super) fn files(dir: &Path) -> Result<Vec<(String, u64)>, String> {
     }
     files.sort_by(|(a, a_bytes), (b, b_bytes)| (a_bytes, a).cmp(&(b_bytes, b)));
     Ok(files)
-}
-
-/// How many terms there are, and how many words of texts.
-pub(super) fn count_terms(window: &Window) -> tantivy::Result<(u64, u64)> {
-    let mut counts = (0, 0);
-    for reader in window.searcher().segment_readers() {
-        counts.0 += reader.inverted_index(window.fields.term)?.terms().num_terms() as u64;
-        counts.1 += reader.inverted_index(window.fields.word)?.terms().num_terms() as u64;
-    }
-    Ok(counts)
-}
-
-/// Hands each term of a field to `take`.
-pub(super) fn each_term(window: &Window, field: Field, mut take: impl FnMut(&[u8])) -> tantivy::Result<()> {
-    for reader in window.searcher().segment_readers() {
-        let inverted = reader.inverted_index(field)?;
-        let mut terms = inverted.terms().stream()?;
-        while terms.advance() {
-            take(terms.key());
-        }
-    }
-    Ok(())
 }
 
 /// A window, and the ranges of its files that were read to open it.

@@ -171,9 +171,7 @@ impl Windows {
             if cancel.is_cancelled() {
                 return Err(SearchFault::Cancelled);
             }
-            if (searcher.is_none() && self.rules_out(&entry, &search.query))
-                || left_out.has(&entry.folder, &search.query)
-            {
+            if (searcher.is_none() && self.rules_out(&entry, &search.query)) || left_out.has(&entry.folder) {
                 continue;
             }
             let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);

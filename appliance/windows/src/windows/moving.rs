@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Windows;
+use super::search::{SearchFault, guard};
 use crate::chain::{Entry, Folder, lock};
 use crate::cold::{Cold, FarError, Loose, Moved, Packed};
-use crate::{Cancel, WindowsError};
+use crate::{Cancel, WindowsError, filter};
 
 /// A window that lies far away now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +102,10 @@ impl Windows {
             self.set_aside(folder, format!("bytes differ from what was written in {}", path.display()))?;
             return Ok(None);
         }
-        let packed = Packed::new(&folder.path, far.place(), far.key(&name), name.clone(), now_ms);
+        let loose = Loose { place: far.place().to_owned(), key: far.key(&name), name };
+        let packed = Packed::new(&folder.path, &loose, self.shared.options.filtered, now_ms);
         let packed = packed.map_err(|problem| folder.error("pack", problem))?;
-        let (key, bytes) = (packed.manifest.key.clone(), packed.manifest.bytes);
-        let loose = Loose { name, place: far.place().to_owned(), key: key.clone() };
+        let (key, bytes) = (loose.key.clone(), packed.manifest.bytes);
         let image = packed.image();
         loose.keep(dir)?;
         self.reached(Step::Noted);
@@ -126,7 +127,7 @@ impl Windows {
         let bound = packed.bind();
         if let Err(source) = bound {
             // It may be bound all the same: what the next start finds decides. Until then the image stays.
-            return Err(WindowsError::Io { verb: "write", path: folder.path.clone(), source }.into());
+            return Err(folder.unwritten(source).into());
         }
         self.reached(Step::Bound);
         let moved = Moved::new(packed.manifest, self.shared.options.cold.clone());
@@ -171,6 +172,31 @@ impl Windows {
             lock(&self.shared.moves).loose.retain(|other| other.name != loose.name);
         }
         Ok(lock(&self.shared.moves).loose.len())
+    }
+
+    /// Makes the filter of a window far away that has none which reads: its dictionary is read there. Whether there was one. Blocks.
+    ///
+    /// # Errors
+    /// [`ColdFault`]; the window is searched without one.
+    pub fn filter_cold(&self, cancel: &Cancel) -> Result<bool, ColdFault> {
+        let names = self.shared.options.filtered;
+        let mut cold: Vec<_> = lock(&self.shared.state).entries.iter().map(|entry| Arc::clone(&entry.folder)).collect();
+        cold.retain(|folder| folder.moved.is_some());
+        let Some(folder) = cold.into_iter().find(|folder| !filter::is_there(&folder.path, names)) else {
+            return Ok(false);
+        };
+        let made = guard(&folder, cancel, || {
+            let window = folder.window()?;
+            Ok(filter::Made::of_all(&window.searcher(), &window.fields, folder.cold_bytes(), names)?)
+        });
+        self.shut_unused();
+        match made {
+            Ok(made) => made.write(&folder.path).map_err(|source| folder.unwritten(source))?,
+            Err(SearchFault::Cancelled) => return Err(FarError::Cancelled.into()),
+            Err(SearchFault::Away(_, why)) => return Err(FarError::Away(why).into()),
+            Err(SearchFault::Window(folder, fault)) => self.judge(&folder, fault)?,
+        }
+        Ok(true)
     }
 
     /// Notes that the image of a window that is about to go will be nobody's. The note counts when the window has gone.

@@ -128,9 +128,11 @@ impl LeftOut {
     }
 
     /// Whether nothing is to be asked of this window.
-    pub(super) fn has(&mut self, folder: &Folder, query: &Query) -> bool {
-        let Some(moved) = &folder.moved else { return false };
-        if self.only_here || self.unreached.contains_key(&folder.name) || moved.is_ruled_out(&folder.path, query) {
+    pub(super) fn has(&mut self, folder: &Folder) -> bool {
+        if folder.moved.is_none() {
+            return false;
+        }
+        if self.only_here || self.unreached.contains_key(&folder.name) {
             return true;
         }
         if self.rounds > ROUNDS_MAX {
@@ -243,9 +245,7 @@ impl Windows {
             if top.closed_to(best(&entry.summary)) {
                 break; // this window and those after it have nothing better
             }
-            if (searcher.is_none() && self.rules_out(&entry, &search.query))
-                || left_out.has(&entry.folder, &search.query)
-            {
+            if (searcher.is_none() && self.rules_out(&entry, &search.query)) || left_out.has(&entry.folder) {
                 continue;
             }
             let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
@@ -303,9 +303,11 @@ impl Windows {
         Ok(Seen { ring: state.ring.clone(), windows, set_aside })
     }
 
-    /// Whether a closed window has nothing that answers, as its filter knows.
+    /// Whether a closed window has nothing that answers, as its last commit or its filter knows.
     pub(super) fn rules_out(&self, entry: &Entry, query: &Query) -> bool {
-        filter::rules_out(&entry.folder.path, self.shared.options.filtered, query)
+        let (folder, names) = (&entry.folder, self.shared.options.filtered);
+        !query.may_be_before(entry.summary.applied)
+            || filter::rules_out(&folder.path, names, folder.moved.is_some(), query)
     }
 
     pub(super) fn next_search(&self) -> u64 {

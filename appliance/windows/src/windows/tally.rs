@@ -93,7 +93,7 @@ impl Windows {
             if cancel.is_cancelled() {
                 return Err(SearchFault::Cancelled);
             }
-            if (searcher.is_none() && self.rules_out(&entry, query)) || left_out.has(&entry.folder, query) {
+            if (searcher.is_none() && self.rules_out(&entry, query)) || left_out.has(&entry.folder) {
                 continue;
             }
             let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);

@@ -96,9 +96,12 @@ impl Windows {
             return Ok(());
         };
         let window = folder.window();
-        let made = window.and_then(|window| filter::make(&folder.path, &window.searcher(), &window.fields, names));
+        let made = window.and_then(|window| filter::Made::of_names(&window.searcher(), &window.fields, names));
         self.shut_unused();
-        made.or_else(|fault| self.judge(&folder, fault))
+        match made {
+            Ok(made) => made.write(&folder.path).map_err(|source| folder.unwritten(source)),
+            Err(fault) => self.judge(&folder, fault),
+        }
     }
 
     /// Sets a window aside when its files are at fault; a fault of another kind, such as too many open files, is the caller's to see.

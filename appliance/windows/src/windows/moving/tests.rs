@@ -253,6 +253,36 @@ fn rare_values_are_ruled_out_and_opening_takes_no_request() {
 }
 
 #[test]
+fn a_cold_window_without_a_filter_of_its_kind_gets_one_from_there() {
+    let lot = Lot::new();
+    let windows = lot.open();
+    move_all(&windows, 1);
+    let folders: Vec<_> = lock(&windows.shared.state).entries.iter().map(|entry| Arc::clone(&entry.folder)).collect();
+    let cold: Vec<_> =
+        folders.iter().filter(|folder| folder.moved.is_some()).map(|folder| folder.path.clone()).collect();
+    // One of an earlier kind, one that is damaged, and one that is as it should be.
+    std::fs::rename(cold[0].join("terms.filter"), cold[0].join("cold.filter")).unwrap();
+    std::fs::write(cold[1].join("terms.filter"), "BLTERMS1").unwrap();
+    drop(windows);
+    let windows = lot.open();
+    lot.shelf.away(true);
+    assert!(matches!(windows.filter_cold(&Cancel::default()), Err(ColdFault::Far(FarError::Away(_)))));
+    lot.shelf.away(false);
+    let requests = || lot.shelf.requests.swap(0, Ordering::Relaxed);
+    requests();
+    let nowhere = || found(&windows, Query::keyword("trace", "t999"));
+    assert_eq!(nowhere(), (Vec::new(), Vec::new()));
+    assert!(requests() > 0, "there is nothing to rule them out by");
+    while windows.filter_cold(&Cancel::default()).unwrap() {}
+    requests();
+    assert_eq!(nowhere(), (Vec::new(), Vec::new()));
+    assert_eq!(found(&windows, Query::text("body", "frame 999")), (Vec::new(), Vec::new()));
+    assert_eq!(requests(), 0);
+    assert!(!cold[0].join("cold.filter").exists());
+    assert_eq!(found(&windows, Query::All), (everything(), Vec::new()));
+}
+
+#[test]
 fn when_the_store_is_away_the_answer_says_which_windows_it_lacks_and_is_whole_again_afterwards() {
     let lot = Lot::new();
     let windows = lot.open();
@@ -343,7 +373,7 @@ fn other_bytes_than_were_put_set_the_window_aside_by_name_and_lost_ones_are_out_
 #[test]
 fn what_stays_here_of_a_window_is_compared_too() {
     let (whole, less) = (HOURS * EACH, (HOURS - 1) * EACH);
-    for (file, expected) in [("cold.json", (less, 1)), ("cold.head", (less, 1)), ("cold.filter", (whole, 0))] {
+    for (file, expected) in [("cold.json", (less, 1)), ("cold.head", (less, 1)), ("terms.filter", (whole, 0))] {
         let lot = Lot::new();
         let windows = lot.open();
         move_all(&windows, 1);
