@@ -55,6 +55,35 @@ while True:
     after = page[-1]["sort"]
 equal(seen, [at * 2 for at in reversed(range(2000))])
 
+# All of them by a scroll, as the client's helper reads everything, and by their ids.
+scanned = list(helpers.scan(client, index="render", query={"_source": ["took_ms"]}, size=300))
+equal(sorted(hit["_source"]["took_ms"] for hit in scanned), [at * 2 for at in range(2000)])
+some = sorted(scanned, key=lambda hit: hit["_id"])[::400]
+for query in ({"ids": {"values": [hit["_id"] for hit in some] + ["no-id"]}}, {"terms": {"_id": [hit["_id"] for hit in some]}}):
+    answer = client.search(index="render", query=query, source=["took_ms"])
+    equal(sorted((hit["_id"], hit["_source"]["took_ms"]) for hit in answer["hits"]["hits"]), [(hit["_id"], hit["_source"]["took_ms"]) for hit in some])
+one = {"bool": {"filter": [{"ids": {"values": [some[2]["_id"]]}}, {"match_phrase": {"message": f"frame {some[2]['_source']['took_ms'] // 2}"}}]}}
+equal(client.count(index="render", query=one)["count"], 1)
+
+# Oldest first, with what arrives meanwhile left out; cleared, it is gone.
+page = client.search(index="render", scroll="1m", size=900, sort=[{"@timestamp": "asc"}], source=["took_ms"])
+client.index(index="render", document={"message": "late", "@timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat()})
+seen = []
+while page["hits"]["hits"]:
+    equal(page["hits"]["total"]["value"], 2000)
+    seen += [hit["_source"]["took_ms"] for hit in page["hits"]["hits"]]
+    page = client.scroll(scroll_id=page["_scroll_id"], scroll="1m")
+equal(seen, [at * 2 for at in range(2000)])
+equal(client.clear_scroll(scroll_id=page["_scroll_id"]).body, {"succeeded": True, "num_freed": 1})
+try:
+    client.scroll(scroll_id=page["_scroll_id"])
+    raise AssertionError("a cleared scroll goes on")
+except NotFoundError as refused:
+    equal(refused.body["error"]["type"], "search_context_missing_exception")
+
+answer = client.search(index="render", size=0, typed_keys=True, rest_total_hits_as_int=True, aggs={"shots": {"terms": {"field": "shot.name"}}})
+equal((answer["hits"]["total"], list(answer["aggregations"])), (2001, ["sterms#shots"]))
+
 answer = client.search(
     index="render", size=0,
     aggs={"shots": {"terms": {"field": "shot.name", "order": {"_key": "asc"}}, "aggs": {

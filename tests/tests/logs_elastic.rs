@@ -399,7 +399,15 @@ fn mistakes_are_answered_as_elasticsearch_does_and_a_key_is_needed() {
     refused("/_search", r#"{"size":10001}"#, "illegal_argument_exception", "Result window is too large");
     refused("/_search", r#"{"sort":"message"}"#, "illegal_argument_exception", "Fielddata is disabled");
     refused("/_search", r#"{"search_after":[1]}"#, "illegal_argument_exception", "needs a `sort`");
-    refused("/_search?scroll=1m", "{}", "illegal_argument_exception", "unrecognized parameter: [scroll]");
+    refused("/_search?scroll=2d", "{}", "illegal_argument_exception", "too large");
+    refused("/_search?scroll=1m", r#"{"from":1}"#, "action_request_validation_exception", "[from]");
+    refused("/_search/scroll", "{}", "action_request_validation_exception", "scrollId is missing");
+    refused("/_search", r#"{"query":{"ids":{}}}"#, "parsing_exception", "[ids] requires");
+    let gone = r#"{"scroll":"1m","scroll_id":"0123"}"#;
+    let (status, answer) = call(&appliance, "POST", "/_search/scroll", gone);
+    assert_eq!((status, &answer["error"]["type"]), (404, &json!("search_context_missing_exception")));
+    let (status, answer) = call(&appliance, "DELETE", "/_search/scroll/_all", "");
+    assert_eq!((status, answer), (404, json!({"succeeded": true, "num_freed": 0})));
     refused(
         "/_search",
         r#"{"aggs":{"a":{"moving_avg":{}}}}"#,

@@ -133,6 +133,12 @@ pub(super) fn id_of(seq: u64) -> String {
     format!("{seq:016x}")
 }
 
+/// Which record has this id; `None` when it is that of none.
+pub(super) fn seq_of(id: &str) -> Option<u64> {
+    let seq = u64::from_str_radix(id, 16).ok()?;
+    (id_of(seq) == id).then_some(seq)
+}
+
 fn place(record: &OtlpRecord, author: &Author, scope: Option<&str>, seq: u64, arrived_ms: u64) -> Placed {
     let mut own = Attributes::of(&record.attributes, record.dropped_attributes_count);
     let (mut body, said_ns) = body_of(record, &mut own);

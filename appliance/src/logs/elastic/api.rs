@@ -1,9 +1,10 @@
 //! The calls of Elasticsearch's HTTP API that read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{FromRef, Path, State};
 use axum::response::Response;
 use axum::routing::get;
 use backlot_windows::{Order, Query, Reach, Search};
@@ -13,7 +14,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json, json};
 
 use super::fields::{mapping, types};
+use super::looks::Looks;
 use super::question::{check, object};
+use super::scrolls::{Scrolls, kept_ms};
 use super::search::{Request, run, with_parameters};
 use super::sources::{DEFAULT_INDEX, index_of, is_like, source_of};
 use super::{Refused, answer};
@@ -55,6 +58,8 @@ pub(in crate::logs) fn routes(logs: Logs) -> Router {
         .route("/es/_cluster/health/{index}", get(health))
         .route("/es/_search", get(search).post(search))
         .route("/es/{index}/_search", get(search).post(search))
+        .route("/es/_search/scroll", get(scroll).post(scroll).delete(clear_scroll))
+        .route("/es/_search/scroll/{id}", get(scroll).post(scroll).delete(clear_scroll))
         .route("/es/_msearch", get(searches).post(searches))
         .route("/es/{index}/_msearch", get(searches).post(searches))
         .route("/es/_count", get(count).post(count))
@@ -63,7 +68,26 @@ pub(in crate::logs) fn routes(logs: Logs) -> Router {
         .route("/es/{index}/_mapping", get(mappings))
         .route("/es/_field_caps", get(field_caps).post(field_caps))
         .route("/es/{index}/_field_caps", get(field_caps).post(field_caps))
-        .with_state(logs)
+        .with_state(Shared { logs, scrolls: Scrolls::default() })
+}
+
+/// What the calls share.
+#[derive(Clone)]
+struct Shared {
+    logs: Logs,
+    scrolls: Scrolls,
+}
+
+impl FromRef<Shared> for Logs {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.logs.clone()
+    }
+}
+
+impl FromRef<Shared> for Scrolls {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.scrolls.clone()
+    }
 }
 
 type MayRead = Result<Viewer, ApiError>;
@@ -174,28 +198,98 @@ async fn health(viewer: MayRead, uri: Uri) -> Result<Response, Refused> {
     ))
 }
 
+impl Looks {
+    fn of(parameters: &Parameters) -> Self {
+        let [typed_keys, total_as_int] = Self::NAMES.map(|name| is_set(parameters, name));
+        Self { typed_keys, total_as_int }
+    }
+}
+
 async fn search(
     viewer: MayRead,
     State(logs): State<Logs>,
+    State(scrolls): State<Scrolls>,
     path: Where,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
     viewer?;
-    const NAMES: [&str; 8] =
-        ["q", "size", "from", "_source", "sort", "track_total_hits", "typed_keys", "rest_total_hits_as_int"];
-    let parameters = parameters(&uri, &NAMES)?;
-    for name in ["typed_keys", "rest_total_hits_as_int"] {
-        if is_set(&parameters, name) {
-            return Err(Refused::illegal(format!("[{name}] is not supported")));
-        }
-    }
+    let names_known =
+        [&["q", "size", "from", "_source", "sort", "track_total_hits", "scroll"], &Looks::NAMES[..]].concat();
+    let parameters = parameters(&uri, &names_known)?;
     let request = Request::read(&body_of(&headers, &body)?, logs.store.now())?;
     let mut request = with_parameters(request, &parameters)?;
     let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
     request.question = request.question.and(scope.query);
-    Ok(answer(StatusCode::OK, &run(&logs, request).await?))
+    let looks = Looks::of(&parameters);
+    looks.ask(&mut request)?;
+    let aggregations = Arc::clone(&request.aggregations);
+    let mut told = match parameters.iter().find(|(name, _)| name == "scroll") {
+        Some((_, text)) => scrolls.open(&logs, request, kept_ms(text)?, body.len()).await?,
+        None => run(&logs, request).await?,
+    };
+    looks.apply(&aggregations, &mut told);
+    Ok(answer(StatusCode::OK, &told))
+}
+
+/// What the body and the address of a call about scrolls say: ids, and how long to keep them.
+fn scrolls_of(parameters: &Parameters, path: &Where, body: &Json) -> Result<(Vec<String>, Option<u64>), Refused> {
+    let body = object(body, "scroll")?;
+    check(body, "scroll", &["scroll", "scroll_id"])?;
+    let given = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let of_text = |text: &str| text.split(',').map(str::to_owned).collect();
+    let ids = match (body.get("scroll_id"), given("scroll_id"), path) {
+        (Some(Json::String(id)), ..) => vec![id.clone()],
+        (Some(Json::Array(ids)), ..) => ids.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+        (None, Some(text), _) => of_text(text),
+        (None, None, Some(path)) => of_text(&path.0),
+        _ => Vec::new(),
+    };
+    if ids.is_empty() || ids.iter().any(String::is_empty) {
+        let problem = "Validation Failed: 1: scrollId is missing;";
+        return Err(Refused::new("action_request_validation_exception", problem));
+    }
+    let kept = body.get("scroll").and_then(Json::as_str).or_else(|| given("scroll"));
+    Ok((ids, kept.map(kept_ms).transpose()?))
+}
+
+/// The next page of a scroll.
+async fn scroll(
+    viewer: MayRead,
+    State(logs): State<Logs>,
+    State(scrolls): State<Scrolls>,
+    path: Where,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    viewer?;
+    let parameters = parameters(&uri, &[&["scroll", "scroll_id"], &Looks::NAMES[..]].concat())?;
+    let (ids, kept_ms) = scrolls_of(&parameters, &path, &body_of(&headers, &body)?)?;
+    let [id] = ids.as_slice() else {
+        return Err(Refused::illegal("a page is one of one scroll"));
+    };
+    let mut told = scrolls.next(&logs, id, kept_ms).await?;
+    Looks::of(&parameters).apply(&[], &mut told);
+    Ok(answer(StatusCode::OK, &told))
+}
+
+async fn clear_scroll(
+    viewer: MayRead,
+    State(logs): State<Logs>,
+    State(scrolls): State<Scrolls>,
+    path: Where,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    viewer?;
+    let parameters = parameters(&uri, &["scroll_id"])?;
+    let (ids, _) = scrolls_of(&parameters, &path, &body_of(&headers, &body)?)?;
+    let freed = scrolls.clear(&logs, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let status = if freed > 0 { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    Ok(answer(status, &json!({"succeeded": true, "num_freed": freed})))
 }
 
 /// Several searches in NDJSON, each with a line before it that says where.
@@ -208,10 +302,7 @@ async fn searches(
     body: Bytes,
 ) -> Result<Response, Refused> {
     viewer?;
-    let given = parameters(&uri, &["typed_keys", "rest_total_hits_as_int"])?;
-    if is_set(&given, "typed_keys") || is_set(&given, "rest_total_hits_as_int") {
-        return Err(Refused::illegal("[typed_keys] and [rest_total_hits_as_int] are not supported"));
-    }
+    let looks = Looks::of(&parameters(&uri, &Looks::NAMES)?);
     let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
     let lines: Vec<&[u8]> = match lines.as_slice() {
         [lines @ .., last] if last.trim_ascii().is_empty() => lines.to_vec(),
@@ -227,7 +318,7 @@ async fn searches(
     let mut responses = Vec::with_capacity(lines.len() / 2);
     for pair in lines.chunks(2) {
         let [place, what] = pair else { continue };
-        let told = match one_search(&logs, names(&path), &headers, place, what).await {
+        let told = match one_search(&logs, names(&path), &headers, (place, what), looks).await {
             Ok(mut told) => {
                 told["status"] = json!(200);
                 told
@@ -244,8 +335,8 @@ async fn one_search(
     logs: &Logs,
     default: &str,
     headers: &HeaderMap,
-    place: &[u8],
-    what: &[u8],
+    (place, what): (&[u8], &[u8]),
+    looks: Looks,
 ) -> Result<Json, Refused> {
     let place = body_of(headers, place)?;
     let place = object(&place, "msearch")?;
@@ -262,7 +353,11 @@ async fn one_search(
     let mut request = Request::read(&body_of(headers, what)?, logs.store.now())?;
     let scope = scope(logs, &index, ignore_unavailable).await?;
     request.question = request.question.and(scope.query);
-    run(logs, request).await
+    looks.ask(&mut request)?;
+    let aggregations = Arc::clone(&request.aggregations);
+    let mut told = run(logs, request).await?;
+    looks.apply(&aggregations, &mut told);
+    Ok(told)
 }
 
 async fn count(

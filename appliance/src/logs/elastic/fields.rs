@@ -7,6 +7,7 @@ use backlot_windows::{Document, Pattern, Query, Value, words};
 use serde_json::{Map, Value as Json, json};
 
 use super::Refused;
+use crate::logs::model::seq_of;
 use crate::logs::query::field;
 use crate::logs::schema::{BODY, KEYWORDS, SEVERITY, SPAN};
 
@@ -87,7 +88,8 @@ impl Field {
         };
         let name = self.name().to_owned();
         Ok(match self {
-            Self::Time | Self::Id | Self::Index => return Err(self.unsupported("term")),
+            Self::Id => ids([text.as_str()]),
+            Self::Time | Self::Index => return Err(self.unsupported("term")),
             Self::Keyword(_) if name == "level" => Query::keyword(&name, &text.to_lowercase()),
             Self::Keyword(_) => Query::keyword(&name, &text),
             Self::Span => Query::Id { name, begin: text, whole: true },
@@ -264,6 +266,11 @@ impl std::hash::Hash for OrderedNumber {
 /// Whole numbers are written without a fraction.
 pub(super) fn number_json(number: f64) -> Json {
     if number.fract() == 0.0 && number.abs() < EXACT_MAX { Json::from(number as i64) } else { Json::from(number) }
+}
+
+/// The records of these ids. What is no id is that of none.
+pub(super) fn ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> Query {
+    Query::seqs(ids.into_iter().filter_map(seq_of))
 }
 
 /// The types of all fields: those of every record, and what the attributes of `resources` and `records` are.

@@ -2,17 +2,19 @@
 //!
 //! [`question`] makes a query of Elasticsearch's DSL into one to the windows and a range of time, [`fields`] says what its names are here,
 //! [`search`] reads a request and runs it, [`sorted`] orders hits by other fields than time, [`aggregations`] reads and evaluates what is to be counted, [`moments`] reads
-//! its dates; `api` speaks HTTP. A record is of the index that its resource's attribute `index` names, and of `logs` without one.
+//! its dates, [`scrolls`] remembers where searches go on; `api` speaks HTTP. A record is of the index that its resource's attribute `index` names, and of `logs` without one.
 //!
 //! What is not known is answered with Elasticsearch's error, never left out: a query, aggregation, parameter or key that changes the answer.
 //! Only what changes nothing but its looks is accepted and not acted on: highlights, preferences, timeouts.
-//! Absent on purpose: scores, scripts but for arithmetic between buckets, scrolls, everything that writes but `_bulk`.
+//! Absent on purpose: scores, scripts but for arithmetic between buckets, points in time, everything that writes but `_bulk`.
 
 mod aggregations;
 mod api;
 mod fields;
+mod looks;
 mod moments;
 mod question;
+mod scrolls;
 mod search;
 mod sorted;
 mod sources;

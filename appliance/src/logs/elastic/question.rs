@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::Refused;
-use super::fields::{Field, TIME};
+use super::fields::{self, Field, TIME};
 use super::moments::{Edge, moment_ns};
 use crate::clock::Now;
 use backlot_windows::Query;
@@ -77,9 +77,7 @@ impl Reader {
                 check(body, kind, &["field", "boost"])?;
                 Ok(Field::named(text(body.get("field"), "[exists] must be provided with a [field]")?).exists())
             }
-            "ids" => {
-                Err(Refused::illegal("[ids] is not supported: a record is found by its time, not by its id alone"))
-            }
+            "ids" => self.ids(object(body, kind)?),
             "term" | "match" | "match_phrase" | "prefix" | "wildcard" | "regexp" => {
                 one_field(object(body, kind)?, kind)
             }
@@ -87,6 +85,18 @@ impl Reader {
             "multi_match" => multi_match(object(body, kind)?),
             other => Err(Refused::parsing(format!("unknown query [{}]", backlot_windows::clip(other, 80)))),
         }
+    }
+
+    fn ids(&mut self, body: &Map<String, Json>) -> Result<Query, Refused> {
+        check(body, "ids", &["values", "type", "boost"])?;
+        let values = body.get("values").and_then(Json::as_array);
+        let values = values.ok_or_else(|| Refused::parsing("[ids] requires providing a values element"))?;
+        self.clauses = self.clauses.saturating_add(values.len());
+        if self.clauses > CLAUSES_MAX {
+            return Err(Refused::illegal(format!("a query has at most {CLAUSES_MAX} clauses and ids here")));
+        }
+        let ids: Option<Vec<&str>> = values.iter().map(Json::as_str).collect();
+        Ok(fields::ids(ids.ok_or_else(|| Refused::parsing("an id is a text"))?))
     }
 
     fn boolean(&mut self, body: &Map<String, Json>, always: bool, depth: usize) -> Result<Query, Refused> {

@@ -21,7 +21,7 @@ const SIZE_DEFAULT: usize = 10;
 /// Most bytes of the hits of one answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Up to here hits are counted when nobody says how far.
-const TOTAL_DEFAULT: u64 = 10_000;
+pub(super) const TOTAL_DEFAULT: u64 = 10_000;
 /// Records of one millisecond among which a `search_after` is looked for.
 const SAME_MS_MAX: usize = 10_000;
 const MS_NS: i64 = 1_000_000;
@@ -175,19 +175,61 @@ fn after(values: &[Json]) -> Result<(i64, Option<u64>), Refused> {
     Ok((ms, number.transpose()?))
 }
 
+/// A hit in the order of time as it is answered.
+fn told_in_time(one: &Hit, request: &Request) -> Result<Json, Refused> {
+    let sort = match request.sorts {
+        0 => None,
+        1 => Some(json!([one.position.time_ns.div_euclid(MS_NS)])),
+        _ => Some(json!([one.position.time_ns.div_euclid(MS_NS), one.position.seq])),
+    };
+    hit(one, &request.picked, &request.wanted, sort)
+}
+
+fn shards() -> Json {
+    json!({"total": 1, "successful": 1, "skipped": 0, "failed": 0})
+}
+
 /// Runs a search.
 pub(super) async fn run(logs: &Logs, request: Request) -> Result<Json, Refused> {
+    begin(logs, request).await.map(|(answer, _)| answer)
+}
+
+/// The hits after those that ended at `place`, as many as a page has or there is room for, and where they end. Without hits there are no more.
+pub(super) async fn go_on(
+    logs: &Logs,
+    request: &Request,
+    place: Option<Position>,
+    total: u64,
+) -> Result<(Json, Option<Position>), Refused> {
+    let (mut cost, mut hits, mut bytes) = (Cost::new(logs), Vec::new(), 0);
+    if let Some(place) = place {
+        let Question { query, range } = request.question.clone();
+        let mut pages = Pages::new(query, range, request.order, request.size).after(place);
+        while hits.len() < request.size && bytes < ANSWER_BYTES_MAX {
+            let Some(page) = pages.next(logs, &mut cost).await? else { break };
+            bytes += page.iter().map(|hit| hit.source.len()).sum::<usize>();
+            hits.extend(page);
+        }
+        hits.truncate(request.size);
+    }
+    let told = hits.iter().map(|one| told_in_time(one, request)).collect::<Result<Vec<_>, _>>()?;
+    let answer = json!({
+        "took": cost.took_ms(logs), "timed_out": false, "_shards": shards(),
+        "hits": {"max_score": null, "hits": told, "total": {"value": total, "relation": "eq"}},
+    });
+    Ok((answer, hits.last().map(|hit| hit.position).or(place)))
+}
+
+/// Runs a search; tells beside the answer where its last hit stands, if they are in the order of time.
+pub(super) async fn begin(logs: &Logs, request: Request) -> Result<(Json, Option<Position>), Refused> {
     let mut cost = Cost::new(logs);
     let mut told = Vec::new();
+    let mut place = None;
     let max_total = if request.keys.is_empty() || request.size == 0 {
         let (hits, total) = hits(logs, &request, &mut cost).await?;
+        place = hits.last().map(|hit| hit.position);
         for one in &hits {
-            let sort = match request.sorts {
-                0 => None,
-                1 => Some(json!([one.position.time_ns.div_euclid(MS_NS)])),
-                _ => Some(json!([one.position.time_ns.div_euclid(MS_NS), one.position.seq])),
-            };
-            told.push(hit(one, &request.picked, &request.wanted, sort)?);
+            told.push(told_in_time(one, &request)?);
         }
         total
     } else {
@@ -212,8 +254,7 @@ pub(super) async fn run(logs: &Logs, request: Request) -> Result<Json, Refused> 
         total = Some(logs.store.tally(query, range, Vec::new()).await?.matched);
     }
     let mut answer = json!({
-        "took": cost.took_ms(logs), "timed_out": false,
-        "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
+        "took": cost.took_ms(logs), "timed_out": false, "_shards": shards(),
         "hits": {"max_score": null, "hits": told},
     });
     if let (Some(max), Some(total)) = (request.total_max, total) {
@@ -223,7 +264,7 @@ pub(super) async fn run(logs: &Logs, request: Request) -> Result<Json, Refused> 
     if let Some(aggregated) = aggregated {
         answer["aggregations"] = aggregated;
     }
-    Ok(answer)
+    Ok((answer, place))
 }
 
 /// The hits of a search, and how many there are in all where that is known already.

@@ -186,6 +186,14 @@ impl Pipeline {
         !matches!(self.what, What::Script { .. })
     }
 
+    /// What its answer is called where clients want to know.
+    pub(in crate::logs::elastic) fn answered_as(&self) -> &'static str {
+        match self.what {
+            What::Derivative { .. } => "derivative",
+            _ => "simple_value",
+        }
+    }
+
     fn paths(&self) -> Vec<&Path> {
         match &self.what {
             What::Derivative { path, .. }
