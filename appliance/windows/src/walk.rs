@@ -283,13 +283,24 @@ impl Segment<'_> {
             }
             let mut scorer = self.asked.weight().scorer(self.reader, 1.0)?;
             let mut document = if scorer.doc() < start { scorer.seek(start) } else { scorer.doc() };
+            let mut found = Vec::new();
             while document < end && document != TERMINATED {
-                let address = DocAddress::new(self.ordinal, document);
+                found.push(document);
+                document = scorer.advance();
+            }
+            // Those that are looked up need not all be judged: the last of the block are the oldest.
+            for (seen, document) in found.into_iter().rev().enumerate() {
+                let (time_ns, address) = (self.time.get_val(document), DocAddress::new(self.ordinal, document));
+                if top.closed_to(top.order.time_rank(time_ns)) {
+                    break;
+                }
                 if !self.reader.is_deleted(document) && self.asked.holds(address)? {
-                    let position = Position { time_ns: self.time.get_val(document), seq: self.seq.get_val(document) };
+                    let position = Position { time_ns, seq: self.seq.get_val(document) };
                     top.offer(position, || entry(address));
                 }
-                document = scorer.advance();
+                if seen.is_multiple_of(CANCEL_EVERY) && cancel.is_cancelled() {
+                    return Err(Fault::Cancelled);
+                }
             }
             if cancel.is_cancelled() {
                 return Err(Fault::Cancelled);
