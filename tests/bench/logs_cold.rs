@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::Settings;
 use crate::appliance::Appliance;
 use crate::client::Failure;
-use crate::logs::{BYTES, LINES_A_REQUEST, RARE, TIMES, ask, ask_often, questions, send};
+use crate::logs::{BYTES, LINES_A_REQUEST, RARE, TIMES, ask, ask_often, asked_of, send};
 
 const CLASS: &str = "bench";
 /// The lines end so long ago: they have windows of their own, whenever they arrive.
@@ -56,7 +56,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     let (windows, part) = (resting.len(), here_bytes / raw_bytes as f64);
     println!("{:>12.0} MB on the disk in {windows} windows that rest, {part:.3} of the raw lines", here_bytes / 1e6);
     whole(&appliance, &range, lines)?;
-    let here = questions(&range).map(|(_, path)| ask_often(&appliance, &path));
+    let here = asked_of(&range).map(|(_, path)| ask_often(&appliance, &path));
 
     let (cold, took) = move_all(&appliance)?;
     let there_bytes = sum(&cold, "cold_bytes");
@@ -68,7 +68,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 
     println!("ms; p50 of {TIMES} but the first question there:");
     println!("{:>10} {:>12} {:>11} {:>9} {:>10}", "here", "there, first", "MB fetched", "requests", "then");
-    for ((what, path), here) in questions(&range).into_iter().zip(here) {
+    for ((what, path), here) in asked_of(&range).into_iter().zip(here) {
         let (here_ms, _) = here?;
         let appliance = lot.start()?; // the cache is empty
         let first_ms = ask(&appliance, &path)?.1.as_secs_f64() * 1e3;
