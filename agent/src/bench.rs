@@ -40,7 +40,7 @@ pub struct Generate {
     /// The parameters of `image.generate`.
     pub parameters: Map<String, Value>,
     pub runs: usize,
-    /// An existing folder for what is made.
+    /// An existing folder. Each run makes one in it for its pictures.
     pub to: PathBuf,
 }
 
@@ -89,12 +89,16 @@ pub fn generate(options: &Options, wanted: &Generate) -> Result<Value, Failure> 
     let mut engine = options.engine();
     let begin = now();
     let mut runs = Vec::new();
-    for _ in 0..wanted.runs.max(1) {
+    for run in 0..wanted.runs.max(1) {
+        // No two runs write the same file, nor do two processes.
+        let output_dir = wanted.to.join(format!("bench-{}-{run}", std::process::id()));
+        std::fs::create_dir(&output_dir)
+            .map_err(|error| Failure::transient(format!("create {}: {error}", output_dir.display())))?;
         let task = Task {
             kind: "image.generate".to_owned(),
             parameters: wanted.parameters.clone(),
             inputs: Vec::new(),
-            output_dir: wanted.to.clone(),
+            output_dir,
         };
         let (started, cpu_begin_ms) = (now(), cpu_ms());
         let mut moments: Vec<(&'static str, f64)> = Vec::new();

@@ -117,7 +117,7 @@ enum Benches {
         parameters: String,
         #[arg(long, default_value_t = 1)]
         runs: usize,
-        /// An existing folder for what is made.
+        /// An existing folder. Each run makes one in it for its pictures.
         #[arg(long, default_value = ".")]
         to: PathBuf,
     },
