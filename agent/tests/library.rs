@@ -196,7 +196,7 @@ fn refused(result: Result<backlot_agent::library::Provided, StoreError>) -> Stor
 }
 
 fn weights(bytes: usize, salt: usize) -> Vec<u8> {
-    (0..bytes).map(|at| ((at + salt) * 31 >> 4) as u8).collect()
+    (0..bytes).map(|at| (((at + salt) * 31) >> 4) as u8).collect()
 }
 
 const RANGE: usize = 16 << 20;

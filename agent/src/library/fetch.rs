@@ -254,7 +254,7 @@ mod tests {
         fn ranges_in_any_order_hash_as_the_whole(order in Just((0..3_u64).collect::<Vec<_>>()).prop_shuffle(), tail in 1..999_usize) {
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("x.part");
-            let content: Vec<u8> = (0..RANGE_BYTES as usize * 2 + tail).map(|at| (at * 31 >> 3) as u8).collect();
+            let content: Vec<u8> = (0..RANGE_BYTES as usize * 2 + tail).map(|at| ((at * 31) >> 3) as u8).collect();
             std::fs::write(&file, &content).unwrap();
             let (came, coming) = mpsc::channel();
             order.iter().for_each(|index| came.send(*index).unwrap());
