@@ -2,7 +2,7 @@
 //!
 //! What moves is one *image*: all files of the window's index behind one another, under a name that is never written twice. Here stay
 //! `meta.json` (what it holds, from when to when), the [`Manifest`] (what lies where in the image, and a checksum of each block), the
-//! *head* (what opening the index reads) and a filter (which terms are not in it: `filter.rs`). So most searches rule a cold window out without a
+//! *head* (what opening the index reads), the tables of its rows (`rows.rs`) and a filter (which terms are not in it: `filter.rs`). So most searches rule a cold window out without a
 //! request, and opening one takes none. What is read lies in a [`Cache`] on the disk, block by block, each compared with its checksum.
 //!
 //! The manifest is the one thing that says where a window lies: it is written when the image is there and whole, and from then on the
