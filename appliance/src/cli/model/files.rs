@@ -201,7 +201,7 @@ fn pairs(path: &Path, params: Vec<PathBuf>) -> Result<Found, CliError> {
 /// `name-x4` without its scale, as jobs name it.
 fn without_scale(name: &str) -> &str {
     match name.rsplit_once("-x") {
-        Some((name, scale)) if matches!(scale, "1" | "2" | "3" | "4" | "8") => name,
+        Some((name, "1" | "2" | "3" | "4" | "8")) => name,
         _ => name,
     }
 }
