@@ -81,6 +81,8 @@ struct Shared {
     moves: Mutex<Moves>,
     tail: broadcast::Sender<Arc<Batch>>,
     searches: AtomicU64,
+    /// As of the last round of housekeeping.
+    searches_before: AtomicU64,
     #[cfg(test)]
     ends_at: Mutex<Option<moving::Step>>,
 }
@@ -122,6 +124,7 @@ impl Windows {
             moves: Mutex::new(moves),
             tail: broadcast::channel(TAIL_BATCHES).0,
             searches: AtomicU64::new(0),
+            searches_before: AtomicU64::new(0),
             #[cfg(test)]
             ends_at: Mutex::default(),
         };

@@ -314,13 +314,22 @@ impl Windows {
         self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    fn opened(&self) -> Vec<Arc<Folder>> {
+        let state = lock(&self.shared.state);
+        let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
+        closed.map(|entry| Arc::clone(&entry.folder)).collect()
+    }
+
+    /// Lets go of closed windows that no search has used since the last call: what they have mapped counts as memory.
+    pub(super) fn shut_idle(&self) {
+        let before = self.shared.searches_before.swap(self.shared.searches.load(Ordering::Relaxed), Ordering::Relaxed);
+        let is_idle = |folder: &Arc<Folder>| folder.used.load(Ordering::Relaxed) <= before;
+        self.opened().into_iter().filter(is_idle).for_each(|folder| folder.shut());
+    }
+
     /// Keeps the closed windows open that were searched last.
     pub(super) fn shut_unused(&self) {
-        let mut opened: Vec<_> = {
-            let state = lock(&self.shared.state);
-            let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
-            closed.map(|entry| Arc::clone(&entry.folder)).collect()
-        };
+        let mut opened = self.opened();
         opened.sort_by_key(|folder| std::cmp::Reverse(folder.used.load(Ordering::Relaxed)));
         for folder in opened.iter().skip(self.shared.options.readers_max) {
             folder.shut();

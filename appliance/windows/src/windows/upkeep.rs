@@ -14,7 +14,8 @@ use crate::index::{self, IndexFault};
 const MERGES_MAX: usize = 4;
 
 impl Windows {
-    /// Closes windows whose span is over, lets old ones go, merges some that are closed, and lets go of writers that nothing comes to. To be called
+    /// Closes windows whose span is over, lets old ones go, merges some that are closed, and lets go of writers that nothing comes to and of readers
+    /// that nobody uses. To be called
     /// every minute or so. Tells which windows went.
     ///
     /// # Errors
@@ -53,6 +54,7 @@ impl Windows {
         if let Err(error) = self.filter_one() {
             tracing::warn!(%error, "a window got no filter; the next round tries again");
         }
+        self.shut_idle();
         Ok(dropped)
     }
 

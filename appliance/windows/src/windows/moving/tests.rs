@@ -466,3 +466,20 @@ fn without_the_place_it_was_put_in_a_window_says_where_it_is() {
     assert!(unreached[0].reason.contains("shelf"), "{unreached:?}");
     assert_eq!(crate::examine(&lot.options()).unwrap().kept.iter().filter(|kept| kept.cold_bytes > 0).count(), 3);
 }
+
+#[test]
+fn closed_windows_that_nobody_searches_are_let_go() {
+    let lot = Lot::new();
+    let windows = lot.open();
+    let opened = || {
+        let state = lock(&windows.shared.state);
+        state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened()).count()
+    };
+    let all = found(&windows, Query::All);
+    assert!(opened() > 0);
+    windows.housekeep(now_ms()).unwrap();
+    assert!(opened() > 0, "they were searched since the last round");
+    windows.housekeep(now_ms()).unwrap();
+    assert_eq!(opened(), 0);
+    assert_eq!(found(&windows, Query::All), all);
+}
