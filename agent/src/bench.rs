@@ -11,18 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::frames::Rgb;
-use crate::infer::choice::{Precision, Wish};
-use crate::infer::{self, Context, Engine, EngineOptions, Failure, Report, Task};
-
-/// What computes.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub models: PathBuf,
-    /// 0: all cores.
-    pub threads: usize,
-    pub executor: Wish,
-    pub precision: Precision,
-}
+use crate::infer::{self, Context, Failure, Report, Setup, Task};
 
 /// Which pictures are made larger.
 #[derive(Clone, Debug)]
@@ -44,21 +33,12 @@ pub struct Generate {
     pub to: PathBuf,
 }
 
-impl Options {
-    fn engine(&self) -> Engine {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if self.threads == 0 { cores } else { self.threads };
-        let Self { executor, precision, .. } = *self;
-        Engine::new(EngineOptions { models_dir: self.models.clone(), threads, executor, precision, gpu: 0 })
-    }
-}
-
 /// Upscales a made-up picture `runs` times after a first one.
 ///
 /// # Errors
 /// [`Failure`], as a job with these parameters would have it.
-pub fn upscale(options: &Options, wanted: &Upscale) -> Result<Value, Failure> {
-    let mut engine = options.engine();
+pub fn upscale(setup: &Setup, wanted: &Upscale) -> Result<Value, Failure> {
+    let mut engine = setup.engine(0);
     let from = picture(wanted.width, wanted.height);
     let mut to = Rgb::default();
     let begin = now();
@@ -75,7 +55,7 @@ pub fn upscale(options: &Options, wanted: &Upscale) -> Result<Value, Failure> {
     let (run_ms, run_cpu_ms): (Vec<f64>, Vec<Option<f64>>) = runs.into_iter().unzip();
     Ok(json!({
         "bench": "upscale", "model": wanted.model, "scale": wanted.scale, "width": wanted.width,
-        "height": wanted.height, "executor": engine.executor_name(), "threads": options.threads,
+        "height": wanted.height, "executor": engine.executor_name(), "threads": setup.threads,
         "load_ms": load_ms, "first_run_ms": first_run_ms, "run_ms": run_ms, "run_cpu_ms": run_cpu_ms,
         "resident_max_bytes": resident_max_bytes(),
     }))
@@ -85,8 +65,8 @@ pub fn upscale(options: &Options, wanted: &Upscale) -> Result<Value, Failure> {
 ///
 /// # Errors
 /// [`Failure`], as a job with these parameters would have it.
-pub fn generate(options: &Options, wanted: &Generate) -> Result<Value, Failure> {
-    let mut engine = options.engine();
+pub fn generate(setup: &Setup, wanted: &Generate) -> Result<Value, Failure> {
+    let mut engine = setup.engine(0);
     let begin = now();
     let mut runs = Vec::new();
     for run in 0..wanted.runs.max(1) {
@@ -127,7 +107,7 @@ pub fn generate(options: &Options, wanted: &Generate) -> Result<Value, Failure> 
         }));
     }
     Ok(json!({
-        "bench": "generate", "parameters": wanted.parameters, "executor": options.executor, "threads": options.threads,
+        "bench": "generate", "parameters": wanted.parameters, "executor": setup.executor, "threads": setup.threads,
         "runs": runs, "all_ms": millis(begin.elapsed()), "resident_max_bytes": resident_max_bytes(),
         "anonymous_bytes": anonymous_bytes(),
     }))

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use backlot_agent::bench;
 use backlot_agent::clock::Clock;
 use backlot_agent::config::Config;
-use backlot_agent::infer::choice::{Precision, Wish};
+use backlot_agent::infer::Setup;
 use backlot_agent::service::{self, RunError};
 use backlot_agent::worker::builtin;
 use backlot_agent::worker::manifest::{self, Program};
@@ -57,30 +57,16 @@ enum Subcommands {
     Worker {
         #[command(flatten)]
         ties: builtin::Ties,
-        #[arg(long, default_value_os_t = backlot_agent::infer::models::default_folder())]
-        models: PathBuf,
-        /// 0: all cores.
-        #[arg(long, default_value_t = 0)]
-        threads: usize,
-        #[arg(long, value_enum, default_value_t)]
-        executor: Wish,
-        #[arg(long, value_enum, default_value_t)]
-        precision: Precision,
+        #[command(flatten)]
+        setup: Setup,
         /// Program to become.
         #[arg(last = true)]
         program: Vec<std::ffi::OsString>,
     },
     /// Measures a model on this host: one JSON object, times in milliseconds.
     Bench {
-        #[arg(long, default_value_os_t = backlot_agent::infer::models::default_folder())]
-        models: PathBuf,
-        /// 0: all cores.
-        #[arg(long, default_value_t = 0)]
-        threads: usize,
-        #[arg(long, value_enum, default_value_t)]
-        executor: Wish,
-        #[arg(long, value_enum, default_value_t)]
-        precision: Precision,
+        #[command(flatten)]
+        setup: Setup,
         #[command(subcommand)]
         what: Benches,
     },
@@ -143,13 +129,9 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
-        Subcommands::Worker { ties, models, threads, executor, precision, program } if program.is_empty() => {
-            builtin::run(builtin::Options { ties, models, threads, executor, precision })
-        }
+        Subcommands::Worker { ties, setup, program } if program.is_empty() => builtin::run(&ties, &setup),
         Subcommands::Worker { ties, program, .. } => builtin::become_program(&ties, &program),
-        Subcommands::Bench { models, threads, executor, precision, what } => {
-            bench(&bench::Options { models, threads, executor, precision }, what)
-        }
+        Subcommands::Bench { setup, what } => bench(&setup, what),
         Subcommands::ModelPlan { model } => match backlot_agent::infer::plan::vram(&model) {
             Ok(needs) => {
                 println!("{}", serde_json::json!({ "vram": needs }));
@@ -188,11 +170,11 @@ fn with_config(file: Option<PathBuf>, then: impl FnOnce(Config, Vec<Program>) ->
     }
 }
 
-fn bench(options: &bench::Options, what: Benches) -> ExitCode {
+fn bench(setup: &Setup, what: Benches) -> ExitCode {
     let made = match what {
         Benches::Upscale { model, scale, width, height, runs } => {
             let (width, height) = (usize::from(width), usize::from(height));
-            bench::upscale(options, &bench::Upscale { model, scale, width, height, runs })
+            bench::upscale(setup, &bench::Upscale { model, scale, width, height, runs })
         }
         Benches::Generate { model, parameters, runs, to } => {
             let mut parameters: serde_json::Map<String, serde_json::Value> = match serde_json::from_str(&parameters) {
@@ -204,7 +186,7 @@ fn bench(options: &bench::Options, what: Benches) -> ExitCode {
             };
             parameters.insert("model".to_owned(), model.into());
             parameters.entry("prompt").or_insert_with(|| "a lighthouse in the fog".into());
-            bench::generate(options, &bench::Generate { parameters, runs, to })
+            bench::generate(setup, &bench::Generate { parameters, runs, to })
         }
     };
     match made {

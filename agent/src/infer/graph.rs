@@ -302,71 +302,72 @@ impl Graph {
     /// Moves each activation into the convolution or norm before it, where nobody else reads what stands between.
     /// The values stay what they are; one pass over memory less for each.
     #[must_use]
-    pub fn fuse(mut self) -> Self {
-        let readers = self.readers();
-        let mut made_by: Vec<Option<usize>> = vec![None; self.values];
-        let mut kept: Vec<Node> = Vec::with_capacity(self.nodes.len());
-        for node in std::mem::take(&mut self.nodes) {
-            if let Op::Activate(activation) = node.op
-                && let &[input] = node.inputs.as_slice()
-                && readers[input.0] == 1
-                && let Some(before) = made_by[input.0]
-                && join(&mut kept[before], activation)
-            {
-                kept[before].outputs.clone_from(&node.outputs);
-                made_by[node.outputs[0].0] = Some(before);
-                continue;
+    pub fn fuse(self) -> Self {
+        self.join(|node, made| match (&node.op, node.inputs.as_slice()) {
+            (Op::Activate(activation), &[input]) if made.is_read_once(input) => {
+                made.by[input.0].filter(|maker| join(&mut made.kept[*maker], *activation))
             }
-            for output in &node.outputs {
-                made_by[output.0] = Some(kept.len());
-            }
-            kept.push(node);
-        }
-        self.nodes = kept;
-        self
+            _ => None,
+        })
     }
 
     /// Moves each sum of two into the convolution or linear layer that makes the later of them, where nobody else reads
     /// that: for executors that can add where they store. The values stay what they are, but for the order of a sum.
     #[must_use]
-    pub fn fuse_sums(mut self) -> Self {
-        let readers = self.readers();
-        // Node that makes a value, in the new order; inputs come before all.
-        let mut made_by: Vec<Option<usize>> = vec![None; self.values];
-        let mut kept: Vec<Node> = Vec::with_capacity(self.nodes.len());
-        for node in std::mem::take(&mut self.nodes) {
-            if node.op == Op::Add
-                && let &[a, b] = node.inputs.as_slice()
-                && a != b
-            {
-                let (earlier, later) = if made_by[a.0] < made_by[b.0] { (a, b) } else { (b, a) };
+    pub fn fuse_sums(self) -> Self {
+        self.join(|node, made| match (&node.op, node.inputs.as_slice()) {
+            (Op::Add, &[a, b]) if a != b => {
+                let (earlier, later) = if made.by[a.0] < made.by[b.0] { (a, b) } else { (b, a) };
                 // Two parts of one split have one maker, which is no product.
-                if let Some(maker) = made_by[later.0]
-                    && readers[later.0] == 1
-                    && ends_with_products(&kept[maker])
-                {
-                    kept[maker].inputs.push(earlier);
-                    kept[maker].outputs.clone_from(&node.outputs);
-                    made_by[node.outputs[0].0] = Some(maker);
-                    continue;
-                }
+                let maker = made.by[later.0].filter(|_| made.is_read_once(later))?;
+                let is_product = ends_with_products(&made.kept[maker]);
+                is_product.then(|| made.kept[maker].inputs.push(earlier)).map(|()| maker)
             }
-            for output in &node.outputs {
-                made_by[output.0] = Some(kept.len());
-            }
-            kept.push(node);
-        }
-        self.nodes = kept;
-        self
+            _ => None,
+        })
     }
 
-    /// How often each value is read.
-    fn readers(&self) -> Vec<usize> {
+    /// Goes through the nodes in their order and leaves out those that `into` has moved into one before, whose number it tells.
+    fn join(mut self, into: impl Fn(&Node, &mut Made) -> Option<usize>) -> Self {
+        let nodes = std::mem::take(&mut self.nodes);
         let mut readers = vec![0_usize; self.values];
-        for value in self.nodes.iter().flat_map(|node| &node.inputs).chain(&self.outputs) {
+        for value in nodes.iter().flat_map(|node| &node.inputs).chain(&self.outputs) {
             readers[value.0] += 1;
         }
-        readers
+        let mut made = Made { readers, by: vec![None; self.values], kept: Vec::with_capacity(nodes.len()) };
+        for node in nodes {
+            let (maker, outputs) = match into(&node, &mut made) {
+                Some(maker) => {
+                    made.kept[maker].outputs.clone_from(&node.outputs);
+                    (maker, node.outputs)
+                }
+                None => {
+                    let outputs = node.outputs.clone();
+                    made.kept.push(node);
+                    (made.kept.len() - 1, outputs)
+                }
+            };
+            for output in outputs {
+                made.by[output.0] = Some(maker);
+            }
+        }
+        self.nodes = made.kept;
+        self
+    }
+}
+
+/// A graph while it is rewritten.
+struct Made {
+    /// How often each value is read.
+    readers: Vec<usize>,
+    /// Which of `kept` makes a value; inputs are made by none, and come before all.
+    by: Vec<Option<usize>>,
+    kept: Vec<Node>,
+}
+
+impl Made {
+    fn is_read_once(&self, value: ValueId) -> bool {
+        self.readers[value.0] == 1
     }
 }
 

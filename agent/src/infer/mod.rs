@@ -17,6 +17,7 @@ pub mod noise;
 mod process;
 mod progress;
 pub mod sampler;
+mod setup;
 mod upscale;
 pub mod weights;
 pub mod wgpu;
@@ -31,6 +32,7 @@ use serde_json::{Map, Value};
 use self::choice::{Precision, Wish};
 use self::executor::Executor;
 pub use self::generate::plan;
+pub use self::setup::Setup;
 use self::wgpu::device::Wanted;
 use crate::frames::work::Bench;
 

@@ -18,8 +18,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_par
 use serde_json::{Value, json};
 
 use super::protocol::{Announced, Request, Task};
-use crate::infer::choice::{Precision, Wish};
-use crate::infer::{self, Context, Engine, EngineOptions, Report};
+use crate::infer::{self, Context, Engine, Report, Setup};
 
 /// What holds for a worker from its first moment on.
 #[derive(Clone, Debug, clap::Args)]
@@ -85,17 +84,6 @@ fn prefer_as_victim() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }
 
-/// How the built-in worker is set up.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub ties: Ties,
-    pub models: PathBuf,
-    /// 0: all cores.
-    pub threads: usize,
-    pub executor: Wish,
-    pub precision: Precision,
-}
-
 /// The job under way and the flag that ends it.
 #[derive(Default)]
 struct Current {
@@ -105,16 +93,13 @@ struct Current {
 
 /// Takes jobs until its input ends.
 #[must_use]
-pub fn run(options: Options) -> ExitCode {
-    if !bind(&options.ties) {
+pub fn run(ties: &Ties, setup: &Setup) -> ExitCode {
+    if !bind(ties) {
         return ExitCode::FAILURE;
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if options.threads == 0 { cores } else { options.threads };
-    let Options { models, executor, precision, .. } = options;
     // The agent counts GPUs as NVML does, in the order of their addresses.
     let gpu = std::env::var("CUDA_VISIBLE_DEVICES").ok().and_then(|gpu| gpu.parse().ok()).unwrap_or(0);
-    serve(&mut Engine::new(EngineOptions { models_dir: models, threads, executor, precision, gpu }))
+    serve(&mut setup.engine(gpu))
 }
 
 /// Takes jobs from standard input until that ends, or until `engine` is of no more use.

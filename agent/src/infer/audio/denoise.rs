@@ -5,14 +5,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::parameters::Denoise;
-use super::{Context, Failure, Made, Task, made};
+use super::{Context, Failure, Made, Task, made, sounds};
 use crate::frames::ffmpeg::Tools;
 use crate::infer::Report;
 use crate::infer::progress::Progress;
 use crate::sound::denoise::{Denoiser, NoSound};
 use crate::sound::encode::Target;
 use crate::sound::pipe::{Decoder, Encoder};
-use crate::sound::probe::{self, Sound};
+use crate::sound::probe::Sound;
 
 const MODEL: &str = "rnnoise";
 
@@ -26,11 +26,7 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     let wanted = Denoise::read(&task.parameters)?;
     ctx.phase("load");
     let tools = Tools::default();
-    let sounds: Vec<Sound> = task
-        .inputs
-        .iter()
-        .map(|path| probe::probe(&tools, path, wanted.stream, ctx.cancel))
-        .collect::<Result<_, _>>()?;
+    let sounds = sounds(task, &tools, wanted.stream, ctx)?;
     ctx.phase("infer");
     let mut progress = Progress::new(task.inputs.len());
     let mut all = Vec::new();

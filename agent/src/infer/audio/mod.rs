@@ -8,6 +8,8 @@ use std::path::Path;
 
 use super::models::speech::Vad;
 use super::{Context, Failure, Made, Task};
+use crate::frames::ffmpeg::Tools;
+use crate::sound::probe::{self, Sound};
 
 /// Job types of this room.
 pub(super) const KINDS: [&str; 2] = ["audio.denoise", "audio.speech-segments"];
@@ -21,6 +23,11 @@ pub(super) type Loaded = Vad;
 
 pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     if task.kind == DENOISE { denoise::run(task, ctx) } else { segments::run(task, ctx) }
+}
+
+/// Looks at stream number `stream` of each input, before anything is worked on.
+fn sounds(task: &Task, tools: &Tools, stream: usize, ctx: &Context<'_>) -> Result<Vec<Sound>, Failure> {
+    task.inputs.iter().map(|path| probe::probe(tools, path, stream, ctx.cancel)).collect()
 }
 
 /// A file that is no picture.

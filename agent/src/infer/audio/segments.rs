@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::parameters::{Format, Segments};
-use super::{Context, Failure, Made, Task, made};
+use super::{Context, Failure, Made, Task, made, sounds};
 use crate::frames::{disk, ffmpeg::Tools};
 use crate::infer::Report;
 use crate::infer::cpu::Cpu;
@@ -18,7 +18,7 @@ use crate::infer::weights::Weights;
 use crate::sound::SAMPLE_MAX;
 use crate::sound::denoise::NoSound;
 use crate::sound::pipe::Decoder;
-use crate::sound::probe::{self, Sound};
+use crate::sound::probe::Sound;
 use crate::sound::resample::Resampler;
 use crate::sound::speech::{self, RATE_HZ, Segment, WINDOW};
 
@@ -31,11 +31,7 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     let wanted = Segments::read(&task.parameters)?;
     ctx.phase("load");
     let tools = Tools::default();
-    let sounds: Vec<Sound> = task
-        .inputs
-        .iter()
-        .map(|path| probe::probe(&tools, path, wanted.stream, ctx.cancel))
-        .collect::<Result<_, _>>()?;
+    let sounds = sounds(task, &tools, wanted.stream, ctx)?;
     let mut vad = match ctx.engine.speech.take() {
         Some(loaded) => loaded,
         None => load(ctx)?,

@@ -201,23 +201,32 @@ pub fn open(place: &Path) -> Result<Model, WeightError> {
 /// The diffusion models in a folder of models, by name.
 #[must_use]
 pub fn list(models: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(models) else { return Vec::new() };
+    names_in(models, |name| find(models, name).is_some())
+}
+
+/// The names of what lies in `folder`, without the ending of safetensors files, of which `is_one` says yes: each once, in order.
+pub(super) fn names_in(folder: &Path, is_one: impl Fn(&str) -> bool) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned))
-        .filter(|name| find(models, name).is_some())
+        .filter(|name| is_one(name))
         .collect();
     names.sort_unstable();
     names.dedup();
     names
 }
 
+/// Whether a name is one part of a path and begins with no dot.
+pub(super) fn is_plain(name: &str) -> bool {
+    Path::new(name).file_name() == Some(name.as_ref()) && !name.starts_with('.') && name.len() <= 200
+}
+
 /// Where the model `name` lies, if it is there: a folder of that name, or a safetensors file without its ending. A name
 /// is one part of a path and begins with no dot.
 #[must_use]
 pub fn find(models: &Path, name: &str) -> Option<PathBuf> {
-    let plain = Path::new(name).file_name() == Some(name.as_ref()) && !name.starts_with('.') && name.len() <= 200;
-    if !plain {
+    if !is_plain(name) {
         return None;
     }
     let (folder, file) = (models.join(name), models.join(format!("{name}{ENDING}")));

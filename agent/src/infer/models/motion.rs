@@ -118,24 +118,15 @@ impl Motion {
 /// The motion modules in a folder of models, by name.
 #[must_use]
 pub fn list(models: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(models.join(FOLDER)) else { return Vec::new() };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned))
-        .filter(|name| find(models, name).is_some())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    folder::names_in(&models.join(FOLDER), |name| find(models, name).is_some())
 }
 
 /// Where the motion module `name` lies, if it is there: a folder with a `config.json`, or a safetensors file.
 #[must_use]
 pub fn find(models: &Path, name: &str) -> Option<PathBuf> {
-    let plain = Path::new(name).file_name() == Some(name.as_ref()) && !name.starts_with('.') && name.len() <= 200;
-    let (folder, file) = (models.join(FOLDER).join(name), models.join(FOLDER).join(format!("{name}{ENDING}")));
-    match plain {
-        true if folder.join("config.json").is_file() => Some(folder),
+    let (dir, file) = (models.join(FOLDER).join(name), models.join(FOLDER).join(format!("{name}{ENDING}")));
+    match folder::is_plain(name) {
+        true if dir.join("config.json").is_file() => Some(dir),
         true if file.is_file() => Some(file),
         _ => None,
     }

@@ -19,6 +19,8 @@ const VALUES_BYTES_MAX: usize = 4 << 20;
 const FINE_BYTES_MAX: usize = 256 << 10;
 const WORDY_BYTES_MAX: usize = FINE_BYTES_MAX + (128 << 10);
 const COARSE_BYTES_MAX: usize = WORDY_BYTES_MAX + (128 << 10);
+/// Numbering an entry takes some ten bytes while a window is read, and some thirty while it is written.
+const ENTRIES_MAX: usize = 256 << 10;
 /// Most bytes of all tables of a window in memory, without what it costs to number them.
 pub(super) const BYTES_MAX: usize = VALUES_BYTES_MAX + COARSE_BYTES_MAX;
 /// A file of more is none of ours: an entry has at most some bytes beside its own, and a frame has a header.
@@ -146,7 +148,7 @@ impl Tables {
             Kind::Template(Grain::Coarse) => (&mut held.templates, COARSE_BYTES_MAX, TEMPLATE),
             Kind::Value => (&mut held.values, VALUES_BYTES_MAX, VALUE),
         };
-        if arena.bytes.len() + text.len() > bytes_max {
+        if arena.bytes.len() + text.len() > bytes_max || arena.ends.len() >= ENTRIES_MAX {
             return None;
         }
         let at = arena.push(text)?;
