@@ -4,8 +4,12 @@
 //! nobody declared is an error that names file, line and key. `backlot config reference` prints what the doc comments
 //! below say, and a test keeps `docs/configuration.md` equal to it.
 
+mod check;
+mod cold;
 mod logs;
+mod other;
 mod redaction;
+mod reference;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -14,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::logs::LogClass;
 pub use self::redaction::RedactionRule;
+pub use self::reference::{reference_json, reference_markdown};
 pub use self::upstream::{Engine, EtagKind};
-use crate::other_s3::OtherS3;
 
 /// One key, for the reference page.
 #[derive(Clone, Debug)]
@@ -421,154 +425,6 @@ impl Config {
     }
 }
 
-impl ColdConfig {
-    /// The S3 that it describes.
-    #[must_use]
-    pub fn other(&self) -> OtherS3 {
-        OtherS3 {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            path_style: self.path_style,
-            credentials: self.credentials.clone(),
-        }
-    }
-
-    /// # Errors
-    /// The key, and what it should be.
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, problem: &str| ConfigError::Value { key, problem: problem.into() };
-        if self.bucket.is_empty() {
-            return Ok(());
-        }
-        self.other().check().map_err(|(key, problem)| {
-            let keys = ["cold.endpoint", "cold.region", "cold.credentials"];
-            ConfigError::Value { key: keys.into_iter().find(|full| full.ends_with(key)).unwrap_or("cold"), problem }
-        })?;
-        if self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
-            return Err(wrong("cold.prefix", "has at most 512 bytes and no control characters"));
-        }
-        if self.bytes_s_max < 65_536 {
-            return Err(wrong("cold.bytes_s_max", "is at least 65536"));
-        }
-        if !(1..=4096).contains(&self.reads_max) {
-            return Err(wrong("cold.reads_max", "is 1 to 4096"));
-        }
-        Ok(())
-    }
-}
-
-impl ColdWindowsConfig {
-    /// The S3 that it describes.
-    #[must_use]
-    pub fn other(&self) -> OtherS3 {
-        OtherS3 {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            path_style: self.path_style,
-            credentials: self.credentials.clone(),
-        }
-    }
-
-    /// # Errors
-    /// The key, and what it should be.
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, problem: &str| ConfigError::Value { key, problem: problem.into() };
-        if self.bucket.is_empty() {
-            return Ok(());
-        }
-        self.other().check().map_err(|(key, problem)| {
-            let keys = ["cold_windows.endpoint", "cold_windows.region", "cold_windows.credentials"];
-            let key = keys.into_iter().find(|full| full.ends_with(key)).unwrap_or("cold_windows");
-            ConfigError::Value { key, problem }
-        })?;
-        if self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
-            return Err(wrong("cold_windows.prefix", "has at most 512 bytes and no control characters"));
-        }
-        if self.bytes_s_max < 65_536 {
-            return Err(wrong("cold_windows.bytes_s_max", "is at least 65536"));
-        }
-        if !(5 << 20..=128 << 20).contains(&self.part_bytes) {
-            return Err(wrong("cold_windows.part_bytes", "is 5242880 to 134217728"));
-        }
-        if self.cache_bytes_max < 16 << 20 {
-            return Err(wrong("cold_windows.cache_bytes_max", "is at least 16777216"));
-        }
-        Ok(())
-    }
-}
-
-impl Config {
-    /// What moves needs a place to move to.
-    fn check_cold_windows(&self) -> Result<(), ConfigError> {
-        self.cold_windows.check()?;
-        let wants = [
-            ("logs.cold_days", self.logs.cold_days > 0),
-            ("traces.cold_days", self.traces.cold_days > 0),
-            ("logs.class", self.logs.class.iter().any(|class| class.cold_days.is_some())),
-        ];
-        match wants.into_iter().find(|(_, wants)| *wants && self.cold_windows.bucket.is_empty()) {
-            Some((key, _)) => {
-                let problem = "`cold_days` needs a place to move to: set `cold_windows.bucket`".into();
-                Err(ConfigError::Value { key, problem })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Checks what the types do not express.
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`] names the key and what it should be.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let positive = [
-            ("edge.in_flight_max", self.edge.in_flight_max as u64),
-            ("edge.connections_max", self.edge.connections_max as u64),
-            ("edge.head_timeout_s", self.edge.head_timeout_s),
-            ("edge.body_timeout_s", self.edge.body_timeout_s),
-            ("journal.collect_every_s", self.journal.collect_every_s),
-            ("jobs.unfinished_max", self.jobs.unfinished_max as u64),
-            ("jobs.lease_s", u64::from(self.jobs.lease_s)),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(ConfigError::Value { key, problem: "must be at least 1".into() });
-            }
-        }
-        crate::jobs::check_limits(&self.jobs.limits)
-            .map_err(|problem| ConfigError::Value { key: "jobs.limits", problem })?;
-        if self.artifacts.small_object_bytes_max > 1 << 20 {
-            return Err(ConfigError::Value {
-                key: "artifacts.small_object_bytes_max",
-                problem: "is at most 1 MiB".into(),
-            });
-        }
-        if !(1 << 20..=1 << 34).contains(&self.artifacts.pack_bytes) {
-            return Err(ConfigError::Value { key: "artifacts.pack_bytes", problem: "is 1 MiB to 16 GiB".into() });
-        }
-        if !(1..=5 << 30).contains(&self.artifacts.form_bytes_max) {
-            return Err(ConfigError::Value { key: "artifacts.form_bytes_max", problem: "is 1 to 5368709120".into() });
-        }
-        if self.artifacts.scrub_bytes_s < 65_536 {
-            return Err(ConfigError::Value { key: "artifacts.scrub_bytes_s", problem: "is at least 65536".into() });
-        }
-        self.cold.check()?;
-        self.check_cold_windows()?;
-        self.check_engine()?;
-        let classes = crate::logs::classes(&self.logs);
-        classes.map_err(|problem| ConfigError::Value { key: "logs.class", problem })?;
-        crate::logs::check_syslog(&self.syslog).map_err(|(key, problem)| ConfigError::Value { key, problem })?;
-        let redaction = crate::signals::redact::check(&self.redaction);
-        redaction.map_err(|problem| ConfigError::Value { key: "redaction", problem })?;
-        if self.encryption.rewraps_s_max == 0 {
-            return Err(ConfigError::Value { key: "encryption.rewraps_s_max", problem: "must be at least 1".into() });
-        }
-        if !(1 << 20..=1 << 30).contains(&self.journal.segment_bytes) {
-            return Err(ConfigError::Value { key: "journal.segment_bytes", problem: "is 1 MiB to 1 GiB".into() });
-        }
-        Ok(())
-    }
-}
-
 /// Reads `text` as the file, and each of its lines as a variable, and throws the outcome away: for fuzzing.
 pub fn fuzz_parse(text: &str) {
     let mut config = toml::from_str::<Config>(text).unwrap_or_default();
@@ -578,33 +434,6 @@ pub fn fuzz_parse(text: &str) {
         }
     }
     let _ = config.check();
-}
-
-/// The reference page: each section with its keys, defaults and meanings.
-#[must_use]
-pub fn reference_markdown() -> String {
-    let mut page = String::from(
-        "# Configuration\n\nOne TOML file (`backlot serve --config FILE`); every key can also be set by the environment as \
-         `BACKLOT_<SECTION>_<KEY>`, which wins. An unknown key is an error. This page is written by `backlot config reference`.\n",
-    );
-    let mut section = "";
-    for key in keys() {
-        if key.section != section {
-            section = key.section;
-            page.push_str(&format!("\n## [{section}]\n\n| key | default | meaning |\n| --- | --- | --- |\n"));
-        }
-        page.push_str(&format!("| `{}` | `{}` | {} |\n", key.key, key.default, key.doc));
-    }
-    page
-}
-
-/// The same as one JSON document, with a line break at its end.
-#[must_use]
-pub fn reference_json() -> String {
-    let key = |key: Key| serde_json::json!({"section": key.section, "key": key.key, "default": key.default, "meaning": key.doc});
-    let mut text = serde_json::Value::Array(keys().into_iter().map(key).collect()).to_string();
-    text.push('\n');
-    text
 }
 
 fn parse_like(default: &toml::Value, text: &str) -> Option<toml::Value> {
@@ -664,39 +493,5 @@ mod tests {
         let error = load("", &[("BACKLOT_EDGE_INSECURE", "perhaps")]).unwrap_err().to_string();
         assert!(error.contains("perhaps") && error.contains("boolean"), "{error}");
         assert!(load("", &[("BACKLOT_AGENT_NAME", "a"), ("BACKLOT_ENDPOINT", "b")]).is_ok());
-    }
-
-    #[test]
-    fn a_value_out_of_its_bounds_is_refused() {
-        assert!(
-            load("[edge]\nhead_timeout_s = 0\n", &[])
-                .unwrap()
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("head_timeout_s")
-        );
-        for (text, key) in [("endpoint = \"garage\"", "cold.endpoint"), ("reads_max = 0", "cold.reads_max")] {
-            let config = load(&format!("[cold]\nbucket = \"old\"\n{text}\n"), &[]).unwrap();
-            assert!(config.check().unwrap_err().to_string().contains(key), "{key}");
-        }
-        for (text, key) in [
-            ("[cold_windows]\nbucket = \"old\"\nendpoint = \"garage\"\n", "cold_windows.endpoint"),
-            ("[cold_windows]\nbucket = \"old\"\ncache_bytes_max = 1\n", "cold_windows.cache_bytes_max"),
-            ("[cold_windows]\nbucket = \"old\"\npart_bytes = 5000000\n", "cold_windows.part_bytes"),
-            ("[logs]\ncold_days = 3\n", "logs.cold_days"),
-            ("[traces]\ncold_days = 3\n", "traces.cold_days"),
-            ("[[logs.class]]\nname = \"a\"\nmatch = \"b\"\ndays = 9\ncold_days = 3\n", "logs.class"),
-        ] {
-            let problem = load(text, &[]).unwrap().check().unwrap_err().to_string();
-            assert!(problem.contains(key), "{key}: {problem}");
-        }
-        assert!(Config::default().check().is_ok());
-    }
-
-    #[test]
-    fn the_reference_page_is_current() {
-        let page = include_str!("../../docs/configuration.md");
-        assert!(page == reference_markdown(), "run: cargo run -p backlot -- config reference > docs/configuration.md");
     }
 }

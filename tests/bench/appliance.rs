@@ -58,6 +58,11 @@ impl Appliance {
     pub(crate) fn resident_mib(&self) -> Result<f64, Failure> {
         resident_mib(&self.child.id().to_string())
     }
+
+    /// What of it is its own: the rest is pages of files, which the kernel takes back when it needs them.
+    pub(crate) fn anonymous_mib(&self) -> Result<f64, Failure> {
+        status_mib(&self.child.id().to_string(), "RssAnon:")
+    }
 }
 
 impl Drop for Appliance {
@@ -69,8 +74,13 @@ impl Drop for Appliance {
 
 /// Resident memory of process `id` in MiB; `self` is this one.
 pub(crate) fn resident_mib(id: &str) -> Result<f64, Failure> {
+    status_mib(id, "VmRSS:")
+}
+
+/// A line of what the kernel says of process `id`, which is in kB there.
+fn status_mib(id: &str, name: &str) -> Result<f64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }

@@ -10,6 +10,8 @@ use crate::logs::{folder_bytes, questions};
 /// Windows are merged in rounds of some, a minute apart.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Windows that nobody searches are let go in the second round after: rounds are a minute apart.
+const LET_GO: Duration = Duration::from_secs(130);
 
 /// Waits until what is closed rests, if anything is closed (a gigabyte of records closes a window), and prints what it takes. `line_bytes`: of a raw
 /// line, on average.
@@ -31,16 +33,23 @@ pub(crate) fn run(appliance: &Appliance, logs: &Path, line_bytes: f64) -> Result
             let raw_bytes = documents as f64 * line_bytes;
             println!("{:>12} windows at rest after {:.0} s", closed.len(), began.elapsed().as_secs_f64());
             println!("{:>12.3} of the raw lines on the disk at rest", bytes as f64 / raw_bytes);
-            println!("{:>12.0} MiB resident then", appliance.resident_mib()?);
+            resident(appliance, "then")?;
             questions(appliance)?;
-            println!("{:>12.0} MiB resident after these questions", appliance.resident_mib()?);
-            return Ok(());
+            resident(appliance, "after these questions")?;
+            std::thread::sleep(LET_GO);
+            return resident(appliance, "when nobody has asked for two rounds");
         }
         if began.elapsed() > PATIENCE {
             return Err("windows did not come to rest".into());
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+fn resident(appliance: &Appliance, when: &str) -> Result<(), Failure> {
+    let (all, own) = (appliance.resident_mib()?, appliance.anonymous_mib()?);
+    println!("{all:>12.0} MiB resident {when}, {own:.0} of it its own");
+    Ok(())
 }
 
 struct Closed {

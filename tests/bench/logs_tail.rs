@@ -4,13 +4,11 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use backlot::edge::otlp::ExportLogsServiceRequest;
-use backlot_tests::http;
-use prost::Message as _;
 use serde_json::json;
 
 use crate::appliance::Appliance;
 use crate::client::Failure;
+use crate::logs::send;
 
 const RECORDS_A_SECOND: u32 = 5_000;
 const REQUESTS_A_SECOND: u32 = 20;
@@ -53,7 +51,6 @@ pub(crate) fn run(appliance: &Appliance) -> Result<(), Failure> {
         }
         Ok((delays, dropped))
     });
-    let headers = [("content-type", "application/x-protobuf")];
     for request in 0..REQUESTS_A_SECOND * SECONDS {
         let due = Duration::from_secs(1) * request / REQUESTS_A_SECOND;
         std::thread::sleep(due.saturating_sub(began.elapsed()));
@@ -65,11 +62,7 @@ pub(crate) fn run(appliance: &Appliance) -> Result<(), Failure> {
         let records = vec![record; (RECORDS_A_SECOND / REQUESTS_A_SECOND) as usize];
         let resource = json!({"attributes": [{"key": "service.name", "value": {"stringValue": "bench"}}]});
         let all = json!({"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]});
-        let body = serde_json::from_value::<ExportLogsServiceRequest>(all)?.encode_to_vec();
-        let (status, text) = http(&appliance.otlp, "POST", "/v1/logs", &headers, &body);
-        if status != 200 {
-            return Err(format!("{status}: {text}").into());
-        }
+        send(appliance, serde_json::from_value(all)?)?;
     }
     let sending = began.elapsed();
     let (mut delays, dropped) = reader.join().map_err(|_| "the reader of the tail failed")??;

@@ -328,6 +328,42 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// As a value in the query of a URL.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// Nanoseconds since 1970.
+#[allow(clippy::disallowed_methods, reason = "the tests' own edge")]
+#[must_use]
+pub fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An appliance with `count` lines in it, the lines, earliest first, and the whole second a minute ago that they begin at,
+/// in nanoseconds since 1970.
+///
+/// # Panics
+/// When it does not take them.
+#[must_use]
+pub fn filled(seed: u64, count: usize) -> (Appliance, Vec<corpus::Line>, u64) {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let appliance = Appliance::start();
+    let begin_ns = now_ns() / SECOND_NS * SECOND_NS - 60 * SECOND_NS;
+    let lines: Vec<_> = corpus::Corpus::new(seed, begin_ns).take(count).collect();
+    for lines in lines.chunks(500) {
+        let body = corpus::to_otlp(lines).to_string();
+        let headers = [("content-type", "application/json")];
+        let (status, text) = http(&appliance.addresses.otlp_http, "POST", "/v1/logs", &headers, body.as_bytes());
+        assert_eq!(status, 200, "{text}");
+    }
+    (appliance, lines, begin_ns)
+}
+
 /// One HTTP/1.1 request over a fresh connection: status and body. For tests that send what no client would.
 #[must_use]
 pub fn http(base: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {

@@ -4,40 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use backlot_tests::corpus::{Corpus, Line, to_otlp};
-use backlot_tests::{Appliance, http, repository};
+use backlot_tests::corpus::Line;
+use backlot_tests::{Appliance, encode, filled, http, now_ns, repository};
 use serde_json::{Value, json};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-#[allow(clippy::disallowed_methods, reason = "the tests' own edge")]
-fn now_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_nanos()).unwrap()
-}
-
 /// Whether a line answers to a question.
 type Holds = Box<dyn Fn(&Line) -> bool>;
-
-/// An appliance with `count` lines in it, and the lines, earliest first.
-fn filled(seed: u64, count: usize) -> (Appliance, Vec<Line>) {
-    let appliance = Appliance::start();
-    let begin_ns = now_ns() / SECOND_NS * SECOND_NS - 60 * SECOND_NS;
-    let lines: Vec<_> = Corpus::new(seed, begin_ns).take(count).collect();
-    for lines in lines.chunks(500) {
-        let body = to_otlp(lines).to_string();
-        let headers = [("content-type", "application/json")];
-        let (status, text) = http(&appliance.addresses.otlp_http, "POST", "/v1/logs", &headers, body.as_bytes());
-        assert_eq!(status, 200, "{text}");
-    }
-    (appliance, lines)
-}
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
 
 /// The answer to a query of the studio's lines: the appliance writes a few of its own.
 fn ask(appliance: &Appliance, path: &str, parameters: &[(&str, &str)]) -> Value {
@@ -65,7 +39,7 @@ fn counted<'a>(lines: &'a [Line], value: impl Fn(&'a Line) -> Option<&'a str>) -
 
 #[test]
 fn counts_of_all_kinds_are_those_of_a_scan() {
-    let (appliance, lines) = filled(11, 3000);
+    let (appliance, lines, _) = filled(11, 3000);
 
     let told = ask(&appliance, "/values", &[("name", "host"), ("limit", "100")]);
     assert_eq!((&told["matched"], &told["others"]), (&json!(3000), &json!(0)));
@@ -121,7 +95,7 @@ fn counts_of_all_kinds_are_those_of_a_scan() {
 
 #[test]
 fn questions_of_all_kinds_find_what_a_scan_finds() {
-    let (appliance, lines) = filled(12, 3000);
+    let (appliance, lines, _) = filled(12, 3000);
     let is = |service: &'static str| move |line: &Line| line.service == service;
     let number = |line: &Line, name: &str| line.attributes.get(name).and_then(Value::as_f64);
     let span = lines[77].span_id.clone().unwrap();
@@ -165,7 +139,7 @@ fn questions_of_all_kinds_find_what_a_scan_finds() {
 
 #[test]
 fn the_lines_around_a_record_are_those_of_its_stream() {
-    let (appliance, lines) = filled(13, 1500);
+    let (appliance, lines, _) = filled(13, 1500);
     let stream: Vec<_> = lines.iter().filter(|line| line.service == "ffmpeg" && line.host == lines[700].host).collect();
     let middle = stream[stream.len() / 2];
     let found = ask(&appliance, "", &[("query", &format!("span:{}", middle.span_id.as_ref().unwrap()))]);
@@ -185,7 +159,7 @@ fn the_lines_around_a_record_are_those_of_its_stream() {
 
 #[test]
 fn an_export_has_every_record_once_in_order() {
-    let (appliance, lines) = filled(14, 3500);
+    let (appliance, lines, _) = filled(14, 3500);
     let (status, text) = appliance.http("GET", "/v1/logs/export?order=oldest&query=-service%3Abacklot", None);
     assert_eq!(status, 200);
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

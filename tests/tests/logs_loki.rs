@@ -6,20 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use backlot_tests::corpus::{Corpus, Line, to_otlp};
-use backlot_tests::{Appliance, PATIENCE, eventually, http};
+use backlot_tests::corpus::Line;
+use backlot_tests::{Appliance, PATIENCE, encode, eventually, http, now_ns};
 use serde_json::{Value, json};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const KEY: (&str, &str) = ("authorization", "Basic dGVzdDp0ZXN0");
 /// What Grafana sends with each query for lines.
 const CATEGORIZE: (&str, &str) = ("x-loki-response-encoding-flags", "categorize-labels");
-
-#[allow(clippy::disallowed_methods, reason = "the tests' own edge")]
-fn now_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_nanos()).unwrap()
-}
 
 struct Filled {
     appliance: Appliance,
@@ -30,23 +24,9 @@ struct Filled {
 }
 
 fn filled(seed: u64, count: usize) -> Filled {
-    let appliance = Appliance::start();
-    let begin_ns = now_ns() / SECOND_NS * SECOND_NS - 60 * SECOND_NS;
-    let lines: Vec<_> = Corpus::new(seed, begin_ns).take(count).collect();
-    for lines in lines.chunks(500) {
-        let body = to_otlp(lines).to_string();
-        let headers = [("content-type", "application/json")];
-        let (status, text) = http(&appliance.addresses.otlp_http, "POST", "/v1/logs", &headers, body.as_bytes());
-        assert_eq!(status, 200, "{text}");
-    }
+    let (appliance, lines, begin_ns) = backlot_tests::filled(seed, count);
     let end_ns = lines.last().unwrap().time_ns / SECOND_NS * SECOND_NS + SECOND_NS;
     Filled { appliance, lines, begin_ns, end_ns }
-}
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 fn get(appliance: &Appliance, path: &str, parameters: &[(&str, &str)], headers: &[(&str, &str)]) -> (u16, String) {

@@ -3,19 +3,12 @@
 #![allow(clippy::expect_used, reason = "a test panics with what went wrong")]
 #![allow(clippy::disallowed_methods, reason = "what is sent has the time of the machine")]
 
-use backlot_tests::{Appliance, eventually, http};
+use backlot_tests::{Appliance, encode, eventually, http};
 use serde_json::{Value, json};
-
-/// Percent-encodes what is not plain.
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
 
 /// The elements of an instant vector.
 fn query(appliance: &Appliance, expression: &str) -> Vec<Value> {
-    let answer = appliance.json("GET", &format!("/api/v1/query?query={}", encoded(expression)), None);
+    let answer = appliance.json("GET", &format!("/api/v1/query?query={}", encode(expression)), None);
     assert_eq!(answer["status"], "success", "{expression}");
     answer["data"]["result"].as_array().cloned().unwrap_or_default()
 }
@@ -192,7 +185,7 @@ fn garbage_is_refused_and_nothing_falls() {
                 alphabet[(seed % alphabet.len() as u64) as usize]
             })
             .collect();
-        let (status, body) = appliance.http("GET", &format!("/api/v1/query?query={}", encoded(&text)), None);
+        let (status, body) = appliance.http("GET", &format!("/api/v1/query?query={}", encode(&text)), None);
         assert!(matches!(status, 200 | 400 | 422), "{text:?}: {status} {body}");
     }
     assert_eq!(value(&appliance, "vector(1)"), "1", "it still answers");

@@ -6,14 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use backlot_tests::{Appliance, PATIENCE, Process, binary, eventually, http};
+use backlot_tests::{Appliance, PATIENCE, Process, binary, encode, eventually, http};
 use serde_json::{Value, json};
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
 
 fn search(appliance: &Appliance, query: &str) -> Vec<Value> {
     let page = appliance.json("GET", &format!("/v1/logs?limit=1000&query={}", encode(query)), None);

@@ -2,14 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use backlot_tests::{Appliance, eventually, http};
+use backlot_tests::{Appliance, encode, eventually, http};
 use serde_json::{Value, json};
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
 
 /// One span of OTLP's JSON.
 fn span(trace: &str, id: u64, parent: Option<u64>, name: &str, start_ns: u64, ns: u64) -> Value {

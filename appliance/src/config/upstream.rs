@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, UpstreamConfig};
-use crate::other_s3::OtherS3;
 
 /// Where artifacts are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,23 +27,8 @@ pub enum EtagKind {
 }
 
 impl UpstreamConfig {
-    /// The S3 that it describes.
-    #[must_use]
-    pub fn other(&self) -> OtherS3 {
-        OtherS3 {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            path_style: self.path_style,
-            credentials: self.credentials.clone(),
-        }
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
-        self.other().check().map_err(|(key, problem)| {
-            let keys = ["upstream.endpoint", "upstream.region", "upstream.credentials"];
-            let key = keys.into_iter().find(|full| full.ends_with(key)).unwrap_or("upstream");
-            ConfigError::Value { key, problem }
-        })?;
+        self.check_other()?;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
         if self.bucket_prefix.len() > 40 || !self.bucket_prefix.bytes().all(plain) {
             let problem = "is at most 40 of a-z, 0-9, `-` and `.`".into();

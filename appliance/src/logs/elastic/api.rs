@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRef, Path, State};
-use axum::response::Response;
+use axum::extract::{self, FromRef, FromRequest, FromRequestParts, Path, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use backlot_windows::{Order, Query, Reach, Search};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::scrolls::{Scrolls, kept_ms};
 use super::search::{Request, run, with_parameters};
 use super::sources::{DEFAULT_INDEX, index_of, is_like, source_of};
 use super::{Refused, answer};
-use crate::edge::{ApiError, Viewer};
+use crate::edge::Viewer;
 use crate::logs::Logs;
 use crate::logs::schema::STREAM;
 
@@ -90,36 +90,63 @@ impl FromRef<Shared> for Scrolls {
     }
 }
 
-type MayRead = Result<Viewer, ApiError>;
 type Parameters = Vec<(String, String)>;
-/// The indexes that an address names, if it does.
-type Where = Option<Path<String>>;
 
-/// What stands in an address without a name means all.
-fn names(path: &Where) -> &str {
-    path.as_ref().map_or("*", |path| path.0.as_str())
+/// A call of somebody who may read.
+struct Call {
+    /// What the last part of the address names.
+    name: Option<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
-/// The parameters of an address, if all of them are known.
-fn parameters(uri: &Uri, known: &[&str]) -> Result<Parameters, Refused> {
-    let mut parameters = Vec::new();
-    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
-        let decode = |text: &str| {
-            let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(|text| text.into_owned());
-            decoded.map_err(|_| Refused::illegal("a parameter is no UTF-8"))
-        };
-        let (name, value) = (decode(name)?, decode(value)?);
-        if !known.contains(&name.as_str()) && !HARMLESS.contains(&name.as_str()) {
-            let name = backlot_windows::clip(&name, 80);
-            return Err(Refused::illegal(format!(
-                "request [{}] contains unrecognized parameter: [{name}]",
-                uri.path()
-            )));
-        }
-        parameters.push((name, value));
+impl<S: Send + Sync> FromRequest<S> for Call {
+    type Rejection = Response;
+
+    async fn from_request(request: extract::Request, state: &S) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let viewer = Viewer::from_request_parts(&mut parts, state).await;
+        viewer.map_err(|error| Refused::from(error).into_response())?;
+        let path = Option::<Path<String>>::from_request_parts(&mut parts, state).await;
+        let name = path.map_err(IntoResponse::into_response)?.map(|Path(name)| name);
+        let (uri, headers) = (parts.uri.clone(), parts.headers.clone());
+        let body = Bytes::from_request(extract::Request::from_parts(parts, body), state).await;
+        Ok(Self { name, uri, headers, body: body.map_err(IntoResponse::into_response)? })
     }
-    Ok(parameters)
+}
+
+impl Call {
+    /// The indexes that the address names; without a name, all.
+    fn names(&self) -> &str {
+        self.name.as_deref().unwrap_or("*")
+    }
+
+    /// The parameters of the address, if all of them are known.
+    fn parameters(&self, known: &[&str]) -> Result<Parameters, Refused> {
+        let mut parameters = Vec::new();
+        for pair in self.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            let decode = |text: &str| {
+                let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(|text| text.into_owned());
+                decoded.map_err(|_| Refused::illegal("a parameter is no UTF-8"))
+            };
+            let (name, value) = (decode(name)?, decode(value)?);
+            if !known.contains(&name.as_str()) && !HARMLESS.contains(&name.as_str()) {
+                let name = backlot_windows::clip(&name, 80);
+                return Err(Refused::illegal(format!(
+                    "request [{}] contains unrecognized parameter: [{name}]",
+                    self.uri.path()
+                )));
+            }
+            parameters.push((name, value));
+        }
+        Ok(parameters)
+    }
+
+    fn json(&self) -> Result<Json, Refused> {
+        body_of(&self.headers, &self.body)
+    }
 }
 
 fn is_set(parameters: &Parameters, name: &str) -> bool {
@@ -184,9 +211,8 @@ async fn scope(logs: &Logs, names: &str, ignore_unavailable: bool) -> Result<Sco
     Ok(Scope { query, indexes: meant.into_iter().map(str::to_owned).collect() })
 }
 
-async fn health(viewer: MayRead, uri: Uri) -> Result<Response, Refused> {
-    viewer?;
-    parameters(&uri, &["wait_for_status", "level", "local", "master_timeout"])?;
+async fn health(call: Call) -> Result<Response, Refused> {
+    call.parameters(&["wait_for_status", "level", "local", "master_timeout"])?;
     Ok(answer(
         StatusCode::OK,
         &json!({
@@ -205,28 +231,19 @@ impl Looks {
     }
 }
 
-async fn search(
-    viewer: MayRead,
-    State(logs): State<Logs>,
-    State(scrolls): State<Scrolls>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    viewer?;
+async fn search(State(logs): State<Logs>, State(scrolls): State<Scrolls>, call: Call) -> Result<Response, Refused> {
     let names_known =
         [&["q", "size", "from", "_source", "sort", "track_total_hits", "scroll"], &Looks::NAMES[..]].concat();
-    let parameters = parameters(&uri, &names_known)?;
-    let request = Request::read(&body_of(&headers, &body)?, logs.store.now())?;
+    let parameters = call.parameters(&names_known)?;
+    let request = Request::read(&call.json()?, logs.store.now())?;
     let mut request = with_parameters(request, &parameters)?;
-    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
     request.question = request.question.and(scope.query);
     let looks = Looks::of(&parameters);
     looks.ask(&mut request)?;
     let aggregations = Arc::clone(&request.aggregations);
     let mut told = match parameters.iter().find(|(name, _)| name == "scroll") {
-        Some((_, text)) => scrolls.open(&logs, request, kept_ms(text)?, body.len()).await?,
+        Some((_, text)) => scrolls.open(&logs, request, kept_ms(text)?, call.body.len()).await?,
         None => run(&logs, request).await?,
     };
     looks.apply(&aggregations, &mut told);
@@ -234,16 +251,17 @@ async fn search(
 }
 
 /// What the body and the address of a call about scrolls say: ids, and how long to keep them.
-fn scrolls_of(parameters: &Parameters, path: &Where, body: &Json) -> Result<(Vec<String>, Option<u64>), Refused> {
-    let body = object(body, "scroll")?;
+fn scrolls_of(parameters: &Parameters, call: &Call) -> Result<(Vec<String>, Option<u64>), Refused> {
+    let body = call.json()?;
+    let body = object(&body, "scroll")?;
     check(body, "scroll", &["scroll", "scroll_id"])?;
     let given = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     let of_text = |text: &str| text.split(',').map(str::to_owned).collect();
-    let ids = match (body.get("scroll_id"), given("scroll_id"), path) {
+    let ids = match (body.get("scroll_id"), given("scroll_id"), &call.name) {
         (Some(Json::String(id)), ..) => vec![id.clone()],
         (Some(Json::Array(ids)), ..) => ids.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
         (None, Some(text), _) => of_text(text),
-        (None, None, Some(path)) => of_text(&path.0),
+        (None, None, Some(name)) => of_text(name),
         _ => Vec::new(),
     };
     if ids.is_empty() || ids.iter().any(String::is_empty) {
@@ -255,18 +273,9 @@ fn scrolls_of(parameters: &Parameters, path: &Where, body: &Json) -> Result<(Vec
 }
 
 /// The next page of a scroll.
-async fn scroll(
-    viewer: MayRead,
-    State(logs): State<Logs>,
-    State(scrolls): State<Scrolls>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    viewer?;
-    let parameters = parameters(&uri, &[&["scroll", "scroll_id"], &Looks::NAMES[..]].concat())?;
-    let (ids, kept_ms) = scrolls_of(&parameters, &path, &body_of(&headers, &body)?)?;
+async fn scroll(State(logs): State<Logs>, State(scrolls): State<Scrolls>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&[&["scroll", "scroll_id"], &Looks::NAMES[..]].concat())?;
+    let (ids, kept_ms) = scrolls_of(&parameters, &call)?;
     let [id] = ids.as_slice() else {
         return Err(Refused::illegal("a page is one of one scroll"));
     };
@@ -276,34 +285,21 @@ async fn scroll(
 }
 
 async fn clear_scroll(
-    viewer: MayRead,
     State(logs): State<Logs>,
     State(scrolls): State<Scrolls>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    call: Call,
 ) -> Result<Response, Refused> {
-    viewer?;
-    let parameters = parameters(&uri, &["scroll_id"])?;
-    let (ids, _) = scrolls_of(&parameters, &path, &body_of(&headers, &body)?)?;
+    let parameters = call.parameters(&["scroll_id"])?;
+    let (ids, _) = scrolls_of(&parameters, &call)?;
     let freed = scrolls.clear(&logs, &ids.iter().map(String::as_str).collect::<Vec<_>>());
     let status = if freed > 0 { StatusCode::OK } else { StatusCode::NOT_FOUND };
     Ok(answer(status, &json!({"succeeded": true, "num_freed": freed})))
 }
 
 /// Several searches in NDJSON, each with a line before it that says where.
-async fn searches(
-    viewer: MayRead,
-    State(logs): State<Logs>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    viewer?;
-    let looks = Looks::of(&parameters(&uri, &Looks::NAMES)?);
-    let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
+async fn searches(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let looks = Looks::of(&call.parameters(&Looks::NAMES)?);
+    let lines: Vec<&[u8]> = call.body.split(|byte| *byte == b'\n').collect();
     let lines: Vec<&[u8]> = match lines.as_slice() {
         [lines @ .., last] if last.trim_ascii().is_empty() => lines.to_vec(),
         lines => lines.to_vec(),
@@ -318,7 +314,7 @@ async fn searches(
     let mut responses = Vec::with_capacity(lines.len() / 2);
     for pair in lines.chunks(2) {
         let [place, what] = pair else { continue };
-        let told = match one_search(&logs, names(&path), &headers, (place, what), looks).await {
+        let told = match one_search(&logs, call.names(), &call.headers, (place, what), looks).await {
             Ok(mut told) => {
                 told["status"] = json!(200);
                 told
@@ -360,20 +356,12 @@ async fn one_search(
     Ok(told)
 }
 
-async fn count(
-    viewer: MayRead,
-    State(logs): State<Logs>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    viewer?;
-    let parameters = parameters(&uri, &["q"])?;
-    let body = body_of(&headers, &body)?;
+async fn count(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&["q"])?;
+    let body = call.json()?;
     check(object(&body, "count")?, "count", &["query"])?;
     let request = with_parameters(Request::read(&body, logs.store.now())?, &parameters)?;
-    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
     let question = request.question.and(scope.query);
     let matched = logs.store.tally(question.query, question.range, Vec::new()).await?.matched;
     let shards = json!({"total": 1, "successful": 1, "skipped": 0, "failed": 0});
@@ -404,27 +392,18 @@ async fn types_of(logs: &Logs, scope: &Scope) -> Result<BTreeMap<String, BTreeMa
     Ok(scope.indexes.iter().map(of_index).collect())
 }
 
-async fn mappings(viewer: MayRead, State(logs): State<Logs>, path: Where, uri: Uri) -> Result<Response, Refused> {
-    viewer?;
-    let parameters = parameters(&uri, &["local", "master_timeout"])?;
-    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
+async fn mappings(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&["local", "master_timeout"])?;
+    let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
     let types = types_of(&logs, &scope).await?;
     let mappings: Map<String, Json> =
         types.iter().map(|(index, types)| (index.clone(), json!({"mappings": mapping(types)}))).collect();
     Ok(answer(StatusCode::OK, &Json::Object(mappings)))
 }
 
-async fn field_caps(
-    viewer: MayRead,
-    State(logs): State<Logs>,
-    path: Where,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    viewer?;
-    let parameters = parameters(&uri, &["fields", "include_unmapped"])?;
-    let body = body_of(&headers, &body)?;
+async fn field_caps(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&["fields", "include_unmapped"])?;
+    let body = call.json()?;
     check(object(&body, "field_caps")?, "field_caps", &["fields"])?;
     let mut patterns: Vec<String> = match body.get("fields") {
         Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
@@ -437,7 +416,7 @@ async fn field_caps(
         let problem = "Validation Failed: 1: no fields specified;";
         return Err(Refused::new("action_request_validation_exception", problem));
     }
-    let scope = scope(&logs, names(&path), is_set(&parameters, "ignore_unavailable")).await?;
+    let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
     let of_indexes = types_of(&logs, &scope).await?;
     let mut fields = Map::new();
     for (name, kind) in of_indexes.values().flatten() {
