@@ -82,6 +82,15 @@ impl Folder {
         *lock(&self.opened) = None;
     }
 
+    /// Lets go of what searches have touched of the files, and stays open. To be called while nobody commits: what it shows is the last commit.
+    pub(crate) fn map_anew(&self) -> Result<(), IndexFault> {
+        let mut opened = lock(&self.opened);
+        if let Some(window) = &mut *opened {
+            *window = window.anew()?;
+        }
+        Ok(())
+    }
+
     /// Bytes on disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let Ok(entries) = std::fs::read_dir(&self.path) else { return 0 };

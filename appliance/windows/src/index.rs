@@ -228,6 +228,13 @@ impl Window {
         Ok(Self { dir: dir.to_owned(), index, reader, fields })
     }
 
+    /// The same window with its files mapped anew: what searches have touched of them counts as memory no more.
+    pub(crate) fn anew(&self) -> Result<Self, IndexFault> {
+        let directory = MmapDirectory::open(&self.dir).map_err(TantivyError::from)?;
+        // Not the tables: the writer adds to those that it shares with searches.
+        Ok(Self::with(&self.dir, Index::open(directory)?, self.fields.clone())?)
+    }
+
     /// As of the last [`Window::refresh`].
     pub(crate) fn searcher(&self) -> Searcher {
         self.reader.searcher()

@@ -191,13 +191,7 @@ impl Windows {
         let ranked = best.heap.into_sorted_vec();
         let (total, mut bytes) = (ranked.len(), 0);
         for Candidate(_, Ranked { number, position }, origin) in ranked.into_iter().take(limit) {
-            let source = match origin {
-                Origin::Ring(batch, index) => batch.documents[index].source.clone(),
-                Origin::Window(at, address) => {
-                    let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, cancel, || walk::source(searcher, fields, address))?
-                }
-            };
+            let source = origin.source(&searchers, cancel)?;
             bytes += source.len();
             if bytes > search.bytes_max && !found.hits.is_empty() {
                 break;

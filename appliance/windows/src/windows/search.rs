@@ -103,6 +103,23 @@ pub(super) enum Origin {
     Window(usize, DocAddress),
 }
 
+impl Origin {
+    /// What the record itself is. `searchers`: those that the search has opened, in their order.
+    pub(super) fn source(
+        self,
+        searchers: &[(Searcher, Fields, Arc<Folder>)],
+        cancel: &Cancel,
+    ) -> Result<Vec<u8>, SearchFault> {
+        match self {
+            Self::Ring(batch, index) => Ok(batch.documents[index].source.clone()),
+            Self::Window(at, address) => {
+                let (searcher, fields, folder) = &searchers[at];
+                guard(folder, cancel, || walk::source(searcher, fields, address))
+            }
+        }
+    }
+}
+
 pub(super) enum SearchFault {
     Cancelled,
     Window(Arc<Folder>, IndexFault),
@@ -110,6 +127,8 @@ pub(super) enum SearchFault {
     Away(Arc<Folder>, String),
 }
 
+/// The number of no search.
+const NEVER: u64 = 0;
 /// Rounds of one search after which everything that is far away is left out.
 const ROUNDS_MAX: usize = 8;
 
@@ -269,13 +288,7 @@ impl Windows {
         let ranked = top.into_sorted();
         let (total, mut bytes) = (ranked.len(), 0);
         for (position, origin) in ranked.into_iter().take(limit) {
-            let source = match origin {
-                Origin::Ring(batch, index) => batch.documents[index].source.clone(),
-                Origin::Window(at, address) => {
-                    let (searcher, fields, folder) = &searchers[at];
-                    guard(folder, cancel, || walk::source(searcher, fields, address))?
-                }
-            };
+            let source = origin.source(&searchers, cancel)?;
             bytes += source.len();
             if bytes > search.bytes_max && !found.hits.is_empty() {
                 break;
@@ -314,22 +327,35 @@ impl Windows {
         self.shared.searches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn opened(&self) -> Vec<Arc<Folder>> {
+    fn opened(&self, closed: bool) -> Vec<Arc<Folder>> {
         let state = lock(&self.shared.state);
-        let closed = state.entries.iter().filter(|entry| entry.summary.closed && entry.folder.is_opened());
-        closed.map(|entry| Arc::clone(&entry.folder)).collect()
+        let those = state.entries.iter().filter(|entry| entry.summary.closed == closed && entry.folder.is_opened());
+        those.map(|entry| Arc::clone(&entry.folder)).collect()
     }
 
-    /// Lets go of closed windows that no search has used since the last call: what they have mapped counts as memory.
+    /// Lets go of windows that no search has used since the last call: what they have mapped counts as memory. Those that are written stay open.
     pub(super) fn shut_idle(&self) {
         let before = self.shared.searches_before.swap(self.shared.searches.load(Ordering::Relaxed), Ordering::Relaxed);
         let is_idle = |folder: &Arc<Folder>| folder.used.load(Ordering::Relaxed) <= before;
-        self.opened().into_iter().filter(is_idle).for_each(|folder| folder.shut());
+        self.opened(true).into_iter().filter(is_idle).for_each(|folder| folder.shut());
+        for folder in self.opened(false) {
+            let used = folder.used.load(Ordering::Relaxed);
+            let is_due = used != NEVER && used <= before;
+            // A search that comes just now is for the next round.
+            if !is_due || folder.used.compare_exchange(used, NEVER, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let _no_commit = lock(&self.shared.writing);
+            if let Err(fault) = folder.map_anew() {
+                let problem = fault.problem;
+                tracing::warn!(window = folder.name, problem, "what searches have read of it stays in memory");
+            }
+        }
     }
 
     /// Keeps the closed windows open that were searched last.
     pub(super) fn shut_unused(&self) {
-        let mut opened = self.opened();
+        let mut opened = self.opened(true);
         opened.sort_by_key(|folder| std::cmp::Reverse(folder.used.load(Ordering::Relaxed)));
         for folder in opened.iter().skip(self.shared.options.readers_max) {
             folder.shut();
