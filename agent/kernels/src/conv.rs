@@ -1,5 +1,5 @@
-//! Convolution with a square kernel of side 1 or 3, padded with zeros, stride 1 or 2; and the matrix product that one of
-//! side 1 is.
+//! Convolution with a square kernel of side 1 or 3, padded with zeros, stride 1 or 2; the matrix product that one of
+//! side 1 is; and a kernel of three lines and one column, whose lines may be the frames of a clip.
 //!
 //! Two ways to the same sums: [`winograd`](crate::winograd) where it applies (side 3, stride 1, enough channels),
 //! and the direct way here for the rest. The direct way copies the rows it needs into a bordered strip, so that
@@ -65,34 +65,37 @@ pub(crate) struct Ending<'a> {
 pub(crate) struct Shape {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    kernel: usize,
+    /// Of the kernel.
+    lines: usize,
+    columns: usize,
     stride: usize,
-    /// Lines of zeros above and at the left.
+    /// Lines of zeros above, and as many columns at the left where the kernel is square.
     lead: usize,
 }
 
 impl Conv {
-    /// `weight` is `[outputs][inputs][kernel][kernel]` as model files have it. With `slopes` (one for each output
+    /// `weight` is `[outputs][inputs][lines][columns]` as model files have it. With `slopes` (one for each output
     /// channel) the result is bent at zero: 0 is ReLU, a constant is leaky ReLU, any is PReLU.
     ///
     /// # Panics
-    /// When the slices' lengths do not agree with the numbers, the kernel is not 1 or 3, the stride not 1 or 2, or
-    /// the padding is not for them.
+    /// When the slices' lengths do not agree with the numbers, the kernel is not 1x1, 3x3 or 3x1, the stride not 1 or 2 (1
+    /// for the last), or the padding is not for them.
     #[must_use]
     pub fn new(
         weight: Box<dyn Source>,
         bias: Option<&[f32]>,
         slopes: Option<&[f32]>,
-        [outputs, inputs, kernel]: [usize; 3],
+        [outputs, inputs, lines, columns]: [usize; 4],
         stride: usize,
         pad: Pad,
     ) -> Self {
-        assert!(matches!(kernel, 1 | 3) && matches!(stride, 1 | 2), "kernel {kernel}, stride {stride}");
+        let known = matches!((lines, columns, stride), (1, 1, 1 | 2) | (3, 3, 1 | 2) | (3, 1, 1));
+        assert!(known, "kernel {lines}x{columns}, stride {stride}");
         assert!(bias.is_none_or(|b| b.len() == outputs) && slopes.is_none_or(|s| s.len() == outputs));
-        assert!(pad == Pad::Same || (kernel, stride) == (3, 2), "padding at the end");
-        let lead = if pad == Pad::Same { kernel / 2 } else { 0 };
-        let shape = Shape { inputs, outputs, kernel, stride, lead };
-        let way = if kernel == 3 && stride == 1 && Winograd::suits(inputs, outputs) {
+        assert!(pad == Pad::Same || (lines, stride) == (3, 2), "padding at the end");
+        let lead = if pad == Pad::Same { lines / 2 } else { 0 };
+        let shape = Shape { inputs, outputs, lines, columns, stride, lead };
+        let way = if columns == 3 && stride == 1 && Winograd::suits(inputs, outputs) {
             Way::Winograd(Winograd::new(weight, inputs, outputs))
         } else {
             Way::Direct(Weights::new(weight, shape.packed_len(), |source, to| pack(source, shape, to)))
@@ -107,8 +110,8 @@ impl Conv {
 
     #[must_use]
     pub fn output_size(&self, size: Size) -> Size {
-        let Shape { kernel, stride, lead, .. } = self.shape;
-        let side = |n: usize| if lead == kernel / 2 { n.div_ceil(stride) } else { n / stride };
+        let Shape { lines, stride, lead, .. } = self.shape;
+        let side = |n: usize| if lead == lines / 2 { n.div_ceil(stride) } else { n / stride };
         Size { height: side(size.height), width: side(size.width) }
     }
 
@@ -151,7 +154,7 @@ impl Conv {
     /// # Panics
     /// When the kernel is larger, or a slice is not as large as the others and the channels say.
     pub fn rows(&self, input: &[f32], plus: Option<&[f32]>, output: &mut [f32], scratch: &mut Vec<f32>) {
-        assert_eq!((self.shape.kernel, self.shape.stride), (1, 1), "rows are multiplied by a kernel of side 1");
+        assert_eq!((self.shape.lines, self.shape.stride), (1, 1), "rows are multiplied by a kernel of side 1");
         let size = Size { height: input.len() / self.shape.inputs, width: 1 };
         self.run(Pictures { input, size, plus }, output, scratch);
     }
@@ -177,13 +180,15 @@ impl Conv {
     }
 
     fn direct(&self, from: Pictures<'_>, packed: &[f32], ending: Ending<'_>, output: &mut [f32]) {
-        let Shape { inputs, outputs, kernel, .. } = self.shape;
-        if (kernel, self.shape.stride) == (1, 1) {
-            return self.product(from, packed, ending, output);
+        let Shape { inputs, outputs, lines, columns, stride, .. } = self.shape;
+        match (lines, columns, stride) {
+            (1, 1, 1) => return self.product(from, packed, ending, output),
+            (3, 1, _) => return self.tall(from, packed, ending, output),
+            _ => {}
         }
         let (size, to) = (from.size, self.output_size(from.size));
-        let (border, row_len) = (kernel / 2, to.width * outputs);
-        let strip_len = kernel * (size.width + 2 * border) * inputs;
+        let (border, row_len) = (columns / 2, to.width * outputs);
+        let strip_len = lines * (size.width + 2 * border) * inputs;
         output.par_chunks_mut(row_len).enumerate().for_each_init(
             || vec![0.0; strip_len],
             |strip, (at, row)| {
@@ -203,16 +208,61 @@ impl Conv {
     }
 }
 
+impl Conv {
+    /// A kernel of one column: each part of a line is computed from those above and below it, so that a line may be a whole
+    /// picture and no thread holds more of it than a strip.
+    fn tall(&self, from: Pictures<'_>, packed: &[f32], ending: Ending<'_>, output: &mut [f32]) {
+        let Shape { inputs, outputs, lines, lead, .. } = self.shape;
+        let Size { height, width } = from.size;
+        let together = (TOGETHER / (lines * inputs)).clamp(4 * ROWS, 32 * ROWS).next_multiple_of(ROWS).min(width);
+        // Parts of lines, none of which goes on in the next line.
+        let mut parts: Vec<(usize, usize, &mut [f32])> = Vec::new();
+        for (line, row) in output.chunks_exact_mut(width * outputs).enumerate() {
+            let part = |(part, row)| (line, part * together, row);
+            parts.extend(row.chunks_mut(together * outputs).enumerate().map(part));
+        }
+        parts.into_par_iter().for_each_init(
+            || vec![0.0; lines * together * inputs],
+            |strip, (line, first, row)| {
+                let count = row.len() / outputs;
+                let (picture, y) = (line / height * height, line % height);
+                for (dy, to) in strip.chunks_exact_mut(count * inputs).take(lines).enumerate() {
+                    match (y + dy).checked_sub(lead).filter(|from| *from < height) {
+                        Some(y) => {
+                            let start = ((picture + y) * width + first) * inputs;
+                            to.copy_from_slice(&from.input[start..][..count * inputs]);
+                        }
+                        None => to.fill(0.0),
+                    }
+                }
+                Arch::new().dispatch(Row {
+                    strip,
+                    strip_width: count,
+                    shape: self.shape,
+                    packed,
+                    ending,
+                    plus: from.plus.map(|plus| &plus[(line * width + first) * outputs..][..row.len()]),
+                    row,
+                });
+            },
+        );
+    }
+}
+
 impl Shape {
     fn packed_len(self) -> usize {
-        self.outputs.next_multiple_of(BLOCK) * self.inputs * self.kernel * self.kernel
+        self.outputs.next_multiple_of(BLOCK) * self.inputs * self.taps()
+    }
+
+    fn taps(self) -> usize {
+        self.lines * self.columns
     }
 }
 
 /// Packs all weights, block by block.
 fn pack(source: &dyn Source, shape: Shape, packed: &mut [f32]) {
-    let Shape { inputs, outputs, kernel, .. } = shape;
-    let taps = kernel * kernel;
+    let Shape { inputs, outputs, .. } = shape;
+    let taps = shape.taps();
     let together = PACKED_TOGETHER / taps;
     packed.par_chunks_mut(inputs * taps * BLOCK).enumerate().for_each(|(block, packed)| {
         let mut line = [0.0; PACKED_TOGETHER];
@@ -238,7 +288,7 @@ fn pack(source: &dyn Source, shape: Shape, packed: &mut [f32]) {
 /// Copies the input rows under output row `y` into `strip`, with zeros where the picture ends. The left and
 /// right borders are zero from the start and are never written.
 fn fill_strip(strip: &mut [f32], input: &[f32], size: Size, shape: Shape, y: usize) {
-    let border = shape.kernel / 2;
+    let border = shape.columns / 2;
     let row_len = size.width * shape.inputs;
     let edge = shape.lead * shape.inputs;
     for (dy, to) in strip.chunks_exact_mut(row_len + 2 * border * shape.inputs).enumerate() {
@@ -273,9 +323,9 @@ impl WithSimd for Row<'_> {
 impl Row<'_> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(&mut self, simd: S) {
-        let Shape { inputs, outputs, kernel, .. } = self.shape;
+        let Shape { inputs, outputs, .. } = self.shape;
         let width = self.row.len() / outputs;
-        let block_len = kernel * kernel * inputs * BLOCK;
+        let block_len = self.shape.taps() * inputs * BLOCK;
         for (block, packed) in self.packed.chunks_exact(block_len).enumerate() {
             for first in (0..BLOCK / S::F32_LANES).step_by(V) {
                 if block * BLOCK + first * S::F32_LANES >= outputs {
@@ -308,21 +358,21 @@ impl Row<'_> {
         first: usize,
         x: usize,
     ) {
-        let Shape { inputs, outputs, kernel, stride, .. } = self.shape;
+        let Shape { inputs, outputs, lines, columns, stride, .. } = self.shape;
         let channel = block * BLOCK + first * S::F32_LANES;
         let mut bias = [simd.splat_f32s(0.0); V];
         for (v, bias) in bias.iter_mut().enumerate() {
             *bias = load(simd, &self.ending.bias[channel + v * S::F32_LANES..]);
         }
         let mut acc = [bias; R];
-        for dy in 0..kernel {
+        for dy in 0..lines {
             // The pixels under a row of the kernel lie side by side: one long row for the product.
             let line = &self.strip[dy * self.strip_width * inputs..][..self.strip_width * inputs];
             let mut a = [line; R];
             for (r, row) in a.iter_mut().enumerate() {
-                *row = &line[(x + r) * stride * inputs..][..kernel * inputs];
+                *row = &line[(x + r) * stride * inputs..][..columns * inputs];
             }
-            let b = &packed[dy * kernel * inputs * BLOCK..][..kernel * inputs * BLOCK];
+            let b = &packed[dy * columns * inputs * BLOCK..][..columns * inputs * BLOCK];
             accumulate::<S, R, V>(simd, &mut acc, a, b, first);
         }
         for (r, values) in acc.into_iter().enumerate() {

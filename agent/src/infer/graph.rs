@@ -96,8 +96,8 @@ pub enum Side {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Square kernel of side 1 or 3, stride 1 or 2. The activation comes from [`Graph::fuse`]. A second input, which
-    /// comes from [`Graph::fuse_sums`], is added at the end.
+    /// Square kernel of side 1 or 3, stride 1 or 2; or one of 3 lines and 1 column (the lines may be frames), stride 1. The
+    /// activation comes from [`Graph::fuse`]. A second input, which comes from [`Graph::fuse_sums`], is added at the end.
     Conv2d {
         weight: WeightId,
         bias: Option<WeightId>,
@@ -147,7 +147,7 @@ pub enum Op {
         flip: bool,
         shift: f32,
     },
-    /// `[n, …, c]` plus `[n, c]`.
+    /// `[…, c]` plus `[m, c]`: the former are m parts of equally many rows (pictures, clips), and each part gets a row.
     AddChannels,
     /// Two or more tensors of one type.
     Add,
@@ -282,6 +282,15 @@ impl Graph {
     #[must_use]
     pub fn weight_decl(&self, id: WeightId) -> &WeightDecl {
         &self.weights[id.0]
+    }
+
+    /// Lines and columns of a convolution's kernel, `[out, in, lines, columns]`; one of each for what has none.
+    #[must_use]
+    pub fn kernel(&self, weight: WeightId) -> [usize; 2] {
+        match *self.weights[weight.0].shape.as_slice() {
+            [_, _, lines, columns] => [lines, columns],
+            _ => [1, 1],
+        }
     }
 
     #[must_use]

@@ -181,10 +181,14 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
             let end = kind == Kind::ConvEnd;
             let input = b.picture(channels);
             let outputs = b.random.pick(&[1, 3, 4, 16, 17, 32]);
-            let kernel = if end { 3 } else { b.random.pick(&[1, 3]) };
-            let stride = if end { 2 } else { b.random.pick(&[1, 2]) };
+            let [lines, columns] = if end { [3, 3] } else { b.random.pick(&[[1, 1], [3, 3], [3, 1]]) };
+            let stride = match (end, lines == columns) {
+                (true, _) => 2,
+                (false, true) => b.random.pick(&[1, 2]),
+                (false, false) => 1,
+            };
             let pad = if end { Pad::End } else { Pad::Same };
-            let weight = b.weight("w", &[outputs, channels, kernel, kernel]);
+            let weight = b.weight("w", &[outputs, channels, lines, columns]);
             let bias = b.random.pick(&[true, false]).then(|| b.weight("b", &[outputs]));
             let op = Op::Conv2d { weight, bias, stride, pad, activation: None };
             let [n, h, w] = [0, 1, 2].map(|axis| b.inputs[0].shape[axis]);
@@ -321,7 +325,9 @@ pub(crate) fn case(kind: Kind, seed: u64) -> Case {
         }
         Kind::AddChannels => {
             let input = b.picture(channels);
-            let row = [b.inputs[0].shape[0], channels];
+            // A row for each picture, for each line of one, or for all of them.
+            let [n, h] = [0, 1].map(|axis| b.inputs[0].shape[axis]);
+            let row = [b.random.pick(&[n, n * h, 1]), channels];
             (Op::AddChannels, vec![input, b.input(&row)])
         }
     };

@@ -91,8 +91,8 @@ fn first(case: &Case) -> Option<Tensor> {
             Tensor { data: data.collect(), shape: vec![x.shape[0], *channels] }
         }
         Op::AddChannels => {
-            let picture = x.data.len() / x.shape[0];
-            each(x, |at, value| value + f64::from(case.inputs[1].data[at / picture * last + at % last]))
+            let part = x.data.len() / case.inputs[1].shape[0];
+            each(x, |at, value| value + f64::from(case.inputs[1].data[at / part * last + at % last]))
         }
         _ => return None,
     })
@@ -175,8 +175,10 @@ fn attention(inputs: &[Tensor], heads: usize, causal: bool) -> Tensor {
 }
 
 fn convolution(x: &Tensor, w: &[f32], shape: &[usize], bias: &[f32], stride: usize, pad: Pad) -> Tensor {
-    let (&[n, height, width, c], &[outputs, _, kernel, _]) = (x.shape.as_slice(), shape) else { panic!("{shape:?}") };
-    let lead = if pad == Pad::Same { kernel / 2 } else { 0 };
+    let (&[n, height, width, c], &[outputs, _, lines, columns]) = (x.shape.as_slice(), shape) else {
+        panic!("{shape:?}")
+    };
+    let [above, before] = if pad == Pad::Same { [lines / 2, columns / 2] } else { [0, 0] };
     let side = |length: usize| if pad == Pad::Same { length.div_ceil(stride) } else { length / stride };
     let (h, wide) = (side(height), side(width));
     let mut data = Vec::with_capacity(n * h * wide * outputs);
@@ -184,13 +186,13 @@ fn convolution(x: &Tensor, w: &[f32], shape: &[usize], bias: &[f32], stride: usi
         let (o, column, row, batch) =
             (at % outputs, at / outputs % wide, at / outputs / wide % h, at / outputs / wide / h);
         let mut sum = f64::from(bias[o]);
-        for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
-            let y = (row * stride + dy).checked_sub(lead).filter(|y| *y < height);
-            let x_at = (column * stride + dx).checked_sub(lead).filter(|x| *x < width);
+        for (dy, dx) in (0..lines).flat_map(|dy| (0..columns).map(move |dx| (dy, dx))) {
+            let y = (row * stride + dy).checked_sub(above).filter(|y| *y < height);
+            let x_at = (column * stride + dx).checked_sub(before).filter(|x| *x < width);
             if let (Some(y), Some(x_at)) = (y, x_at) {
                 for i in 0..c {
                     let value = x.data[((batch * height + y) * width + x_at) * c + i];
-                    sum += f64::from(value) * f64::from(w[((o * c + i) * kernel + dy) * kernel + dx]);
+                    sum += f64::from(value) * f64::from(w[((o * c + i) * lines + dy) * columns + dx]);
                 }
             }
         }

@@ -35,11 +35,11 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
     let maybe = |id: Option<WeightId>| id.map(values).transpose();
     Ok(match &node.op {
         Op::Conv2d { weight, bias, stride, pad, activation } => {
-            let &[outputs, inputs, kernel, kernel_x] = graph.weight_decl(*weight).shape.as_slice() else {
-                return Err(fault(node, "weight is not [out, in, k, k]"));
+            let &[outputs, inputs, lines, columns] = graph.weight_decl(*weight).shape.as_slice() else {
+                return Err(fault(node, "weight is not [out, in, lines, columns]"));
             };
-            let padded = *pad == Pad::Same || (kernel, *stride) == (3, 2);
-            if kernel != kernel_x || !matches!(kernel, 1 | 3) || !matches!(stride, 1 | 2) || !padded {
+            let padded = *pad == Pad::Same || (lines, *stride) == (3, 2);
+            if !matches!((lines, columns, *stride), (1, 1, 1 | 2) | (3, 3, 1 | 2) | (3, 1, 1)) || !padded {
                 return Err(fault(node, "kernel or stride is not supported"));
             }
             let slopes = match activation {
@@ -57,7 +57,7 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
                 return Err(fault(node, "bias or slopes do not suit the weight"));
             }
             let zeros = if *pad == Pad::Same { Zeros::Same } else { Zeros::End };
-            let dims = [outputs, inputs, kernel];
+            let dims = [outputs, inputs, lines, columns];
             Step::Conv(Conv::new(Box::new(source(*weight)?), bias.as_deref(), slopes.as_deref(), dims, *stride, zeros))
         }
         Op::Linear { weight, bias } => {
@@ -68,7 +68,7 @@ pub(super) fn pack(graph: &Graph, node: &Node, weights: &Weights) -> Result<Step
             if bias.as_ref().is_some_and(|bias| bias.len() != outputs) {
                 return Err(fault(node, "bias does not suit the weight"));
             }
-            let dims = [outputs, inputs, 1];
+            let dims = [outputs, inputs, 1, 1];
             Step::Conv(Conv::new(Box::new(source(*weight)?), bias.as_deref(), None, dims, 1, Zeros::Same))
         }
         Op::Activate(Activation::Prelu { slopes }) => Step::Slopes(values(*slopes)?),

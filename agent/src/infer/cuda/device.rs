@@ -81,12 +81,13 @@ pub struct Convolution {
     /// `[pictures, height, width, channels]`.
     pub input: u64,
     pub input_shape: [usize; 4],
-    /// `[outputs, kernel, kernel, channels]`.
+    /// `[outputs, lines, columns, channels]`.
     pub weights: u64,
-    pub kernel: usize,
+    /// Lines and columns.
+    pub kernel: [usize; 2],
     pub stride: usize,
-    /// Zeros before the first line and column; behind the last as many as are read.
-    pub pad: usize,
+    /// Zeros before the first line and before the first column; behind the last as many as are read.
+    pub pad: [usize; 2],
     /// One for each output, as `element`.
     pub bias: Option<u64>,
     pub relu: bool,

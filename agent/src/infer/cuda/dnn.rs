@@ -79,7 +79,7 @@ impl Dnn {
         let from = tensor(data, c.input_shape)?;
         let to = tensor(data, c.to_shape)?;
         let weights = Owned(result::create_filter_descriptor()?, result::destroy_filter_descriptor);
-        let sides = [outputs, channels, c.kernel, c.kernel].map(int);
+        let sides = [outputs, channels, c.kernel[0], c.kernel[1]].map(int);
         // SAFETY: the descriptor is new.
         unsafe { result::set_filter4d_descriptor(weights.0, data, LAST, sides) }?;
         let way = self.way(c)?;
@@ -154,7 +154,7 @@ impl Dnn {
 
     fn way(&self, c: &Convolution) -> Result<Owned<sys::cudnnConvolutionDescriptor_t>, CudnnError> {
         let way = Owned(result::create_convolution_descriptor()?, result::destroy_convolution_descriptor);
-        let (pad, stride) = (int(c.pad), int(c.stride));
+        let ([pad_y, pad_x], stride) = (c.pad.map(int), int(c.stride));
         let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
         let sums = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         // Floats are asked for where halves do not do: no rounding to fewer bits then.
@@ -164,7 +164,7 @@ impl Dnn {
         };
         // SAFETY: the descriptor is new.
         unsafe {
-            result::set_convolution2d_descriptor(way.0, pad, pad, stride, stride, 1, 1, mode, sums)?;
+            result::set_convolution2d_descriptor(way.0, pad_y, pad_x, stride, stride, 1, 1, mode, sums)?;
             result::set_convolution_math_type(way.0, math)?;
         }
         Ok(way)

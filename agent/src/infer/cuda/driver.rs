@@ -66,7 +66,7 @@ struct Inner {
 }
 
 /// What a convolution's speed depends on.
-type Choice = ([usize; 4], [usize; 4], [usize; 3], [bool; 3]);
+type Choice = ([usize; 4], [usize; 4], [usize; 4], [bool; 3]);
 
 // SAFETY: CUDA's handles may be used from any thread; `Driver` lets one thread at a time near them.
 unsafe impl Send for Inner {}

@@ -76,8 +76,7 @@ impl Scope<'_> {
         let input = *node.inputs.first().ok_or_else(|| self.wrong("has no input"))?;
         match &node.op {
             Op::Conv2d { weight, bias, stride, pad, activation } => {
-                let kernel = self.all.graph.weight_decl(*weight).shape.last().copied().unwrap_or(1);
-                if is_product(kernel, *stride, *pad, *activation) {
+                if is_product(self.all.graph.kernel(*weight), *stride, *pad, *activation) {
                     self.product(input, *weight, *bias)
                 } else {
                     self.convolve(input, *weight, *bias, *stride, *pad, *activation)
@@ -99,8 +98,8 @@ impl Scope<'_> {
             Op::TimeEmbedding { channels, flip, shift } => self.time_embedding(input, *channels, *flip, *shift),
             Op::AddChannels => {
                 let more = self.second()?;
-                let shape = self.shape(input);
-                let per_picture = Arg::Long(shape[1..].iter().product::<usize>() as u64);
+                let parts = self.shape(more)[0];
+                let per_picture = Arg::Long((self.all.plan.of(input).len() / parts) as u64);
                 let args = [
                     self.pointer(input),
                     self.pointer(more),

@@ -22,7 +22,7 @@ pub(super) enum Form {
     Plain,
     /// As it stands, in floats.
     Floats,
-    /// `[out, in, k, k]` as `[out, depth]`: see `kernels/conv.cu`.
+    /// `[out, in, lines, columns]` as `[out, depth]`: see `kernels/conv.cu`.
     Taps,
 }
 
@@ -35,19 +35,19 @@ pub(super) struct Places {
 }
 
 /// Channels of a tap and columns of a row in [`Form::Taps`].
-pub(super) fn taps_layout(channels: usize, kernel: usize, precision: Precision) -> (usize, usize) {
+pub(super) fn taps_layout(channels: usize, taps: usize, precision: Precision) -> (usize, usize) {
     match precision {
         Precision::Half => {
             let padded = channels.next_multiple_of(8);
-            (padded, (padded * kernel * kernel).next_multiple_of(32))
+            (padded, (padded * taps).next_multiple_of(32))
         }
-        Precision::Single => (channels, (channels * kernel * kernel).next_multiple_of(16)),
+        Precision::Single => (channels, (channels * taps).next_multiple_of(16)),
     }
 }
 
 /// Whether a convolution is a matrix product over the pixels as they stand.
-pub(super) fn is_product(kernel: usize, stride: usize, pad: Pad, activation: Option<Activation>) -> bool {
-    kernel == 1 && stride == 1 && pad == Pad::Same && activation.is_none()
+pub(super) fn is_product(kernel: [usize; 2], stride: usize, pad: Pad, activation: Option<Activation>) -> bool {
+    kernel == [1, 1] && stride == 1 && pad == Pad::Same && activation.is_none()
 }
 
 impl Places {
@@ -68,7 +68,9 @@ impl Places {
         }
         let shape = &graph.weight_decl(weight).shape;
         let values: usize = match (form, shape.as_slice()) {
-            (Form::Taps, &[outputs, channels, kernel, _]) => outputs * taps_layout(channels, kernel, precision).1,
+            (Form::Taps, &[outputs, channels, lines, columns]) => {
+                outputs * taps_layout(channels, lines * columns, precision).1
+            }
             (_, shape) => shape.iter().product(),
         };
         let bytes = values * if form == Form::Floats { 4 } else { precision.bytes() };
@@ -93,7 +95,7 @@ impl Places {
             let decl = graph.weight_decl(*weight);
             let place = self.places[&(*weight, *form)];
             let sides = match (form, decl.shape.as_slice()) {
-                (Form::Taps, &[outputs, channels, kernel, _]) => Some([outputs, channels, kernel]),
+                (Form::Taps, &[outputs, channels, lines, columns]) => Some([outputs, channels, lines * columns]),
                 _ => None,
             };
             let in_halves = *form != Form::Floats && precision == Precision::Half;
@@ -131,8 +133,7 @@ impl Places {
 fn forms(graph: &Graph, op: &Op) -> Vec<(WeightId, Form)> {
     match op {
         Op::Conv2d { weight, bias, stride, pad, activation } => {
-            let kernel = graph.weight_decl(*weight).shape.last().copied().unwrap_or(1);
-            let product = is_product(kernel, *stride, *pad, *activation);
+            let product = is_product(graph.kernel(*weight), *stride, *pad, *activation);
             let mut forms = vec![(*weight, if product { Form::Plain } else { Form::Taps })];
             if let Some(bias) = bias {
                 // Libraries want the bias as they want the weights, our own kernel wants floats.
@@ -159,9 +160,8 @@ fn forms(graph: &Graph, op: &Op) -> Vec<(WeightId, Form)> {
     }
 }
 
-fn taps<T: Copy + Default>(values: &[T], [outputs, channels, kernel]: [usize; 3], precision: Precision) -> Vec<T> {
-    let (padded, depth) = taps_layout(channels, kernel, precision);
-    let taps = kernel * kernel;
+fn taps<T: Copy + Default>(values: &[T], [outputs, channels, taps]: [usize; 3], precision: Precision) -> Vec<T> {
+    let (padded, depth) = taps_layout(channels, taps, precision);
     let mut made = vec![T::default(); outputs * depth];
     for (row, from) in made.chunks_exact_mut(depth).zip(values.chunks_exact(channels * taps)) {
         for (channel, from) in from.chunks_exact(taps).enumerate() {
@@ -181,11 +181,11 @@ mod tests {
     fn taps_come_one_after_another_with_their_channels_together() {
         // One output, three channels: value = channel * 10 + tap.
         let values: Vec<f32> = (0..3).flat_map(|c| (0..9).map(move |t| (c * 10 + t) as f32)).collect();
-        let made = taps(&values, [1, 3, 3], Precision::Half);
+        let made = taps(&values, [1, 3, 9], Precision::Half);
         assert_eq!(made.len(), 96);
         assert_eq!(made[..11], [0.0, 10.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 11.0, 21.0]);
         assert!(made[72..].iter().all(|value| *value == 0.0));
-        assert_eq!(taps(&values, [1, 3, 3], Precision::Single)[..4], [0.0, 10.0, 20.0, 1.0]);
+        assert_eq!(taps(&values, [1, 3, 9], Precision::Single)[..4], [0.0, 10.0, 20.0, 1.0]);
     }
 
     #[test]

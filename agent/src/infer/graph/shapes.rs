@@ -65,11 +65,11 @@ impl Graph {
         match &node.op {
             Op::Conv2d { weight, bias, stride, pad, activation } => {
                 let [n, h, w, c] = picture(shape)?;
-                let &[outputs, inputs, kernel, kernel_x] = self.weights[weight.0].shape.as_slice() else {
+                let &[outputs, inputs, lines, columns] = self.weights[weight.0].shape.as_slice() else {
                     return Err(format!("weight has shape {:?}", self.weights[weight.0].shape));
                 };
-                if kernel != kernel_x || !matches!(kernel, 1 | 3) || !matches!(stride, 1 | 2) {
-                    return Err(format!("kernel {kernel}x{kernel_x} with stride {stride} is not supported"));
+                if !matches!((lines, columns, stride), (1, 1, 1 | 2) | (3, 3, 1 | 2) | (3, 1, 1)) {
+                    return Err(format!("kernel {lines}x{columns} with stride {stride} is not supported"));
                 }
                 if inputs != c {
                     return Err(format!("weight takes {inputs} channels, the input has {c}"));
@@ -80,8 +80,8 @@ impl Graph {
                 }
                 match pad {
                     Pad::Same => summed(vec![n, h.div_ceil(*stride), w.div_ceil(*stride), outputs]),
-                    Pad::End if kernel == 3 && *stride == 2 => summed(vec![n, h / 2, w / 2, outputs]),
-                    Pad::End => Err(format!("kernel {kernel} with stride {stride} is not padded at the end")),
+                    Pad::End if lines == 3 && *stride == 2 => summed(vec![n, h / 2, w / 2, outputs]),
+                    Pad::End => Err(format!("kernel {lines}x{columns} with stride {stride} is not padded at the end")),
                 }
             }
             Op::Linear { weight, bias } => {
@@ -180,8 +180,9 @@ impl Graph {
                 epsilon_within(*epsilon)?;
             }
             Op::AddChannels => {
-                let wanted = [given[0].shape[0], *last];
-                if rank < 2 || given[1].shape != wanted || given[1].element != given[0].element {
+                let rows = given[0].shape[..rank - 1].iter().product::<usize>();
+                let fits = matches!(*given[1].shape.as_slice(), [parts, c] if c == *last && rows.is_multiple_of(parts));
+                if !fits || given[1].element != given[0].element {
                     return Err(format!("{:?} is not one value for each channel of {:?}", given[1], given[0]));
                 }
             }
@@ -367,7 +368,8 @@ mod tests {
             (Op::ResizeBicubic { numerator: 1, denominator: 4 }, vec![&[1, 2, 2, 3][..]], "side of 0"),
             (Op::UpsampleNearest { factor: 4 }, vec![&[1, 1 << 19, 1 << 19, 3][..]], "2^40"),
             (Op::Geglu, vec![&[2, 3][..]], "odd"),
-            (Op::AddChannels, vec![&[2, 5, 4][..], &[1, 4]], "one value for each channel"),
+            (Op::AddChannels, vec![&[2, 5, 4][..], &[3, 4]], "one value for each channel"),
+            (Op::AddChannels, vec![&[2, 5, 4][..], &[2, 2]], "one value for each channel"),
             (Op::AddChannels, vec![&[2, 5, 4][..]], "takes 2 inputs"),
             (Op::Attention { heads: 3, causal: false }, vec![&[1, 5, 8][..]; 3], "3 heads"),
             (Op::Attention { heads: 0, causal: false }, vec![&[1, 5, 8][..]; 3], "0 heads"),

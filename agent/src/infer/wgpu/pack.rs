@@ -84,11 +84,11 @@ pub(crate) fn of_node(graph: &Graph, node: &Node) -> Result<Vec<Packing>, ExecEr
     let wrong = |problem: &str| ExecError::Compute { node: node.name.clone(), problem: problem.to_owned() };
     Ok(match &node.op {
         Op::Conv2d { weight, bias, activation, .. } => {
-            let &[outputs, inputs, side, _] = graph.weight_decl(*weight).shape.as_slice() else {
-                return Err(wrong("weight is not [out, in, k, k]"));
+            let &[outputs, inputs, lines, columns] = graph.weight_decl(*weight).shape.as_slice() else {
+                return Err(wrong("weight is not [out, in, lines, columns]"));
             };
             let mut made = vec![
-                Packing::Matrix { weight: *weight, outputs, inputs, taps: side * side },
+                Packing::Matrix { weight: *weight, outputs, inputs, taps: lines * columns },
                 Packing::Vector { weight: *bias, length: outputs },
             ];
             made.extend(activation.and_then(|activation| slopes(graph, activation)));

@@ -37,7 +37,7 @@ impl Inner {
         let choice = (
             c.input_shape,
             c.to_shape,
-            [c.kernel, c.stride, c.element.bytes()],
+            [c.kernel[0], c.kernel[1], c.stride, c.element.bytes()],
             [c.relu, c.bias.is_some(), c.plus.is_some()],
         );
         if self.dnn.is_none() || self.is_recording()? {

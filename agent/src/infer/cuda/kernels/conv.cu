@@ -1,5 +1,5 @@
 // Convolution as a matrix product whose left side is never written down: row m is the m-th pixel of the result,
-// column k the channel `k % padded` of tap `k / padded` (taps are ky * kernel + kx), read from the picture as it is
+// column k the channel `k % padded` of tap `k / padded` (taps are ky * columns + kx), read from the picture as it is
 // needed. Weights come packed as [outputs][depth], depth a multiple of 32 and zero where nothing is.
 //
 // Halves with tensor cores, three tiles deep in shared memory, swizzled so that eight rows of a tile lie in eight
@@ -11,7 +11,7 @@
 #define STAGES 3
 
 struct Shape {
-    int rows, height, width, channels, padded, to_height, to_width, outputs, kernel, stride, pad, depth;
+    int rows, height, width, channels, padded, to_height, to_width, outputs, lines, columns, stride, pad, pad_x, depth;
 };
 
 // Where a row's pixel begins in the input; `y` is far outside where there is no such row.
@@ -31,16 +31,16 @@ DEVICE Place place_of(const Shape& shape, int row) {
     const int x = row % shape.to_width, rest = row / shape.to_width;
     const int y = rest % shape.to_height;
     place.y = y * shape.stride - shape.pad;
-    place.x = x * shape.stride - shape.pad;
+    place.x = x * shape.stride - shape.pad_x;
     place.picture = (u64)(rest / shape.to_height) * shape.height * shape.width;
     return place;
 }
 
 // Eight channels of one tap of one pixel, or zeros. `whole`: channels are a multiple of 8.
 DEVICE bool source_of(const Shape& shape, const Place& place, int tap, int channel, u64& at) {
-    const int ky = shape.kernel == 3 ? tap / 3 : 0;
-    const int y = place.y + ky, x = place.x + tap - ky * 3;
-    const bool valid = tap < shape.kernel * shape.kernel && y >= 0 && y < shape.height && x >= 0 && x < shape.width;
+    const int ky = shape.columns == 3 ? tap / 3 : tap;  // there are three columns or one
+    const int y = place.y + ky, x = place.x + tap - ky * shape.columns;
+    const bool valid = tap < shape.lines * shape.columns && y >= 0 && y < shape.height && x >= 0 && x < shape.width;
     at = valid ? (place.picture + (u64)(y * shape.width + x)) * shape.channels + channel : 0;
     return valid;
 }
@@ -241,11 +241,12 @@ DEVICE void conv(const half* input, const half* weights, const float* bias, cons
 
 #define PARAMETERS(type)                                                                                            \
     const type *input, const type *weights, const float *bias, const float *slopes, const type *more, type *to, int rows, \
-        int height, int width, int channels, int padded, int to_height, int to_width, int outputs, int kernel,        \
-        int stride, int pad, int depth, float slope
+        int height, int width, int channels, int padded, int to_height, int to_width, int outputs, int lines,         \
+        int columns, int stride, int pad, int pad_x, int depth, float slope
 #define GIVEN input, weights, bias, slopes, more, to, shape, slope
 #define SHAPE \
-    const Shape shape = {rows, height, width, channels, padded, to_height, to_width, outputs, kernel, stride, pad, depth};
+    const Shape shape = {rows,    height,  width, channels, padded, to_height, to_width, \
+                         outputs, lines, columns, stride,   pad,    pad_x,     depth};
 
 // Named by the tile of a block: pixels and output channels.
 KERNEL BOUNDS(256, 2) conv_128x128(PARAMETERS(half)) {

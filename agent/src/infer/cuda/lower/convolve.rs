@@ -21,11 +21,11 @@ impl Scope<'_> {
     ) -> Result<(), ExecError> {
         let precision = self.all.precision;
         let (from, made) = (self.picture(input)?, self.picture(self.output())?);
-        let kernel = self.all.graph.weight_decl(weight).shape[3];
+        let [lines, columns] = self.all.graph.kernel(weight);
         let [_, height, width, channels] = from;
         let [pictures, to_height, to_width, outputs] = made;
-        let pad = if pad == Pad::Same { kernel / 2 } else { 0 };
-        let (padded, depth) = taps_layout(channels, kernel, precision);
+        let [pad, pad_x] = if pad == Pad::Same { [lines / 2, columns / 2] } else { [0, 0] };
+        let (padded, depth) = taps_layout(channels, lines * columns, precision);
         let rows = pictures * to_height * to_width;
         let weights = self.weight(weight, Form::Taps)?;
         let (slope, slopes) = match activation {
@@ -45,8 +45,8 @@ impl Scope<'_> {
             Arg::Pointer(plus.unwrap_or(0)),
             self.pointer(self.output()),
         ];
-        for number in [rows, height, width, channels, padded, to_height, to_width, outputs, kernel, stride, pad, depth]
-        {
+        let sides = [rows, height, width, channels, padded, to_height, to_width, outputs];
+        for number in sides.into_iter().chain([lines, columns, stride, pad, pad_x, depth]) {
             args.push(self.int(number)?);
         }
         args.push(Arg::Float(slope));
@@ -55,7 +55,7 @@ impl Scope<'_> {
         let grid = [rows.div_ceil(tile_rows) * outputs.div_ceil(tile_columns), 1, 1];
         let own = self.launch_of(name, grid, threads, 0, args)?;
         // A library takes the weights without holes between their rows, zeros on all sides, and bends at zero or not at all.
-        let dense = depth == channels * kernel * kernel && outputs.is_multiple_of(8) && pad == kernel / 2;
+        let dense = depth == channels * lines * columns && outputs.is_multiple_of(8) && pad == lines / 2;
         let bends = matches!(activation, None | Some(Activation::Relu));
         if dense && bends {
             self.push(Command::Convolution(Box::new(Convolution {
@@ -63,9 +63,9 @@ impl Scope<'_> {
                 input: self.address(input),
                 input_shape: from,
                 weights,
-                kernel,
+                kernel: [lines, columns],
                 stride,
-                pad,
+                pad: [pad, pad_x],
                 bias: bias.map(|bias| self.weight(bias, Form::Plain)).transpose()?,
                 relu: activation.is_some(),
                 plus,

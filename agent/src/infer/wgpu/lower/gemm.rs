@@ -73,14 +73,14 @@ impl Lowering<'_> {
             [outputs, inputs, ..] => (outputs, inputs),
             _ => return Err(self.wrong("has a weight of another shape")),
         };
-        let side = shape.get(2).copied().unwrap_or(1);
+        let [lines, columns] = self.graph.kernel(weight);
         let rows = self.len(output) / outputs;
         let picture = |value: ValueId| match self.shape(value) {
             &[_, height, width, _] => (height, width),
             _ => (1, rows),
         };
         let ((x_height, x_width), (y_height, y_width)) = (picture(input), picture(output));
-        let conv = side > 1 || stride > 1;
+        let conv = lines > 1 || stride > 1;
         let tile = Tile::of(rows, outputs);
         let column_tiles = outputs.div_ceil(tile.columns4 * 4);
         let (channels4, outputs4) = (channels.div_ceil(4), outputs.div_ceil(4));
@@ -95,10 +95,11 @@ impl Lowering<'_> {
         }
         let definitions = tile
             .definitions()
-            .set("TAPS", side * side)
-            .set("SIDE", side)
+            .set("TAPS", lines * columns)
+            .set("SIDE", columns)
             .set("STRIDE", stride)
-            .set("PAD", if pad == Pad::Same { side / 2 } else { 0 })
+            .set("PAD_Y", if pad == Pad::Same { lines / 2 } else { 0 })
+            .set("PAD_X", if pad == Pad::Same { columns / 2 } else { 0 })
             .set("expression", expression)
             .set("functions", functions)
             .flag("conv", conv)
@@ -115,7 +116,7 @@ impl Lowering<'_> {
         let groups = rows.div_ceil(tile.rows) * column_tiles;
         // Tiles are computed whole, whether they are filled or not.
         let whole = groups * tile.rows * tile.columns4 * 4;
-        let cost = whole as u64 * (side * side * channels4 * 4) as u64;
+        let cost = whole as u64 * (lines * columns * channels4 * 4) as u64;
         Ok(Dispatch { kernel, binds, numbers: numbers.map(number).to_vec(), groups, cost })
     }
 }

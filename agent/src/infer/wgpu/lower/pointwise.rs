@@ -41,7 +41,9 @@ impl Lowering<'_> {
         };
         let channels = self.shape(first).last().copied().unwrap_or(1);
         let count = self.len(output).div_ceil(4);
-        let picture: usize = self.shape(first).iter().skip(1).product();
+        // Elements that get the same row, where rows are added.
+        let parts = self.node.inputs.get(1).map_or(1, |second| (self.len(*second) / channels).max(1));
+        let picture = self.len(first) / parts;
         let numbers = vec![number(count), number(channels), number(picture), factor.to_bits()];
         let slopes = matches!(self.node.op, Op::Activate(Activation::Prelu { .. }));
         let by_channel = self.node.op == Op::AddChannels;

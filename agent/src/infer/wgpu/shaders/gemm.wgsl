@@ -65,8 +65,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grid: vec
 #if conv
     let there$l = bring$l < p.rows;
     let image$l = bring$l / (p.y_width * p.y_height);
-    let top$l = i32((bring$l / p.y_width) % p.y_height) * $STRIDE - $PAD;
-    let left$l = i32(bring$l % p.y_width) * $STRIDE - $PAD;
+    let top$l = i32((bring$l / p.y_width) % p.y_height) * $STRIDE - $PAD_Y;
+    let left$l = i32(bring$l % p.y_width) * $STRIDE - $PAD_X;
 #end
 #end
 
