@@ -14,7 +14,7 @@ use crate::host::{self, Gpus};
 use crate::infer::audio::SEGMENTS;
 use crate::infer::choice::{Choice, choose};
 use crate::infer::cuda::ptx;
-use crate::infer::models::{Table, folder, motion, speech};
+use crate::infer::models::{Table, folder, motion, speech, svd};
 use crate::infer::needs_model;
 use crate::infer::wgpu::device::{Adapter, adapters};
 use crate::worker::manifest::{self, Program};
@@ -95,6 +95,8 @@ pub fn offer(
     let ffmpeg = ffmpeg();
     let fetches = !config.models_bucket.is_empty();
     let generators = folder::list(&config.models);
+    let (animators, painters): (Vec<&String>, _) =
+        generators.iter().partition(|name| svd::is_one(&config.models.join(name)));
     for kind in crate::infer::KINDS {
         let lack = match kind {
             // Its jobs name no model, so nobody fetches it.
@@ -106,11 +108,14 @@ pub fn offer(
                 let lacks_ffmpeg = !kind.starts_with("image.") && ffmpeg.is_none();
                 lacks_ffmpeg.then(|| "there is no ffmpeg".to_owned())
             }
-            "image.generate" | "video.generate" if generators.is_empty() => {
+            "image.generate" if painters.is_empty() => {
                 Some(format!("no diffusion model in {}", config.models.display()))
             }
             "image.generate" => None,
-            "video.generate" if motion::list(&config.models).is_empty() => {
+            "video.generate" if generators.is_empty() => {
+                Some(format!("no diffusion model in {}", config.models.display()))
+            }
+            "video.generate" if animators.is_empty() && motion::list(&config.models).is_empty() => {
                 Some(format!("no motion modules in {}/motion", config.models.display()))
             }
             _ if (kind.starts_with("audio.") || kind.starts_with("video.")) && ffmpeg.is_none() => {
@@ -268,6 +273,12 @@ mod tests {
         let (types, models, _) = offer(&config, &[], &[]);
         assert!(types.contains(&"image.generate".to_owned()) && models.contains(&"sdxl".to_owned()));
         assert!(!types.contains(&"video.generate".to_owned()));
+        let class = r#"{"_class_name": "StableVideoDiffusionPipeline"}"#;
+        std::fs::write(dir.path().join("sdxl/model_index.json"), class).unwrap();
+        let (types, ..) = offer(&config, &[], &[]);
+        assert!(!types.contains(&"image.generate".to_owned()), "it makes clips alone");
+        assert_eq!(types.contains(&"video.generate".to_owned()), ffmpeg().is_some(), "of a picture, without modules");
+        std::fs::write(dir.path().join("sdxl/model_index.json"), "{}").unwrap();
         std::fs::create_dir(dir.path().join("motion")).unwrap();
         std::fs::write(dir.path().join("motion/mm.safetensors"), "").unwrap();
         assert_eq!(offer(&config, &[], &[]).0.contains(&"video.generate".to_owned()), ffmpeg().is_some());

@@ -8,7 +8,7 @@ mod tiny;
 use std::cell::{Cell, RefCell};
 
 use backlot_agent::infer::models::tokenizer::Tokenizer;
-use backlot_agent::infer::models::{clip, config, folder, inversion, lora, motion, unet, upscale, vae};
+use backlot_agent::infer::models::{clip, config, folder, inversion, lora, motion, svd, unet, upscale, vae};
 use backlot_agent::infer::sampler::{Kind, Sampler, Schedule};
 use backlot_agent::infer::weights::Weights;
 use backlot_agent::{frames, worker};
@@ -82,8 +82,16 @@ fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| std::fs::read(fixtures.join(name)).unwrap();
     let path = dir.path().join("config.json");
-    for name in ["unet/config.json", "vae/config.json", "text_encoder_2/config.json", "scheduler/scheduler_config.json"]
-    {
+    for name in [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder_2/config.json",
+        "scheduler/scheduler_config.json",
+        "../svd/unet/config.json",
+        "../svd/vae/config.json",
+        "../svd/image_encoder/config.json",
+        "../svd/scheduler/scheduler_config.json",
+    ] {
         over_garbage(60, &[&file(name)], |bytes| {
             std::fs::write(&path, bytes).unwrap();
             if let Ok(config) = config::Unet::read(&path)
@@ -99,7 +107,20 @@ fn no_configuration_or_vocabulary_of_a_model_makes_the_agent_panic() {
             if let Ok(config) = config::Clip::read(&path) {
                 let _ = clip::graph(&config, clip::Wanted::PenultimateAndProjected);
             }
+            if let Ok(config) = svd::config::VideoUnet::read(&path)
+                && config.levels.iter().map(|level| level.depth).sum::<usize>() < 50
+                && config.layers < 10
+            {
+                let _ = svd::unet::graph(&config, &svd::Mixes::all(0.5)).is_ok();
+            }
+            if let Ok(config) = svd::config::vae(&path) {
+                let _ = svd::decoder::graph(&config, &svd::Mixes::default()).is_ok();
+            }
+            if let Ok(config) = svd::config::Vision::read(&path) {
+                let _ = svd::vision::graph(&config);
+            }
             if let Ok(schedule) = Schedule::read(&path) {
+                let _ = Sampler::continuous(&schedule, 7);
                 for (_, kind) in Kind::ALL {
                     let _ = Sampler::new(kind, &schedule, 7, None);
                 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use backlot_agent::config::Config;
-use backlot_agent::infer::models::folder;
+use backlot_agent::infer::models::{folder, svd};
 use backlot_agent::infer::plan;
 use backlot_agent::library::{Library, Meters};
 use backlot_agent::store::{Store, StoreError};
@@ -402,4 +402,19 @@ async fn a_diffusers_folder_that_was_fetched_is_a_model_and_is_planned_like_one(
     let wide = of(64, "f32").weights_bytes;
     assert!(small.weights_bytes < wide && wide <= 2 * small.weights_bytes, "{needs:?}");
     assert!(plan::vram(&models.join("none")).is_err());
+}
+
+#[tokio::test]
+async fn a_model_of_clips_that_was_fetched_is_one_for_jobs_that_name_no_modules() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shop, address) = Shop::open();
+    let made = dir.path().join("made");
+    tiny::write_folder("svd", &made);
+    shop.model_of("tiny", ModelKind::StableVideoDiffusion, &files_in(&made, ""));
+    let library = library(dir.path(), &address, 1 << 40);
+    let parameters = Map::from_iter([("model".to_owned(), json!("tiny")), ("motion".to_owned(), json!(null))]);
+    let provided = library.provide("video.generate", &parameters, &mut |_, _| {}).await.unwrap();
+    let place = folder::find(provided.folder.as_ref().unwrap(), "tiny").unwrap();
+    assert!(svd::is_one(&place));
+    assert_eq!(svd::Model::open(&place).unwrap().unet.frames, 3);
 }

@@ -11,7 +11,9 @@ use backlot_agent::infer::weights::{Weights, map};
 
 use crate::checks::{compare, cpu, cuda, rounded, time};
 use crate::ops::{self, Case, Random, Tensor};
-use crate::pipelines::{Form, Size, clip_case, decoder_case, text_case, unet_case};
+use crate::pipelines::{
+    Form, Size, clip_case, decoder_case, frames_case, text_case, unet_case, video_case, vision_case,
+};
 use crate::{Check, Figures, check, figures, millis, now};
 
 pub(crate) fn all() -> Vec<Check> {
@@ -38,6 +40,11 @@ pub(crate) fn all() -> Vec<Check> {
         add("tiny unet of SDXL", || unet_case(Form::Sdxl, Size::Tiny, [16, 8]));
         add("tiny unet with motion modules", || clip_case(Size::Tiny, [8, 8]));
         add("unet with motion modules at 256x256", || clip_case(Size::Real, [32, 32]));
+        add("tiny picture encoder", vision_case);
+        add("tiny unet of Stable Video Diffusion", || video_case(Size::Tiny, [8, 8]));
+        add("unet of Stable Video Diffusion at 256x128", || video_case(Size::Real, [16, 32]));
+        add("tiny decoder of frames", || frames_case(Size::Tiny, [4, 6]));
+        add("decoder of frames at 128x128", || frames_case(Size::Real, [16, 16]));
         add("tiny decoder", || decoder_case(Size::Tiny, [8, 12]));
         add("unet of SD 1.5 at 512x512", || unet_case(Form::Sd15, Size::Real, [64, 64]));
         add("unet of SDXL at 256x256", || unet_case(Form::Sdxl, Size::Real, [32, 32]));

@@ -3,6 +3,8 @@
 use backlot_agent::infer::graph::Graph;
 use backlot_agent::infer::models::config::{Clip, Unet, Vae};
 use backlot_agent::infer::models::motion::Motion;
+use backlot_agent::infer::models::svd::config::{VideoUnet, Vision};
+use backlot_agent::infer::models::svd::{self, Mixes};
 use backlot_agent::infer::models::{clip, unet, vae};
 use serde_json::{Value, json};
 
@@ -96,6 +98,57 @@ pub(crate) fn clip_case(size: Size, [height, width]: [usize; 2]) -> Result<Case,
         Tensor { shape: vec![4], data: vec![0.0, 1.0, 2.0, 3.0] },
     ];
     Ok(with_weights(unet::clip_graph(&config, &motion).fuse(), inputs, random))
+}
+
+/// The UNet of Stable Video Diffusion over two clips of three frames, of latents of these sides.
+pub(crate) fn video_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
+    let real = json!({ "block_out_channels": [320, 640, 1280, 1280], "num_attention_heads": [5, 10, 20, 20],
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+        "transformer_layers_per_block": 1, "cross_attention_dim": 1024, "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 768 });
+    let changes = if size == Size::Real { real } else { json!({}) };
+    let config =
+        read(configuration!("svd", "unet"), changes, |path| VideoUnet::read(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(59);
+    let inputs = vec![
+        random.tensor(&[6, height, width, config.in_channels]),
+        Tensor { shape: vec![2], data: vec![0.7; 2] },
+        random.tensor(&[2, config.context]),
+        Tensor { shape: vec![6], data: vec![6.0, 127.0, 0.02, 11.0, 30.0, 0.5] },
+        Tensor { shape: vec![6], data: vec![0.0, 1.0, 2.0, 0.0, 1.0, 2.0] },
+        Tensor { shape: vec![2, 3], data: vec![0.0, 1.0, 2.0, 0.0, 1.0, 2.0] },
+    ];
+    let graph = svd::unet::graph(&config, &Mixes::all(0.4)).map_err(|error| error.to_string())?;
+    Ok(with_weights(graph.fuse(), inputs, random))
+}
+
+/// The decoder of Stable Video Diffusion over three frames, from latents of these sides.
+pub(crate) fn frames_case(size: Size, [height, width]: [usize; 2]) -> Result<Case, String> {
+    let changes = if size == Size::Real { json!({ "block_out_channels": [128, 256, 512, 512] }) } else { json!({}) };
+    let config =
+        read(configuration!("svd", "vae"), changes, |path| svd::config::vae(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(61);
+    let inputs = vec![random.tensor(&[3, height, width, config.latent_channels]), random.tensor(&[1, 3])];
+    let graph = svd::decoder::graph(&config, &Mixes::all(0.4)).map_err(|error| error.to_string())?;
+    Ok(with_weights(graph.fuse(), inputs, random))
+}
+
+/// CLIP's encoder of pictures.
+pub(crate) fn vision_case() -> Result<Case, String> {
+    let text = configuration!("svd", "image_encoder");
+    let config = read(text, json!({}), |path| Vision::read(path).map_err(|error| error.to_string()))?;
+    let mut random = Random::new(67);
+    let count = config.patches();
+    let places = (0..=count).map(|place| place as f32).collect();
+    let inputs = vec![
+        random.tensor(&[1, count, 3 * config.patch * config.patch]),
+        Tensor { shape: vec![1, 1], data: vec![0.0] },
+        Tensor { shape: vec![1, count + 1], data: places },
+    ];
+    Ok(with_weights(svd::vision::graph(&config).fuse(), inputs, random))
 }
 
 /// A decoder from latents of these sides.

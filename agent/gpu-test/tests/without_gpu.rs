@@ -88,19 +88,19 @@ fn convolution(
     sides: [usize; 2],
     channels: usize,
     outputs: usize,
-    kernel: usize,
+    [lines, columns]: [usize; 2],
     stride: usize,
 ) -> Case {
     let mut graph = Graph::new();
     let input = graph.input();
-    let weight = graph.weight("w", &[outputs, channels, kernel, kernel]);
+    let weight = graph.weight("w", &[outputs, channels, lines, columns]);
     let bias = Some(graph.weight("b", &[outputs]));
     let slopes = graph.weight("s", &[outputs]);
     let activation = Some(Activation::Prelu { slopes });
     let op = Op::Conv2d { weight, bias, stride, pad: Pad::Same, activation };
     let end = graph.push("conv", op, &[input]);
     graph.output(end);
-    let mut w = random.tensor(&[outputs, channels, kernel, kernel]);
+    let mut w = random.tensor(&[outputs, channels, lines, columns]);
     let scale = 1.0 / (channels as f32).sqrt();
     w.data.iter_mut().for_each(|value| *value *= scale);
     let (b, s) = (random.tensor(&[outputs]), random.tensor(&[outputs]));
@@ -117,14 +117,17 @@ fn every_tile_of_the_convolution_covers_its_edges() {
         let device = Emulated::new(architecture, MEMORY_BYTES).with_multiprocessors(multiprocessors);
         let cuda = Cuda::on(Arc::new(device), Precision::Half);
         for (sides, channels, outputs, kernel, stride) in [
-            ([9, 15], 8, 8, 3, 1),     // 64x64: 135 pixels, one step is four taps
-            ([5, 13], 40, 65, 3, 2),   // a step is cut by a tap's end
-            ([33, 17], 32, 64, 3, 1),  // 128x64
-            ([30, 31], 24, 130, 3, 1), // 128x128, the last tile two outputs wide
-            ([23, 23], 64, 256, 1, 2), // 1x1 with stride
-            ([20, 20], 3, 64, 3, 1),   // a picture
-            ([12, 11], 12, 5, 3, 1),   // odd outputs
-            ([1, 1], 16, 16, 3, 1),    // nothing but edges
+            ([9, 15], 8, 8, [3, 3], 1),     // 64x64: 135 pixels, one step is four taps
+            ([5, 13], 40, 65, [3, 3], 2),   // a step is cut by a tap's end
+            ([33, 17], 32, 64, [3, 3], 1),  // 128x64
+            ([30, 31], 24, 130, [3, 3], 1), // 128x128, the last tile two outputs wide
+            ([23, 23], 64, 256, [1, 1], 2), // 1x1 with stride
+            ([20, 20], 3, 64, [3, 3], 1),   // a picture
+            ([12, 11], 12, 5, [3, 3], 1),   // odd outputs
+            ([1, 1], 16, 16, [3, 3], 1),    // nothing but edges
+            ([7, 40], 32, 64, [3, 1], 1),   // lines alone: frames
+            ([5, 90], 40, 130, [3, 1], 1),
+            ([3, 33], 3, 3, [3, 1], 1),
         ] {
             let case = convolution(&mut random, sides, channels, outputs, kernel, stride);
             compare(&cuda, &case, 3e-3, &format!("{sides:?} {channels} to {outputs}"));
@@ -264,6 +267,9 @@ fn the_networks_of_stable_diffusion_come_out_as_on_the_cpu() {
         ("UNet with motion modules", pipelines::clip_case(Size::Tiny, [8, 8]).unwrap()),
         ("UNet of SDXL", pipelines::unet_case(Form::Sdxl, Size::Tiny, [8, 4]).unwrap()),
         ("decoder", pipelines::decoder_case(Size::Tiny, [4, 6]).unwrap()),
+        ("picture encoder", pipelines::vision_case().unwrap()),
+        ("UNet of Stable Video Diffusion", pipelines::video_case(Size::Tiny, [8, 4]).unwrap()),
+        ("decoder of frames", pipelines::frames_case(Size::Tiny, [4, 6]).unwrap()),
     ];
     for (name, case) in cases {
         compare(&cuda(800, Precision::Half), &case, 2e-2, name);

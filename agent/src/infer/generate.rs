@@ -1,5 +1,6 @@
 //! The job types `image.generate` and `video.generate`: Stable Diffusion 1, 2 and XL from text, from a picture, and under a
-//! mask; with motion modules (AnimateDiff), clips from text or from a picture.
+//! mask; with motion modules (AnimateDiff), clips from text or from a picture. Clips without them are of Stable Video Diffusion,
+//! which [`animate`] runs.
 //!
 //! No input: text to image. One: image to image. Two: the second is the mask, and where it is bright the picture is
 //! painted anew; a clip takes no mask. What a seed makes does not depend on the batch that it was in: picture `i` of a job
@@ -10,6 +11,7 @@
 //!
 //! Absent on purpose: a safety checker, and weights of single words.
 
+mod animate;
 mod checkpoint;
 mod denoise;
 mod job;
@@ -21,6 +23,7 @@ mod tiles;
 
 use std::sync::atomic::Ordering;
 
+pub(super) use self::animate::Loaded as Animator;
 use self::job::Job;
 use self::loaded::Key;
 pub(super) use self::loaded::Loaded;
@@ -38,6 +41,9 @@ const VERSION_BYTES_MAX: usize = 64 << 10;
 
 pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     let is_clip = task.kind == CLIP;
+    if is_clip && animate::is_wanted(&task.parameters) {
+        return animate::run(task, ctx);
+    }
     let wanted = Wanted::read(is_clip, &task.parameters)?;
     if is_clip && task.inputs.len() > 1 {
         return Err(Failure::permanent("`video.generate` takes at most one input: the picture to begin with"));
@@ -47,9 +53,7 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     }
     ctx.phase("load");
     if is_clip {
-        // A host that could not write the clip is not to compute it first.
-        let tools = ffmpeg::Tools::default();
-        let _ = ffmpeg::output(&tools.ffmpeg, &["-version".to_owned()], VERSION_BYTES_MAX, tools.stall, ctx.cancel)?;
+        find_encoder(ctx)?;
     }
     let size = prepare(task, ctx, &wanted)?;
     ctx.check_cancel()?;
@@ -72,6 +76,29 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     job.deliver(model, cancel, ctx.report)
 }
 
+/// A host that could not write a clip is not to compute it first.
+fn find_encoder(ctx: &Context<'_>) -> Result<(), Failure> {
+    let tools = ffmpeg::Tools::default();
+    ffmpeg::output(&tools.ffmpeg, &["-version".to_owned()], VERSION_BYTES_MAX, tools.stall, ctx.cancel).map(|_| ())
+}
+
+/// Makes sure that a run fits into the memory there is. `needed`: its bytes, of so many for a value.
+fn fits(
+    ctx: &mut Context<'_>,
+    what: &str,
+    [height, width]: [usize; 2],
+    needed: impl FnOnce(usize) -> Result<usize, Failure>,
+) -> Result<(), Failure> {
+    // GPUs keep values in two bytes at the least; what they really take is known when they have the graph.
+    let element = if ctx.engine.generator()?.0.name() == "cpu" { size_of::<f32>() } else { 2 };
+    let (needed, allowed) = (needed(element)?, super::generator_bytes_max());
+    if needed <= allowed {
+        return Ok(());
+    }
+    let message = format!("a {what} of {width}x{height} needs {needed} bytes of memory, {allowed} are allowed");
+    Err(Failure::permanent(message).with("needed_bytes", needed).with("allowed_bytes", allowed))
+}
+
 /// Makes sure that the engine holds the wanted model, and says which size the pictures have. The files' configurations
 /// are checked before any weight is read.
 fn prepare(task: &Task, ctx: &mut Context<'_>, wanted: &Wanted) -> Result<[usize; 2], Failure> {
@@ -91,19 +118,11 @@ fn prepare(task: &Task, ctx: &mut Context<'_>, wanted: &Wanted) -> Result<[usize
     let model = loaded::open(ctx.engine.models_dir(), &key)?;
     frames_within(wanted, model.motion.as_ref().map(|motion| motion.frames_max))?;
     let size = size_for(task, wanted, &model)?;
-    // GPUs keep values in two bytes at the least; what they really take is known when they have the graph.
-    let width = if ctx.engine.generator()?.0.name() == "cpu" { size_of::<f32>() } else { 2 };
-    let (needed, allowed) =
-        (loaded::needed_bytes(&model, size, wanted.form.frames(), width)?, super::generator_bytes_max());
-    if needed > allowed {
-        let [height, width] = size;
-        let what = if model.motion.is_some() { "clip" } else { "picture" };
-        let message = format!("a {what} of {width}x{height} needs {needed} bytes of memory, {allowed} are allowed");
-        return Err(Failure::permanent(message).with("needed_bytes", needed).with("allowed_bytes", allowed));
-    }
+    let what = if model.motion.is_some() { "clip" } else { "picture" };
+    fits(ctx, what, size, |element| loaded::needed_bytes(&model, size, wanted.form.frames(), element))?;
     ctx.check_cancel()?;
     // Another model makes room first.
-    ctx.engine.loaded = None;
+    (ctx.engine.loaded, ctx.engine.animate) = (None, None);
     let (executor, slot) = ctx.engine.generator()?;
     *slot = None;
     *slot = Some(Loaded::load(executor, model, key)?);

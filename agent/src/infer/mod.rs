@@ -182,6 +182,8 @@ pub struct Engine {
     generator: Option<Box<dyn Executor>>,
     /// The diffusion model of the last job that generated.
     generate: Option<generate::Loaded>,
+    /// That of the last one that made a clip of a picture. There is one of the two at most.
+    animate: Option<generate::Animator>,
     /// Where the models of this task lie, and those of the last one that generated.
     models_dir: Option<PathBuf>,
     generate_dir: Option<PathBuf>,
@@ -201,6 +203,7 @@ impl Engine {
             loaded: None,
             generator: None,
             generate: None,
+            animate: None,
             models_dir: None,
             generate_dir: None,
             speech: None,
@@ -217,7 +220,7 @@ impl Engine {
     pub fn use_models(&mut self, kind: &str, folder: Option<PathBuf>) {
         // Diffusion models are known by their names, which mean something else in another folder. The others are pinned.
         if kind.ends_with(".generate") && self.generate_dir != folder {
-            self.generate = None;
+            (self.generate, self.animate) = (None, None);
             self.generate_dir.clone_from(&folder);
         }
         self.models_dir = folder;
@@ -234,11 +237,18 @@ impl Engine {
 
     /// The executor for diffusion, whose values may take half of the host's memory, and the model on it.
     fn generator(&mut self) -> Result<(&dyn Executor, &mut Option<generate::Loaded>), Failure> {
-        let made = match self.generator.take() {
-            Some(made) => made,
-            None => self.open(generator_bytes_max())?,
-        };
+        let made = self.open_generator()?;
         Ok((&**self.generator.insert(made), &mut self.generate))
+    }
+
+    /// The same executor, and the model that makes clips of pictures.
+    fn animator(&mut self) -> Result<(&dyn Executor, &mut Option<generate::Animator>), Failure> {
+        let made = self.open_generator()?;
+        Ok((&**self.generator.insert(made), &mut self.animate))
+    }
+
+    fn open_generator(&mut self) -> Result<Box<dyn Executor>, Failure> {
+        self.generator.take().map_or_else(|| self.open(generator_bytes_max()), Ok)
     }
 
     fn open(&self, arena_bytes_max: usize) -> Result<Box<dyn Executor>, Failure> {
@@ -290,7 +300,7 @@ impl Engine {
     /// Drops a device that has failed with everything on it. The next job opens it anew; on CUDA another process has to.
     fn forget_device(&mut self) {
         self.is_spent = self.is_cuda();
-        (self.loaded, self.generate) = (None, None);
+        (self.loaded, self.generate, self.animate) = (None, None, None);
         (self.executor, self.generator) = (None, None);
         self.bench = None;
     }

@@ -13,6 +13,7 @@ pub mod lora;
 pub mod motion;
 pub mod single;
 pub mod speech;
+pub mod svd;
 pub mod tokenizer;
 pub mod unet;
 pub mod upscale;

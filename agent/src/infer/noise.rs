@@ -6,7 +6,7 @@
 
 /// The stream of the noise that a picture begins as.
 pub const FIRST: u32 = 0;
-/// The stream of the noise between an input picture's mean and its latents.
+/// The stream of the noise between an input picture's mean and its latents, or on the picture that a clip is made of.
 pub const PICTURE: u32 = u32::MAX;
 /// The same for what is left of a picture under a mask.
 pub const MASKED: u32 = u32::MAX - 1;

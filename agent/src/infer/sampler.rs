@@ -120,6 +120,25 @@ impl Sampler {
         Ok(sampler)
     }
 
+    /// Euler's method for a model that is told the noise, of `steps` steps from the largest to the least. A quarter of its
+    /// logarithm is what it is told.
+    ///
+    /// # Errors
+    /// A sentence: the schedule is of another kind, or no step is asked for.
+    pub fn continuous(schedule: &Schedule, steps: usize) -> Result<Self, String> {
+        let range = schedule.continuous.ok_or("is of a model that is told moments, not noise")?;
+        if steps == 0 {
+            return Err("takes 1 step at least".to_owned());
+        }
+        let mut sigmas = schedule::spread(range, steps);
+        let moments = sigmas.iter().map(|sigma| 0.25 * sigma.ln()).collect();
+        let largest = sigmas[0];
+        let start = if schedule.spacing == Some(Spacing::Leading) { largest.hypot(1.0) } else { largest };
+        sigmas.push(0.0);
+        let prediction = Prediction::V;
+        Ok(Self { kind: Kind::Euler, prediction, moments, sigmas, alphas: Vec::new(), start, before: None })
+    }
+
     #[must_use]
     pub fn steps(&self) -> usize {
         self.moments.len()

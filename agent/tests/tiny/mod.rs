@@ -38,6 +38,7 @@ pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
             let unit = (z >> 40) as f32 / (1 << 23) as f32 - 1.0;
             match shape {
                 [_] if name.ends_with("weight") => unit * 0.1 + 1.0,
+                [_] if name.ends_with("mix_factor") => unit * 0.1 * 20.0,
                 [_] => unit * 0.1,
                 _ if name.starts_with("input.") => unit,
                 _ => unit * scale,
@@ -134,7 +135,7 @@ pub(crate) fn write_folder(form: &str, to: &Path) {
     copy(&fixtures().join(form), to);
     let list = json(&to.join("tensors.json"));
     for name in list.as_object().unwrap().keys() {
-        let file = if name.starts_with("text") { "model.safetensors" } else { "diffusion_pytorch_model.safetensors" };
+        let file = if name.contains("_encoder") { "model.safetensors" } else { "diffusion_pytorch_model.safetensors" };
         std::fs::write(to.join(name).join(file), safetensors(&tensors(form, name))).unwrap();
     }
     for left in ["tensors.json", "made.safetensors"] {

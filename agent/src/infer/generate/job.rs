@@ -216,7 +216,7 @@ impl<'a> Job<'a> {
 }
 
 /// Chance enters here, where nobody gave a seed; the result tells which one it was.
-fn any_seed() -> u64 {
+pub(super) fn any_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
 }
 

@@ -1,6 +1,6 @@
 //! A model between two jobs: its programs, its tokenizers and its numbers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use crate::infer::Failure;
@@ -71,15 +71,19 @@ pub(super) struct Conditioning {
     pub(super) cut: usize,
 }
 
-/// Opens the model that `key` names in the folder of models, with its LoRAs merged and its words added.
-pub(super) fn open(models: &Path, key: &Key) -> Result<Model, Failure> {
-    let Some(place) = folder::find(models, &key.model) else {
-        let name: String = key.model.chars().take(80).collect();
+/// Where the model `name` lies in the folder of models.
+pub(super) fn find(models: &Path, name: &str) -> Result<PathBuf, Failure> {
+    folder::find(models, name).ok_or_else(|| {
+        let name: String = name.chars().take(80).collect();
         let known = folder::list(models);
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return Err(Failure::permanent(format!("parameter `model` is {name:?}; this host has {known}")));
-    };
-    let mut model = folder::open(&place).map_err(ExecError::from)?;
+        Failure::permanent(format!("parameter `model` is {name:?}; this host has {known}"))
+    })
+}
+
+/// Opens the model that `key` names in the folder of models, with its LoRAs merged and its words added.
+pub(super) fn open(models: &Path, key: &Key) -> Result<Model, Failure> {
+    let mut model = folder::open(&find(models, &key.model)?).map_err(ExecError::from)?;
     if let Some(name) = &key.motion {
         let Some(place) = motion::find(models, name) else {
             let name: String = name.chars().take(80).collect();
@@ -301,7 +305,9 @@ impl Loaded {
             Ok(outputs[0].data.to_vec())
         };
         let made = match whole(&scaled, [h, w]) {
-            Err(ExecError::Memory { .. }) if h.max(w) > tiles::TILE => tiles::decode(&scaled, [h, w], factor, whole)?,
+            Err(ExecError::Memory { .. }) if h.max(w) > tiles::TILE => {
+                tiles::decode(&scaled, [h, w], factor, 3, whole)?
+            }
             made => made?,
         };
         match made.iter().find(|value| !value.is_finite()) {

@@ -7,14 +7,16 @@ use crate::infer::models::motion::FRAMES_MAX;
 use crate::infer::models::tokenizer::TEXT_BYTES_MAX;
 use crate::infer::sampler::{Kind, Prediction, Spacing};
 
-const STEPS_MAX: u64 = 150;
+pub(super) const STEPS_MAX: u64 = 150;
 const COUNT_MAX: u64 = 16;
-const SIDE_MIN: u64 = 64;
-const SIDE_MAX: u64 = 4096;
+pub(super) const SIDE_MIN: u64 = 64;
+pub(super) const SIDE_MAX: u64 = 4096;
+/// Longest name of a model.
+pub(super) const NAME_BYTES_MAX: usize = 200;
 const LORAS_MAX: usize = 16;
 /// Parameters are numbers that JSON's readers keep exactly.
 const SEED_MAX: f64 = 9_007_199_254_740_991.0;
-const RATE_MAX: u64 = 60;
+pub(super) const RATE_MAX: u64 = 60;
 /// What a studio's clips of motion modules have when nobody says otherwise: those that they were trained with.
 const FRAMES: usize = 16;
 const RATE: usize = 8;
@@ -110,22 +112,14 @@ impl Wanted {
     pub(super) fn read(is_clip: bool, parameters: &Map<String, Value>) -> Result<Self, Failure> {
         let fields = Fields(parameters);
         let of_form: &[&str] = if is_clip { &OF_CLIPS } else { &OF_PICTURES };
-        let known = || KNOWN.iter().chain(of_form);
-        if let Some(unknown) = parameters.keys().find(|name| known().all(|known| known != name)) {
-            let unknown: String = unknown.chars().take(80).collect();
-            let known = known().copied().collect::<Vec<_>>().join("`, `");
-            return Err(Failure::permanent(format!("parameter `{unknown}` is unknown; known are `{known}`")));
-        }
+        fields.only(KNOWN.iter().chain(of_form))?;
         let scheduler = fields.one_of("scheduler", &Kind::ALL)?;
         let spacings =
             [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
         let predictions = [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::V)];
-        let required = |name: &str, value: Option<String>| {
-            value.ok_or_else(|| Failure::permanent(format!("parameter `{name}` is missing")))
-        };
         let form = if is_clip {
             Form::Clip {
-                motion: required("motion", fields.text("motion", 200)?)?,
+                motion: fields.required("motion", NAME_BYTES_MAX)?,
                 frames: fields.whole("frames", 1, FRAMES_MAX as u64)?.unwrap_or(FRAMES),
                 rate: fields.whole("fps", 1, RATE_MAX)?.unwrap_or(RATE),
             }
@@ -134,8 +128,8 @@ impl Wanted {
         };
         Ok(Self {
             form,
-            model: required("model", fields.text("model", 200)?)?,
-            prompt: required("prompt", fields.text("prompt", TEXT_BYTES_MAX)?)?,
+            model: fields.required("model", NAME_BYTES_MAX)?,
+            prompt: fields.required("prompt", TEXT_BYTES_MAX)?,
             prompt_2: fields.text("prompt_2", TEXT_BYTES_MAX)?,
             negative: fields.text("negative_prompt", TEXT_BYTES_MAX)?,
             negative_2: fields.text("negative_prompt_2", TEXT_BYTES_MAX)?,
@@ -143,7 +137,7 @@ impl Wanted {
             height: fields.whole("height", SIDE_MIN, SIDE_MAX)?,
             steps: fields.whole("steps", 1, STEPS_MAX)?.unwrap_or(20),
             guidance: fields.number("guidance", 0.0, 50.0)?.map_or(7.5, |guidance| guidance as f32),
-            seed: fields.number("seed", 0.0, SEED_MAX)?.map(|seed| fields.must_be_whole("seed", seed)).transpose()?,
+            seed: fields.seed()?,
             scheduler,
             spacing: fields.one_of("spacing", &spacings)?,
             prediction: fields.one_of("prediction", &predictions)?,
@@ -156,7 +150,8 @@ impl Wanted {
     }
 }
 
-struct Fields<'a>(&'a Map<String, Value>);
+/// A job's parameters, read with their ranges.
+pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 
 impl Fields<'_> {
     fn out_of_range(&self, name: &str, should: &str) -> Failure {
@@ -165,12 +160,29 @@ impl Fields<'_> {
         Failure::permanent(format!("parameter `{name}` is {given}; it is {should}"))
     }
 
+    /// Makes sure that no parameter has another name than these.
+    pub(super) fn only<'n>(&self, known: impl Iterator<Item = &'n &'n str> + Clone) -> Result<(), Failure> {
+        let Some(unknown) = self.0.keys().find(|name| known.clone().all(|known| known != name)) else { return Ok(()) };
+        let unknown: String = unknown.chars().take(80).collect();
+        let known = known.copied().collect::<Vec<_>>().join("`, `");
+        Err(Failure::permanent(format!("parameter `{unknown}` is unknown; known are `{known}`")))
+    }
+
+    pub(super) fn required(&self, name: &str, bytes_max: usize) -> Result<String, Failure> {
+        let missing = || Failure::permanent(format!("parameter `{name}` is missing"));
+        self.text(name, bytes_max)?.ok_or_else(missing)
+    }
+
+    pub(super) fn seed(&self) -> Result<Option<u64>, Failure> {
+        self.number("seed", 0.0, SEED_MAX)?.map(|seed| self.must_be_whole("seed", seed)).transpose()
+    }
+
     /// `null` is as good as absent.
-    fn given(&self, name: &str) -> Option<&Value> {
+    pub(super) fn given(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    fn text(&self, name: &str, bytes_max: usize) -> Result<Option<String>, Failure> {
+    pub(super) fn text(&self, name: &str, bytes_max: usize) -> Result<Option<String>, Failure> {
         match self.given(name) {
             None => Ok(None),
             Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text.clone())),
@@ -183,7 +195,7 @@ impl Fields<'_> {
     }
 
     /// A number, or a text of one: the command line gives every parameter as a text.
-    fn number(&self, name: &str, least: f64, most: f64) -> Result<Option<f64>, Failure> {
+    pub(super) fn number(&self, name: &str, least: f64, most: f64) -> Result<Option<f64>, Failure> {
         let Some(value) = self.given(name) else { return Ok(None) };
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         match number.filter(|number| (least..=most).contains(number)) {
@@ -192,7 +204,7 @@ impl Fields<'_> {
         }
     }
 
-    fn must_be_whole(&self, name: &str, number: f64) -> Result<u64, Failure> {
+    pub(super) fn must_be_whole(&self, name: &str, number: f64) -> Result<u64, Failure> {
         if number.fract() != 0.0 {
             return Err(self.out_of_range(name, "a whole number"));
         }
@@ -200,7 +212,7 @@ impl Fields<'_> {
         Ok(number as u64)
     }
 
-    fn whole(&self, name: &str, least: u64, most: u64) -> Result<Option<usize>, Failure> {
+    pub(super) fn whole(&self, name: &str, least: u64, most: u64) -> Result<Option<usize>, Failure> {
         let number = self.number(name, least as f64, most as f64)?;
         number.map(|number| Ok(self.must_be_whole(name, number)? as usize)).transpose()
     }

@@ -24,17 +24,19 @@ fn share(at: usize, length: usize, overlap: usize, [before, after]: [bool; 2]) -
     first * second
 }
 
-/// The picture `[factor·h, factor·w, 3]` of latents `[h, w, c]`; `decode` makes that of a tile.
+/// The picture `[factor·h, factor·w, colours]` of latents `[h, w, c]`; `decode` makes that of a tile. What has several frames has
+/// those of a place one behind the other, as `c` latents and as `colours`.
 pub(super) fn decode<E>(
     latents: &[f32],
     [h, w]: [usize; 2],
     factor: usize,
+    colours: usize,
     mut decode: impl FnMut(&[f32], [usize; 2]) -> Result<Vec<f32>, E>,
 ) -> Result<Vec<f32>, E> {
     let channels = latents.len() / (h * w);
     let (tile_h, tile_w) = (h.min(TILE), w.min(TILE));
     let (rows, columns) = (tile_h * factor, tile_w * factor);
-    let mut picture = vec![0.0_f32; h * w * factor * factor * 3];
+    let mut picture = vec![0.0_f32; h * w * factor * factor * colours];
     let mut counted = vec![0.0_f32; h * w * factor * factor];
     for y in starts(h) {
         for x in starts(w) {
@@ -43,17 +45,17 @@ pub(super) fn decode<E>(
             let made = decode(&tile, [tile_h, tile_w])?;
             let neighbours_y = [y > 0, y + tile_h < h];
             let neighbours_x = [x > 0, x + tile_w < w];
-            for (at, pixel) in made.chunks_exact(3).enumerate() {
+            for (at, pixel) in made.chunks_exact(colours).enumerate() {
                 let (dy, dx) = (at / columns, at % columns);
                 let overlap = OVERLAP * factor;
                 let share = share(dy, rows, overlap, neighbours_y) * share(dx, columns, overlap, neighbours_x);
                 let to = (y * factor + dy) * w * factor + x * factor + dx;
                 counted[to] += share;
-                picture[to * 3..][..3].iter_mut().zip(pixel).for_each(|(to, value)| *to += share * value);
+                picture[to * colours..][..colours].iter_mut().zip(pixel).for_each(|(to, value)| *to += share * value);
             }
         }
     }
-    for (pixel, counted) in picture.chunks_exact_mut(3).zip(counted) {
+    for (pixel, counted) in picture.chunks_exact_mut(colours).zip(counted) {
         pixel.iter_mut().for_each(|value| *value /= counted);
     }
     Ok(picture)
@@ -74,7 +76,7 @@ mod tests {
         for size in [[64, 64], [65, 70], [200, 64], [40, 150]] {
             let latents: Vec<f32> = (0..size[0] * size[1] * 4).map(|i| (i as f32 * 0.37).sin()).collect();
             let mut tiles = 0;
-            let made = decode(&latents, size, 2, |tile, of| {
+            let made = decode(&latents, size, 2, 3, |tile, of| {
                 tiles += 1;
                 assert!(of[0] <= TILE && of[1] <= TILE);
                 repeat(tile, of)
@@ -92,7 +94,7 @@ mod tests {
         // A decoder that answers with the number of its tile: the worst that norms can do.
         let latents = vec![0.0; 64 * 112 * 4];
         let mut number = 0.0;
-        let made: Result<Vec<f32>, ()> = decode(&latents, [64, 112], 1, |_, of| {
+        let made: Result<Vec<f32>, ()> = decode(&latents, [64, 112], 1, 3, |_, of| {
             number += 1.0;
             Ok(vec![number; of[0] * of[1] * 3])
         });

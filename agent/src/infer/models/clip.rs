@@ -28,12 +28,14 @@ pub fn graph(config: &Clip, wanted: Wanted) -> Graph {
     let weight = net.graph.weight(format!("{root}.position_embedding.weight"), &[config.length, config.width]);
     let places = net.graph.push("position_embedding", Op::Embedding { weight }, &[places]);
     let mut x = net.add("embeddings", words, places);
+    let Clip { width, inner, heads, quick_gelu, epsilon, .. } = *config;
+    let of = Layer { width, inner, heads, quick_gelu, epsilon, causal: true };
     let layers = if wanted == Wanted::Penultimate { config.layers - 1 } else { config.layers };
     for i in 0..layers {
         if wanted == Wanted::PenultimateAndProjected && i == config.layers - 1 {
             net.graph.output(x);
         }
-        x = layer(&mut net, config, &format!("text_model.encoder.layers.{i}"), x);
+        x = layer(&mut net, of, &format!("text_model.encoder.layers.{i}"), x);
     }
     if wanted != Wanted::Penultimate {
         x = net.layer_norm("text_model.final_layer_norm", x, config.width, config.epsilon);
@@ -45,12 +47,23 @@ pub fn graph(config: &Clip, wanted: Wanted) -> Graph {
     net.graph
 }
 
-fn layer(net: &mut Net, config: &Clip, name: &str, x: ValueId) -> ValueId {
+/// What the layers of an encoder of texts or of pictures have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Layer {
+    pub(super) width: usize,
+    pub(super) inner: usize,
+    pub(super) heads: usize,
+    pub(super) quick_gelu: bool,
+    pub(super) epsilon: f32,
+    pub(super) causal: bool,
+}
+
+pub(super) fn layer(net: &mut Net, config: Layer, name: &str, x: ValueId) -> ValueId {
     let part = |part: &str| format!("{name}.{part}");
     let square = [config.width, config.width];
     let h = net.layer_norm(&part("layer_norm1"), x, config.width, config.epsilon);
     let qkv = ["q", "k", "v"].map(|which| net.linear(&part(&format!("self_attn.{which}_proj")), h, square));
-    let h = net.attention(&part("self_attn"), qkv, config.heads, true);
+    let h = net.attention(&part("self_attn"), qkv, config.heads, config.causal);
     let h = net.linear(&part("self_attn.out_proj"), h, square);
     let x = net.add(&part("self_attn.sum"), x, h);
     let h = net.layer_norm(&part("layer_norm2"), x, config.width, config.epsilon);

@@ -16,9 +16,9 @@ use crate::infer::weights::WeightError;
 /// Longest configuration that is read. The longest of the published ones has 2 KB.
 const BYTES_MAX: u64 = 1 << 20;
 /// Most channels, features or words that a configuration may name.
-const SIDE_MAX: usize = 1 << 18;
-const LEVELS_MAX: usize = 8;
-const LAYERS_MAX: usize = 128;
+pub(super) const SIDE_MAX: usize = 1 << 18;
+pub(super) const LEVELS_MAX: usize = 8;
+pub(super) const LAYERS_MAX: usize = 128;
 
 /// Reads a JSON file of the model.
 ///
@@ -42,13 +42,13 @@ pub fn wrong(path: &Path, problem: impl std::fmt::Display) -> WeightError {
 /// A number for all levels or one for each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Each {
+pub(super) enum Each {
     All(usize),
     One(Vec<usize>),
 }
 
 impl Each {
-    fn over(&self, levels: usize, name: &str) -> Result<Vec<usize>, String> {
+    pub(super) fn over(&self, levels: usize, name: &str) -> Result<Vec<usize>, String> {
         match self {
             Self::All(value) => Ok(vec![*value; levels]),
             Self::One(values) if values.len() == levels => Ok(values.clone()),
@@ -188,11 +188,11 @@ impl Unet {
 }
 
 /// An error unless the field has the only value that is understood.
-fn only<T: PartialEq + std::fmt::Debug>(name: &str, value: &T, understood: &T) -> Result<(), String> {
+pub(super) fn only<T: PartialEq + std::fmt::Debug>(name: &str, value: &T, understood: &T) -> Result<(), String> {
     if value == understood { Ok(()) } else { Err(format!("`{name}` is {value:?}; only {understood:?} is understood")) }
 }
 
-fn within(name: &str, value: usize, max: usize) -> Result<usize, String> {
+pub(super) fn within(name: &str, value: usize, max: usize) -> Result<usize, String> {
     if (1..=max).contains(&value) { Ok(value) } else { Err(format!("`{name}` is {value}, not 1 to {max}")) }
 }
 

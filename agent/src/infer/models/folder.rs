@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::config::{self, Clip, Unet, Vae};
 use super::motion::Motion;
 use super::tokenizer::Tokenizer;
-use super::{single, unet};
+use super::{single, svd, unet};
 use crate::infer::graph::Graph;
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::{self, WeightError, Weights};
@@ -59,6 +59,10 @@ impl Model {
     pub fn open(folder: &Path) -> Result<Self, WeightError> {
         let index_file = folder.join("model_index.json");
         let index: Index = config::read(&index_file)?;
+        if index.class.starts_with(svd::CLASS) {
+            let use_it = "makes clips of a picture: it is for `video.generate`, without a `motion`";
+            return Err(config::wrong(&index_file, format!("`{}` {use_it}", index.class)));
+        }
         if !index.class.starts_with("StableDiffusion") && !index.class.starts_with("LatentConsistencyModel") {
             return Err(config::wrong(
                 &index_file,

@@ -33,6 +33,11 @@ impl Net {
         self.convolution(name, x, [outputs, inputs, 1, 1], 1, Pad::Same)
     }
 
+    /// Three lines and one column, stride 1: where lines are frames, a look at the one before and the one after.
+    pub(super) fn conv_lines(&mut self, name: &str, x: ValueId, [outputs, inputs]: [usize; 2]) -> ValueId {
+        self.convolution(name, x, [outputs, inputs, 3, 1], 1, Pad::Same)
+    }
+
     /// Side 3, stride 2.
     pub(super) fn halve(&mut self, name: &str, x: ValueId, channels: usize, pad: Pad) -> ValueId {
         self.convolution(name, x, [channels, channels, 3, 3], 2, pad)
@@ -105,12 +110,32 @@ impl Net {
 
     /// The end of a transformer's block: norm, gated layer, and what came in.
     pub(super) fn feed_forward(&mut self, block: &str, h: ValueId, channels: usize, epsilon: f32) -> ValueId {
-        let part = |part: &str| format!("{block}.{part}");
-        let normed = self.layer_norm(&part("norm3"), h, channels, epsilon);
-        let inner = self.linear(&part("ff.net.0.proj"), normed, [8 * channels, channels]);
-        let inner = self.graph.push(part("ff.net.0"), Op::Geglu, &[inner]);
-        let inner = self.linear(&part("ff.net.2"), inner, [channels, 4 * channels]);
+        let inner = self.gated([&format!("{block}.norm3"), &format!("{block}.ff")], h, channels, epsilon);
         self.add(block, h, inner)
+    }
+
+    /// A norm and a gated layer of these names.
+    pub(super) fn gated(&mut self, [norm, layer]: [&str; 2], h: ValueId, channels: usize, epsilon: f32) -> ValueId {
+        let normed = self.layer_norm(norm, h, channels, epsilon);
+        let inner = self.linear(&format!("{layer}.net.0.proj"), normed, [8 * channels, channels]);
+        let inner = self.graph.push(format!("{layer}.net.0"), Op::Geglu, &[inner]);
+        self.linear(&format!("{layer}.net.2"), inner, [channels, 4 * channels])
+    }
+
+    /// What every row of a sequence sees in the others of it, where query, key and value have no bias.
+    pub(super) fn self_attention(&mut self, name: &str, normed: ValueId, channels: usize, heads: usize) -> ValueId {
+        let square = [channels, channels];
+        let qkv =
+            ["to_q", "to_k", "to_v"].map(|which| self.linear_without_bias(&format!("{name}.{which}"), normed, square));
+        let seen = self.attention(name, qkv, heads, false);
+        self.linear(&format!("{name}.to_out.0"), seen, square)
+    }
+
+    /// Two layers with SiLU between them, as moments go through.
+    pub(super) fn perceptron(&mut self, name: &str, x: ValueId, [outputs, inner, inputs]: [usize; 3]) -> ValueId {
+        let x = self.linear(&format!("{name}.linear_1"), x, [inner, inputs]);
+        let x = self.activate(&format!("{name}.linear_1"), Activation::Silu, x);
+        self.linear(&format!("{name}.linear_2"), x, [outputs, inner])
     }
 
     pub(super) fn attention(

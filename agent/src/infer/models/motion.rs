@@ -246,10 +246,7 @@ impl<'a> Frames<'a> {
             let row = reshape(net, "row", &[Side::Is(1), of(0, 0), Side::Left], &[normed]);
             let row = net.graph.push(format!("{attn} places"), Op::AddChannels, &[row, places]);
             let placed = reshape(net, "placed", &[of(1, 0), of(1, 1), Side::Is(channels)], &[row, h]);
-            let qkv = ["to_q", "to_k", "to_v"]
-                .map(|which| net.linear_without_bias(&format!("{attn}.{which}"), placed, square));
-            let seen = net.attention(&attn, qkv, heads, false);
-            let seen = net.linear(&format!("{attn}.to_out.0"), seen, square);
+            let seen = net.self_attention(&attn, placed, channels, heads);
             h = net.add(&format!("{attn}.sum"), h, seen);
         }
         let h = net.feed_forward(&block, h, channels, LAYER_NORM_EPSILON);

@@ -41,39 +41,67 @@ fn build(config: &Unet, motion: Option<&Motion>) -> Graph {
         text,
         frames,
     };
-    let mut x = unet.net.conv("conv_in", latents, [first, config.in_channels]);
+    let norm = unet.norm;
+    let sides = [config.out_channels, config.in_channels];
+    let made = walk(unet, latents, &config.levels, config.layers, sides, norm);
+    let mut graph = std::mem::take(&mut unet.net.graph);
+    graph.output(made);
+    graph
+}
+
+/// What the levels of a UNet are made of; the way through them is the same for all.
+pub(super) trait Blocks {
+    fn net(&mut self) -> &mut Net;
+
+    /// Block `j` of the level that is called `name`. `x` has `inputs` channels.
+    fn block(&mut self, name: &str, j: usize, x: ValueId, inputs: usize, level: &Level) -> ValueId;
+
+    fn middle(&mut self, x: ValueId, channels: usize) -> ValueId;
+}
+
+/// From latents down through the levels, each half the size of the one before, and up again, where each block sees what
+/// its counterpart on the way down has made. `sides`: channels out and in. `norm`: the last one.
+pub(super) fn walk(
+    blocks: &mut impl Blocks,
+    latents: ValueId,
+    levels: &[Level],
+    layers: usize,
+    [outputs, inputs]: [usize; 2],
+    norm: Norm,
+) -> ValueId {
+    let first = levels[0].channels;
+    let mut x = blocks.net().conv("conv_in", latents, [first, inputs]);
     let mut width = first;
     let mut skips = vec![(x, first)];
-    for (i, level) in config.levels.iter().enumerate() {
-        for j in 0..config.layers {
-            x = unet.block(&format!("down_blocks.{i}"), j, x, width, level);
+    for (i, level) in levels.iter().enumerate() {
+        for j in 0..layers {
+            x = blocks.block(&format!("down_blocks.{i}"), j, x, width, level);
             width = level.channels;
             skips.push((x, width));
         }
-        if i + 1 < config.levels.len() {
-            x = unet.net.halve(&format!("down_blocks.{i}.downsamplers.0.conv"), x, width, Pad::Same);
+        if i + 1 < levels.len() {
+            x = blocks.net().halve(&format!("down_blocks.{i}.downsamplers.0.conv"), x, width, Pad::Same);
             skips.push((x, width));
         }
     }
-    x = unet.middle(x, width);
-    for (i, level) in config.levels.iter().rev().enumerate() {
-        for j in 0..=config.layers {
+    x = blocks.middle(x, width);
+    for (i, level) in levels.iter().rev().enumerate() {
+        for j in 0..=layers {
             // There are as many as are needed: `layers` and one more for each level.
             let (skip, skipped) = skips.pop().unwrap_or((x, width));
-            x = unet.net.graph.push(format!("up_blocks.{i}.skip.{j}"), Op::Concat { axis: CHANNELS }, &[x, skip]);
-            x = unet.block(&format!("up_blocks.{i}"), j, x, width + skipped, level);
+            let name = format!("up_blocks.{i}.skip.{j}");
+            x = blocks.net().graph.push(name, Op::Concat { axis: CHANNELS }, &[x, skip]);
+            x = blocks.block(&format!("up_blocks.{i}"), j, x, width + skipped, level);
             width = level.channels;
         }
-        if i + 1 < config.levels.len() {
-            x = unet.net.double(&format!("up_blocks.{i}.upsamplers.0"), x, width);
+        if i + 1 < levels.len() {
+            x = blocks.net().double(&format!("up_blocks.{i}.upsamplers.0"), x, width);
         }
     }
-    let net = &mut unet.net;
-    x = net.group_norm("conv_norm_out", x, width, unet.norm);
+    let net = blocks.net();
+    x = net.group_norm("conv_norm_out", x, width, norm);
     x = net.activate("conv_norm_out", Activation::Silu, x);
-    x = net.conv("conv_out", x, [config.out_channels, width]);
-    net.graph.output(x);
-    std::mem::take(&mut net.graph)
+    net.conv("conv_out", x, [outputs, width])
 }
 
 /// What such a UNet is told of a guidance: it was taught with one less, in thousandths.
@@ -97,7 +125,7 @@ fn time_embedding(net: &mut Net, config: &Unet, time: ValueId) -> ValueId {
             net.add("time_proj guided", x, guidance)
         }
     };
-    let x = perceptron(net, "time_embedding", x, [4 * first, first]);
+    let x = net.perceptron("time_embedding", x, [4 * first, 4 * first, first]);
     let Some(added) = config.added else { return x };
     let (pooled, sizes) = (net.graph.input(), net.graph.input());
     let all = TIME_IDS * added.time_channels;
@@ -105,14 +133,8 @@ fn time_embedding(net: &mut Net, config: &Unet, time: ValueId) -> ValueId {
     let sizes = net.graph.push("add_time_proj", op, &[sizes]);
     let sizes = net.graph.push("add_time_proj row", Op::Reshape { shape: vec![Side::Left, Side::Is(all)] }, &[sizes]);
     let both = net.graph.push("add_embedding inputs", Op::Concat { axis: 1 }, &[pooled, sizes]);
-    let both = perceptron(net, "add_embedding", both, [4 * first, added.pooled + all]);
+    let both = net.perceptron("add_embedding", both, [4 * first, 4 * first, added.pooled + all]);
     net.add("emb", x, both)
-}
-
-fn perceptron(net: &mut Net, name: &str, x: ValueId, [outputs, inputs]: [usize; 2]) -> ValueId {
-    let x = net.linear(&format!("{name}.linear_1"), x, [outputs, inputs]);
-    let x = net.activate(&format!("{name}.linear_1"), Activation::Silu, x);
-    net.linear(&format!("{name}.linear_2"), x, [outputs, outputs])
 }
 
 struct Builder<'a> {
@@ -125,8 +147,12 @@ struct Builder<'a> {
     norm: Norm,
 }
 
-impl Builder<'_> {
-    /// Residual block `j` of a level with its transformer.
+impl Blocks for Builder<'_> {
+    fn net(&mut self) -> &mut Net {
+        &mut self.net
+    }
+
+    /// A residual block with its transformer.
     fn block(&mut self, name: &str, j: usize, x: ValueId, inputs: usize, level: &Level) -> ValueId {
         let outputs = level.channels;
         let x = self.net.residual(&format!("{name}.resnets.{j}"), x, [outputs, inputs], Some(self.time), self.norm);
@@ -135,14 +161,6 @@ impl Builder<'_> {
             depth => self.transformer(&format!("{name}.attentions.{j}"), x, outputs, level.heads, depth),
         };
         self.moved(&format!("{name}.motion_modules.{j}"), x, outputs)
-    }
-
-    /// `x` through a motion module, where there are any.
-    fn moved(&mut self, name: &str, x: ValueId, channels: usize) -> ValueId {
-        match &mut self.frames {
-            Some(frames) => frames.module(&mut self.net, name, x, channels),
-            None => x,
-        }
     }
 
     fn middle(&mut self, x: ValueId, channels: usize) -> ValueId {
@@ -154,6 +172,16 @@ impl Builder<'_> {
             x = self.moved("mid_block.motion_modules.0", x, channels);
         }
         self.net.residual("mid_block.resnets.1", x, square, Some(self.time), self.norm)
+    }
+}
+
+impl Builder<'_> {
+    /// `x` through a motion module, where there are any.
+    fn moved(&mut self, name: &str, x: ValueId, channels: usize) -> ValueId {
+        match &mut self.frames {
+            Some(frames) => frames.module(&mut self.net, name, x, channels),
+            None => x,
+        }
     }
 
     /// Pixels as a sequence: attention to each other and to the text, `depth` times.

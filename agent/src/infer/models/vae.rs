@@ -8,7 +8,7 @@ use crate::infer::graph::{Activation, Graph, Pad, ValueId};
 use super::config::Vae;
 use super::layers::{Net, Norm};
 
-const EPSILON: f32 = 1e-6;
+pub(super) const EPSILON: f32 = 1e-6;
 
 /// Latents `[n, h, w, c]` to pictures `[n, factor·h, factor·w, 3]`.
 #[must_use]
@@ -63,16 +63,21 @@ pub fn encoder(config: &Vae) -> Graph {
 fn middle(net: &mut Net, name: &str, x: ValueId, channels: usize, norm: Norm) -> ValueId {
     let square = [channels, channels];
     let x = net.residual(&format!("{name}.resnets.0"), x, square, None, norm);
-    let attn = format!("{name}.attentions.0");
+    let x = attention(net, &format!("{name}.attentions.0"), x, channels, norm);
+    net.residual(&format!("{name}.resnets.1"), x, square, None, norm)
+}
+
+/// What each pixel sees in all others, and the pixel.
+pub(super) fn attention(net: &mut Net, attn: &str, x: ValueId, channels: usize, norm: Norm) -> ValueId {
+    let square = [channels, channels];
     let h = net.group_norm(&format!("{attn}.group_norm"), x, channels, norm);
     let qkv = ["to_q", "to_k", "to_v"].map(|which| net.linear(&format!("{attn}.{which}"), h, square));
     let h = net.attention(&format!("{attn}.seen"), qkv, 1, false);
     let h = net.linear(&format!("{attn}.to_out.0"), h, square);
-    let x = net.add(&attn, x, h);
-    net.residual(&format!("{name}.resnets.1"), x, square, None, norm)
+    net.add(attn, x, h)
 }
 
-fn end(net: &mut Net, name: &str, x: ValueId, shape: [usize; 2], norm: Norm) -> ValueId {
+pub(super) fn end(net: &mut Net, name: &str, x: ValueId, shape: [usize; 2], norm: Norm) -> ValueId {
     let x = net.group_norm(&format!("{name}.conv_norm_out"), x, shape[1], norm);
     let x = net.activate(&format!("{name}.conv_norm_out"), Activation::Silu, x);
     net.conv(&format!("{name}.conv_out"), x, shape)

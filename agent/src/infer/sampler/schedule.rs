@@ -38,6 +38,9 @@ pub struct Schedule {
     pub offset: usize,
     /// ᾱ after the last step.
     pub final_alpha: f32,
+    /// The least and the largest noise of a model that is told the noise itself instead of a moment of its training, and was
+    /// taught to predict the velocity.
+    pub continuous: Option<[f64; 2]>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +56,10 @@ struct Raw {
     steps_offset: usize,
     set_alpha_to_one: bool,
     rescale_betas_zero_snr: bool,
+    timestep_type: Option<String>,
+    use_karras_sigmas: Option<bool>,
+    sigma_min: Option<f64>,
+    sigma_max: Option<f64>,
 }
 
 impl Default for Raw {
@@ -68,6 +75,10 @@ impl Default for Raw {
             steps_offset: 0,
             set_alpha_to_one: true,
             rescale_betas_zero_snr: false,
+            timestep_type: None,
+            use_karras_sigmas: None,
+            sigma_min: None,
+            sigma_max: None,
         }
     }
 }
@@ -84,7 +95,7 @@ impl Schedule {
     pub fn stable_diffusion(prediction: Prediction) -> Self {
         let (betas, offset) = (betas(0.00085_f32.sqrt(), 0.012_f32.sqrt(), 1000, true), 1);
         let alphas = cumulative(&betas);
-        Self { final_alpha: alphas[0], alphas, prediction, spacing: None, offset }
+        Self { final_alpha: alphas[0], alphas, prediction, spacing: None, offset, continuous: None }
     }
 }
 
@@ -111,7 +122,11 @@ impl Raw {
         let alphas = cumulative(&betas);
         let final_alpha = if self.set_alpha_to_one { 1.0 } else { alphas[0] };
         let (prediction, spacing) = (self.prediction_type, self.timestep_spacing);
-        Ok(Schedule { alphas, prediction, spacing, offset: self.steps_offset, final_alpha })
+        let told = self.timestep_type.as_deref() == Some("continuous") && self.use_karras_sigmas == Some(true);
+        let range = self.sigma_min.zip(self.sigma_max).map(<[f64; 2]>::from);
+        let fits = |[least, most]: &[f64; 2]| 0.0 < *least && least < most && most.is_finite();
+        let continuous = range.filter(|range| told && prediction == Prediction::V && fits(range));
+        Ok(Schedule { alphas, prediction, spacing, offset: self.steps_offset, final_alpha, continuous })
     }
 }
 
@@ -160,16 +175,10 @@ impl Schedule {
 
     /// Karras' spread of sigmas, and the whole moment nearest to each.
     pub(super) fn karras(&self, steps: usize) -> Vec<(f64, f64)> {
-        const RHO: f64 = 7.0;
         let sigmas = self.sigmas();
         let logs: Vec<f64> = sigmas.iter().map(|sigma| f64::from((*sigma as f32).ln())).collect();
-        let ends = [sigmas[sigmas.len() - 1], sigmas[0]].map(|sigma| sigma.powf(1.0 / RHO));
-        let at = |i: usize| {
-            let share = if steps > 1 { i as f64 / (steps - 1) as f64 } else { 0.0 };
-            let sigma = (ends[0] + share * (ends[1] - ends[0])).powf(RHO);
-            (moment_of(sigma.ln(), &logs).round_ties_even(), sigma)
-        };
-        (0..steps).map(at).collect()
+        let spread = spread([sigmas[0], sigmas[sigmas.len() - 1]], steps).into_iter();
+        spread.map(|sigma| (moment_of(sigma.ln(), &logs).round_ties_even(), sigma)).collect()
     }
 
     pub(super) fn sigma_at(&self, sigmas: &[f64], moment: f64) -> f64 {
@@ -177,6 +186,17 @@ impl Schedule {
         let high = (low + 1).min(sigmas.len() - 1);
         sigmas[low] + (moment - low as f64) * (sigmas[high] - sigmas[low])
     }
+}
+
+/// Karras' spread between the least and the largest of sigmas, the largest first.
+pub(super) fn spread([least, most]: [f64; 2], steps: usize) -> Vec<f64> {
+    const RHO: f64 = 7.0;
+    let ends = [most, least].map(|sigma| sigma.powf(1.0 / RHO));
+    let at = |i: usize| {
+        let share = if steps > 1 { i as f64 / (steps - 1) as f64 } else { 0.0 };
+        (ends[0] + share * (ends[1] - ends[0])).powf(RHO)
+    };
+    (0..steps).map(at).collect()
 }
 
 /// The moment, with a fraction, whose sigma has this logarithm.
