@@ -207,3 +207,28 @@ fn no_file_of_motion_modules_makes_the_agent_panic() {
         let _ = (motion::single(&place).is_ok(), put(&place));
     });
 }
+
+#[test]
+fn no_damage_to_a_model_of_clips_makes_the_agent_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("svd");
+    tiny::write_folder("svd", &folder);
+    for (part, file) in [
+        ("unet", "unet/diffusion_pytorch_model.safetensors"),
+        ("vae", "vae/diffusion_pytorch_model.safetensors"),
+        ("image_encoder", "image_encoder/model.safetensors"),
+    ] {
+        let tensors = tiny::tensors("svd", part);
+        let right = std::fs::read(folder.join(file)).unwrap();
+        let opened = Cell::new(0);
+        over_garbage(12, &[&[7, 1, 5, 2, 9, 0, 3]], |edits| {
+            std::fs::write(folder.join(file), files::damaged(&tensors, edits)).unwrap();
+            if let Ok(model) = svd::Model::open(&folder) {
+                let _ = (model.unet_graph().is_ok(), model.decoder_graph().is_ok());
+                opened.set(opened.get() + 1);
+            }
+        });
+        assert!(opened.get() > 0, "{part}: without an edit it is right");
+        std::fs::write(folder.join(file), right).unwrap();
+    }
+}

@@ -111,6 +111,29 @@ fn of_a_diffusers_folder_what_agents_read_is_taken() {
 }
 
 #[test]
+fn a_model_of_clips_is_taken_without_what_agents_know_by_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("svd");
+    let part = json!(["diffusers", "Part"]);
+    let index = json!({"_class_name": "StableVideoDiffusionPipeline", "unet": part, "vae": part, "image_encoder": part,
+        "scheduler": part, "feature_extractor": part});
+    put(&folder.join("model_index.json"), index.to_string());
+    put(&folder.join("feature_extractor/preprocessor_config.json"), "{}");
+    put(&folder.join("scheduler/scheduler_config.json"), "{}");
+    for part in ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "image_encoder/model"] {
+        put(&folder.join(part).with_file_name("config.json"), "{}");
+        put(&folder.join(format!("{part}.safetensors")), weights(&["a"]));
+    }
+    let found = Found::look(&arguments(&folder)).unwrap();
+    assert_eq!((found.kind.clone(), found.name.as_str()), (ModelKind::StableVideoDiffusion, "svd"));
+    let weighty = ["image_encoder/config.json", "image_encoder/model.safetensors", "unet/config.json"];
+    assert!(weighty.iter().all(|path| paths(&found).contains(path)), "{:?}", paths(&found));
+    assert!(found.left_out.contains(&"feature_extractor".to_owned()), "{:?}", found.left_out);
+    std::fs::remove_file(folder.join("image_encoder/model.safetensors")).unwrap();
+    assert!(problem(&arguments(&folder)).contains("has no weights"));
+}
+
+#[test]
 fn a_diffusers_folder_that_lacks_something_is_refused_with_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("sd15");
