@@ -5,6 +5,7 @@
 //! deleted only after the appliance has taken the result, because deleting it first would be a result without outputs.
 
 mod checkpoint;
+pub mod company;
 mod models;
 mod shown;
 
@@ -14,14 +15,19 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use backlot_wire::{EventKind, FailureClass, JobSpec, Output, cause, job::split_s3_uri};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinHandle;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use self::company::{Coming, Ended, Ready};
 use self::models::of_versions;
 use crate::events::Reporter;
 use crate::lease::Lease;
@@ -30,19 +36,12 @@ use crate::output;
 use crate::queue::Delivery;
 use crate::service::{Agent, Drain};
 use crate::store::{StoreError, Upload};
-use crate::worker::manifest::Program;
 use crate::worker::process::{Orders, Stop, Verdict};
-use crate::worker::protocol::{self, Announced, Said, Task, TaskInput};
+use crate::worker::protocol::{self, Announced, Task, TaskInput};
 use crate::worker::stopped;
 
 /// How long an end is reported again when the agent ends, before it is left to the spool.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// Progress smaller than this, in percent, is not reported.
-const PERCENT_STEP: f32 = 0.5;
-/// Most partial results on their way up.
-const PARTIALS_MAX: usize = 64;
-/// Most phases, previews, partial results, checkpoints and counts of GPU seconds of one attempt that are passed on.
-const WORDS_MAX: usize = 1_000;
 
 /// How an attempt ended.
 enum End {
@@ -67,7 +66,7 @@ fn permanent(message: impl Into<String>) -> End {
 }
 
 /// Leads one delivery to its end.
-pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePermit) {
+pub fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePermit) -> BoxFuture<'static, ()> {
     let spec = JobSpec::parse(&delivery.body);
     let job = spec.as_ref().ok().and_then(|spec| spec.job_id.clone()).unwrap_or_else(|| delivery.message_id.clone());
     let id = delivery.attempt.clone().unwrap_or_else(|| format!("{job}.{}", delivery.receive_count));
@@ -88,7 +87,18 @@ pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePer
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
     }
     let number = id.rsplit_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(delivery.receive_count);
-    let attempt = Attempt { agent, delivery, job, id, number, kept: AtomicBool::new(false) };
+    // At once, so that one which waits for those of its kind knows of this one.
+    let coming = spec.as_ref().ok().and_then(|spec| Coming::announce(&agent, spec, number));
+    let attempt = Attempt {
+        agent,
+        delivery,
+        job,
+        id,
+        number,
+        kept: AtomicBool::new(false),
+        coming: Mutex::new(coming),
+        more: Mutex::default(),
+    };
     async move {
         attempt.agent.sample.notify_one();
         match spec {
@@ -96,9 +106,14 @@ pub async fn lead(agent: Arc<Agent>, delivery: Delivery, seat: OwnedSemaphorePer
             Err(error) => attempt.refuse(error.to_string()).await,
         }
         attempt.agent.sample.notify_one();
+        // Those that it has had received are led under its name: this agent ends after them.
+        let more = attempt.more.lock().take();
+        if let Some(more) = more {
+            let _ = more.await;
+        }
     }
     .instrument(span)
-    .await;
+    .boxed()
 }
 
 struct Attempt {
@@ -109,6 +124,10 @@ struct Attempt {
     number: u32,
     /// There is a checkpoint of the job.
     kept: AtomicBool,
+    /// Until it has all that it needs.
+    coming: Mutex<Option<Coming>>,
+    /// Leads the jobs that were received to be computed with this one.
+    more: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Attempt {
@@ -133,6 +152,8 @@ impl Attempt {
         );
         let folder = agent.scratch.join("jobs").join(folder_name(&self.id));
         let end = self.work(&spec, &reporter, lease.orders.clone(), &folder, seat).await;
+        // Whoever waits for it waits in vain.
+        drop(self.coming.lock().take());
         self.conclude(&reporter, end).await;
         drop(lease);
         if let Err(problem) = tokio::fs::remove_dir_all(&folder).await
@@ -189,35 +210,33 @@ impl Attempt {
             soft_limit_s: spec.limits.soft_s,
             traceparent: traceparent_of(&Span::current()).or_else(|| spec.traceparent.clone()),
         };
-        let mut slot = tokio::select! {
-            slot = agent.slots.hold(&program.name, &provided.names) => match slot {
-                Some(slot) => slot,
-                None => return End::GivenBack("the agent is ending".into()),
-            },
-            end = self.unstarted(&mut orders) => return end,
-        };
+        let phase = Arc::new(Mutex::new(phase));
+        let (heard, shown) = shown::ear(reporter, &phase);
+        let alike = self.coming.lock().as_ref().and_then(|coming| coming.alike(program, &provided));
+        let ready = Ready { task, limits: spec.limits.clone(), orders: orders.clone(), heard, alike };
         // In a box: an attempt that waits need not hold the room of one that computes.
-        let computing = Box::pin(self.compute(
-            spec,
-            program,
-            (&task, &provided.names),
-            &mut slot,
-            &mut orders,
-            reporter,
-            &mut phase,
-        ));
-        let verdict = computing.await;
+        let computed = Box::pin(async {
+            tokio::select! {
+                ended = self.have_computed(program, &provided.names, ready) => ended,
+                () = self.show(spec, shown, &output_dir, reporter) => Err(End::Stopped(Stop::LeaseLost)),
+            }
+        });
+        let Ended { verdict, part } = match computed.await {
+            Ok(ended) => ended,
+            Err(end) => return end,
+        };
         let announced = match verdict {
             Verdict::Done(announced) => of_versions(announced, &provided.names),
             Verdict::Failed { class, message, details } => return End::Failed { class, message, details },
             Verdict::Stopped(stop) => return End::Stopped(stop),
+            Verdict::Returned(reason) => return End::GivenBack(reason),
         };
         // Before the slot goes, so that results waiting for a slow network stop the host from taking ever more jobs.
         let Ok(_uploading) = agent.uploads.acquire().await else { return End::GivenBack("the agent is ending".into()) };
-        drop(slot);
+        drop(part);
         drop(provided);
         drop(seat);
-        phase.next("upload");
+        phase.lock().next("upload");
         tokio::select! {
             outputs = self.upload(spec, &announced, &output_dir) => match outputs {
                 Ok(outputs) => {
@@ -262,52 +281,6 @@ impl Attempt {
         }
         self.take_checkpoint(spec, &folder.join("out")).await;
         Ok(inputs)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the parts of one attempt, each with its own owner")]
-    async fn compute(
-        &self,
-        spec: &JobSpec,
-        program: &Program,
-        (task, models): (&Task, &[String]),
-        slot: &mut crate::worker::Held<'_>,
-        orders: &mut watch::Receiver<Orders>,
-        reporter: &Arc<Reporter>,
-        phase: &mut Phase,
-    ) -> Verdict {
-        let (previews, waiting) = mpsc::channel(1);
-        let (partials, made) = mpsc::channel(PARTIALS_MAX);
-        let (checkpoints, kept) = mpsc::channel(1);
-        let mut percent = -PERCENT_STEP;
-        let mut words = 0;
-        let mut heard = |said: Said| match said {
-            Said::Phase(name) if words < WORDS_MAX => {
-                words += 1;
-                phase.next(&name);
-            }
-            Said::Percent(now) if (now - percent).abs() >= PERCENT_STEP || (now >= 100.0 && percent < 100.0) => {
-                percent = now;
-                reporter.report(EventKind::Percent { percent });
-            }
-            // One on its way up is enough: the next preview is a better one.
-            Said::Preview(name) if words < WORDS_MAX => {
-                let announced = Announced { name, content_type: None, width: None, height: None, extra: Map::new() };
-                words += usize::from(previews.try_send(announced).is_ok());
-            }
-            // The result has it too: what is too much now is shown then.
-            Said::Partial(announced) if words < WORDS_MAX => words += usize::from(partials.try_send(announced).is_ok()),
-            // Of those that come while one goes up, the next one will do.
-            Said::Checkpoint(name) if words < WORDS_MAX => words += usize::from(checkpoints.try_send(name).is_ok()),
-            Said::GpuSeconds(gpu_s) if words < WORDS_MAX => {
-                words += 1;
-                reporter.report(EventKind::Usage { gpu_s, cost_usd: 0.0 });
-            }
-            _ => {}
-        };
-        tokio::select! {
-            verdict = slot.run(program, task, models, &spec.limits, orders, &mut heard) => verdict,
-            () = self.show(spec, (waiting, made, kept), &task.output_dir, reporter) => Verdict::Stopped(Stop::LeaseLost),
-        }
     }
 
     async fn upload(&self, spec: &JobSpec, announced: &[Announced], folder: &Path) -> Result<Vec<Output>, End> {

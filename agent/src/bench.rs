@@ -87,7 +87,7 @@ pub fn generate(setup: &Setup, wanted: &Generate) -> Result<Value, Failure> {
             match said {
                 Report::Phase(phase) => moments.push((phase, at_ms)),
                 Report::Percent(_) => moments.push(("percent", at_ms)),
-                Report::Preview(_) | Report::Checkpoint(_) => {}
+                Report::Preview(_) | Report::Checkpoint(_) | Report::GpuSeconds(_) => {}
             }
         };
         let cancel = AtomicBool::new(false);

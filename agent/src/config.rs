@@ -86,6 +86,10 @@ config! {
     threads: usize = 0;
     /// Jobs held ahead of each worker, their inputs being fetched while it computes.
     ahead: usize = 1;
+    /// Most jobs of one model and shape that a worker computes together (1 to 10). 0: four on an NVIDIA GPU, else one.
+    batch: usize = 0;
+    /// How long a worker waits for jobs that are to be computed with the one it begins and whose inputs are still on their way, in milliseconds.
+    batch_wait_ms: u64 = 40;
     /// How long a received job stays hidden without a heartbeat, in seconds; a heartbeat is sent at a third of it.
     visibility_s: u32 = 60;
     /// How long a receive waits for a job, in seconds (0 to 20).
@@ -225,10 +229,12 @@ impl Config {
         if self.journald_units.len() > 256 || !self.journald_units.iter().all(is_unit) {
             return Err(("journald_units", "holds at most 256 names of units".into()));
         }
-        let bounds: [(&'static str, u64, u64, u64); 13] = [
+        let bounds: [(&'static str, u64, u64, u64); 15] = [
             ("slots", self.slots as u64, 0, 64),
             ("threads", self.threads as u64, 0, 1024),
             ("ahead", self.ahead as u64, 0, 8),
+            ("batch", self.batch as u64, 0, 10),
+            ("batch_wait_ms", self.batch_wait_ms, 0, 60_000),
             ("models_parallel", self.models_parallel as u64, 1, 64),
             ("visibility_s", self.visibility_s.into(), 3, 43_200),
             ("poll_s", self.poll_s.into(), 0, 20),

@@ -10,7 +10,7 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
-use backlot_wire::{AGENT_HEADER, ATTEMPT_ATTRIBUTE};
+use backlot_wire::{AGENT_HEADER, ALIKE_HEADER, ATTEMPT_ATTRIBUTE};
 use parking_lot::Mutex;
 
 use crate::config::Config;
@@ -50,14 +50,15 @@ pub struct Queue {
     url: Mutex<Option<String>>,
 }
 
-/// Adds the signed header: the request is changed before it is signed.
+/// Adds the signed header, and others: the request is changed before it is signed.
 macro_rules! signed {
-    ($self:ident, $operation:expr) => {{
+    ($self:ident, $operation:expr $(, $header:expr => $value:expr)?) => {{
         let agent = $self.agent.clone();
         $operation
             .customize()
             .mutate_request(move |request| {
                 request.headers_mut().insert(AGENT_HEADER, agent.clone());
+                $(request.headers_mut().insert($header, $value.clone());)?
             })
             .send()
             .await
@@ -113,6 +114,26 @@ impl Queue {
             .message_system_attribute_names(MessageSystemAttributeName::All);
         let answer = signed!(self, operation).inspect_err(|_| *self.url.lock() = None).map_err(|error| away(&error))?;
         Ok(answer.messages.unwrap_or_default().into_iter().next().and_then(delivery))
+    }
+
+    /// Up to `most` (1 to 10) jobs that may be computed together with `job` and are ready, at once. Of the appliance's queues alone:
+    /// any other gives whatever it has.
+    ///
+    /// # Errors
+    /// [`QueueError::Away`].
+    pub async fn receive_alike(&self, job: &str, most: usize) -> Result<Vec<Delivery>, QueueError> {
+        let operation = self
+            .client
+            .receive_message()
+            .queue_url(self.url().await?)
+            .max_number_of_messages(i32::try_from(most.min(10)).unwrap_or(1))
+            .wait_time_seconds(0)
+            .visibility_timeout(self.visibility_s)
+            .message_attribute_names("All")
+            .message_system_attribute_names(MessageSystemAttributeName::All);
+        let job = job.to_owned();
+        let answer = signed!(self, operation, ALIKE_HEADER => job).map_err(|error| away(&error))?;
+        Ok(answer.messages.unwrap_or_default().into_iter().filter_map(delivery).collect())
     }
 
     /// Hides the job for `visibility_s` more.

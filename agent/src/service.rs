@@ -1,7 +1,7 @@
 //! `backlot-agent run`: registers, receives, drains.
 //!
 //! A seat is the right to hold a job that has not left its slot: one for each slot and `ahead` more, so that the next job's
-//! inputs are fetched while one computes. On SIGTERM nothing more is received; jobs that have not begun go back at once,
+//! inputs are fetched while one computes; jobs that are received to be computed with another one have seats of their own. On SIGTERM nothing more is received; jobs that have not begun go back at once,
 //! those under way have the grace, and then go back too. A second signal ends everything where it stands: the queue
 //! knows what to do with jobs whose host is gone.
 
@@ -17,12 +17,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::attempt::company::Line;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{Door, basic};
 use crate::events::{Outbox, spool::Spool};
 use crate::host::Gpus;
 use crate::http_client::HttpClient;
+use crate::infer::choice::Wish;
 use crate::journald::Journald;
 use crate::library::{Library, Meters};
 use crate::queue::Queue;
@@ -34,6 +36,8 @@ use crate::worker::process::Launch;
 use crate::worker::{Slots, builtin_program};
 use crate::{attempt, aws, probe};
 
+/// Jobs that a GPU computes together where the configuration does not say.
+const BATCH: usize = 4;
 /// Most models that a registration names.
 const MODELS_MAX: usize = 512;
 /// Shortest time between two registrations that say which models are loaded.
@@ -60,7 +64,9 @@ pub struct Agent {
     pub store: Arc<Store>,
     pub library: Arc<Library>,
     pub outbox: Arc<Outbox>,
-    pub slots: Slots,
+    pub slots: Arc<Slots>,
+    /// Attempts that wait for a slot.
+    pub line: Line,
     /// Uploads at once.
     pub uploads: Semaphore,
     pub drain: watch::Receiver<Drain>,
@@ -177,6 +183,15 @@ async fn serve(
     let library = Library::open(&config, &scratch, Arc::clone(&store), meters).map_err(RunError::Configuration)?;
     signals.observe_library(&config.name, Arc::clone(&library));
 
+    // A CPU computes no two pictures faster than one after the other.
+    let on_gpu = gpu_count > 0 && matches!(config.executor, Wish::Auto | Wish::Cuda);
+    let batch = match config.batch {
+        0 if on_gpu => BATCH,
+        0 => 1,
+        set => set,
+    };
+    let together = signals.counter(&metrics::AGENT_JOBS_TOGETHER);
+
     let mut background = JoinSet::new();
     let sample = signals.sampler(&mut background);
     let (drain, drain_state) = watch::channel(Drain::Working);
@@ -186,7 +201,8 @@ async fn serve(
         library,
         outbox: Arc::clone(&outbox),
         slots: Slots::new(slot_gpus, slot_count, launch, restarted),
-        uploads: Semaphore::new(slot_count * 2),
+        line: Line::new(slot_count, batch, Duration::from_millis(config.batch_wait_ms), together),
+        uploads: Semaphore::new(slot_count * batch.max(2)),
         drain: drain_state,
         drain_asked: Arc::new(watch::Sender::new(false)),
         registered: watch::Sender::new(door.is_none()),
@@ -316,7 +332,7 @@ async fn take_one(
     Ok(delivery.map(|delivery| (delivery, seat)))
 }
 
-fn log_end(ended: Result<(), tokio::task::JoinError>) {
+pub(crate) fn log_end(ended: Result<(), tokio::task::JoinError>) {
     if let Err(problem) = ended {
         error!(%problem, "an attempt ended with a fault of the agent; its job comes back from the queue");
     }

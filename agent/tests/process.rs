@@ -57,7 +57,7 @@ impl Desk {
         let mut report = |report| match report {
             Report::Percent(percent) => percents.push(percent),
             Report::Phase(phase) => phases.push(phase),
-            Report::Preview(_) | Report::Checkpoint(_) => {}
+            Report::Preview(_) | Report::Checkpoint(_) | Report::GpuSeconds(_) => {}
         };
         let cancel = AtomicBool::new(false);
         let made = run(&task, &mut Context { engine: &mut engine, cancel: &cancel, report: &mut report });

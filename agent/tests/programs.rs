@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
 
+mod one;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_agent::worker::manifest::{self, Program};
@@ -14,6 +17,7 @@ use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
 use backlot_agent::worker::protocol::{Announced, Said, Task, TaskInput};
 use backlot_agent::worker::{Slots, manifest::Bounds};
 use backlot_wire::{FailureClass, Limits, cause};
+use one::run_one;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -27,7 +31,7 @@ fn sample(name: &str, env: &[(&str, &str)]) -> Program {
 
 /// A host with one slot.
 struct Host {
-    slots: Slots,
+    slots: Arc<Slots>,
     dir: tempfile::TempDir,
     orders: watch::Sender<Orders>,
 }
@@ -73,8 +77,8 @@ impl Host {
             models_dir: None,
         };
         let mut slot = self.slots.hold(&program.name, &[]).await.unwrap();
-        let mut orders = self.orders.subscribe();
-        slot.run(program, &task, &[], &Limits::default(), &mut orders, &mut |word| said(&word, &self.orders)).await
+        let orders = self.orders.subscribe();
+        run_one(&mut slot, program, &task, &Limits::default(), orders, &mut |word| said(&word, &self.orders)).await
     }
 
     fn read(&self, output: &Announced) -> Vec<u8> {

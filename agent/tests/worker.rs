@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
 
+mod one;
 mod tiny;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
 use backlot_agent::worker::protocol::{Said, Task, TaskInput};
 use backlot_agent::worker::{Slots, builtin_program, protocol};
 use backlot_wire::{FailureClass, Limits, cause};
+use one::run_one;
 use tokio::sync::watch;
 
 fn launch() -> Launch {
@@ -46,7 +48,7 @@ fn shell(script: &str, keep_alive: bool) -> Program {
 
 /// A slot and an output folder.
 struct Bench {
-    slots: Slots,
+    slots: Arc<Slots>,
     restarts: Arc<AtomicUsize>,
     orders: watch::Sender<Orders>,
     dir: tempfile::TempDir,
@@ -83,8 +85,8 @@ impl Bench {
     async fn run(&self, program: &Program, task: &Task, limits: Limits) -> (Verdict, Vec<Said>) {
         let mut said = Vec::new();
         let mut slot = self.slots.hold(&program.name, &[]).await.unwrap();
-        let mut orders = self.orders.subscribe();
-        let verdict = slot.run(program, task, &[], &limits, &mut orders, &mut |word| said.push(word)).await;
+        let orders = self.orders.subscribe();
+        let verdict = run_one(&mut slot, program, task, &limits, orders, &mut |word| said.push(word)).await;
         (verdict, said)
     }
 
@@ -351,9 +353,9 @@ async fn each_slot_shows_its_workers_its_own_gpu_counted_by_address() {
     let (mut first, mut second) = (slots.hold("shell", &[]).await.unwrap(), slots.hold("shell", &[]).await.unwrap());
     let mut seen = Vec::new();
     for slot in [&mut first, &mut second] {
-        let mut orders = bench.orders.subscribe();
+        let orders = bench.orders.subscribe();
         let task = bench.task(&[]);
-        let verdict = slot.run(&program, &task, &[], &Limits::default(), &mut orders, &mut |_| {}).await;
+        let verdict = run_one(slot, &program, &task, &Limits::default(), orders, &mut |_| {}).await;
         let Verdict::Done(outputs) = verdict else { panic!("{verdict:?}") };
         seen.push(outputs[0].name.clone());
     }
@@ -411,8 +413,8 @@ async fn a_cgroup_ends_also_what_has_left_the_process_group() {
     let script = format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000", file.display());
     let limits = Limits { soft_s: None, hard_s: Some(1) };
     let mut slot = slots.hold("shell", &[]).await.unwrap();
-    let mut orders = bench.orders.subscribe();
-    let verdict = slot.run(&shell(&script, false), &task, &[], &limits, &mut orders, &mut |_| {}).await;
+    let orders = bench.orders.subscribe();
+    let verdict = run_one(&mut slot, &shell(&script, false), &task, &limits, orders, &mut |_| {}).await;
     assert_eq!(cause_of(&verdict), Some(cause::TIMEOUT));
     let pid = std::fs::read_to_string(&file).unwrap();
     eventually("the one that hid has ended", || !is_alive(&pid)).await;

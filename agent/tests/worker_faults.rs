@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
 
+mod one;
 mod tiny;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use backlot_agent::worker::process::{Launch, Orders, Stop, Verdict};
 use backlot_agent::worker::protocol::{Said, Task};
 use backlot_agent::worker::{Slots, builtin, builtin_program};
 use backlot_wire::{FailureClass, Limits, cause};
+use one::run_one;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -97,7 +99,7 @@ fn serve(arguments: &[String]) -> ExitCode {
 }
 
 struct Bench {
-    slots: Slots,
+    slots: Arc<Slots>,
     ends: Arc<AtomicUsize>,
     dir: tempfile::TempDir,
     orders: watch::Sender<Orders>,
@@ -147,7 +149,7 @@ impl Bench {
         let began = Instant::now();
         let (mut first, mut steps_seen) = (None, 0);
         let mut slot = self.slots.hold(&program.name, &[]).await.unwrap();
-        let mut orders = self.orders.subscribe();
+        let orders = self.orders.subscribe();
         let mut stopped_at = None;
         let mut heard = |said: Said| {
             first.get_or_insert_with(|| began.elapsed());
@@ -157,7 +159,7 @@ impl Bench {
                 self.orders.send_replace(Orders { stop: Some(Stop::Cancelled), limits: None });
             }
         };
-        let verdict = slot.run(&program, &task, &[], &Limits::default(), &mut orders, &mut heard).await;
+        let verdict = run_one(&mut slot, &program, &task, &Limits::default(), orders, &mut heard).await;
         let since = stopped_at.map_or_else(|| began.elapsed(), |at| at.elapsed());
         (verdict, first.unwrap_or_default(), since)
     }

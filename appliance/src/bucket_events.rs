@@ -96,6 +96,7 @@ impl BucketEvents {
                 visibility_s: Some(VISIBILITY_S),
                 wait_s: Some(20),
                 agent: None,
+                alike: None,
                 attempt_id: None,
             };
             let received = tokio::select! {

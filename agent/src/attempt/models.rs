@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use backlot_wire::{EventKind, JobSpec};
 
-use super::{Attempt, PERCENT_STEP, Phase};
+use super::shown::PERCENT_STEP;
+use super::{Attempt, Phase};
 use crate::events::Reporter;
 use crate::library::Provided;
 use crate::store::StoreError;

@@ -85,6 +85,15 @@ impl Program for Loaded {
         Plan::new(&self.graph, inputs, width)
     }
 
+    fn check(&self, inputs: &[TensorType]) -> Result<Plan, ExecError> {
+        let plan = self.plan(inputs)?;
+        let (needed_bytes, allowed_bytes) = (plan.peak_bytes(), self.arena_bytes_max);
+        if needed_bytes > allowed_bytes {
+            return Err(ExecError::Memory { needed_bytes, allowed_bytes });
+        }
+        Ok(plan)
+    }
+
     fn run(
         &mut self,
         inputs: &[Input<'_>],
@@ -94,12 +103,8 @@ impl Program for Loaded {
         let types: Vec<TensorType> = inputs.iter().map(|input| TensorType::f32(input.shape)).collect();
         if self.planned.as_ref().is_none_or(|(planned, _)| *planned != types) {
             self.planned = None; // so that a failed plan leaves none behind
-            let plan = self.plan(&types)?;
-            let needed_bytes = plan.peak_bytes();
-            if needed_bytes > self.arena_bytes_max {
-                return Err(ExecError::Memory { needed_bytes, allowed_bytes: self.arena_bytes_max });
-            }
-            self.arena.resize(self.arena.len().max(needed_bytes / size_of::<f32>()), 0.0);
+            let plan = self.check(&types)?;
+            self.arena.resize(self.arena.len().max(plan.peak_bytes() / size_of::<f32>()), 0.0);
             self.planned = Some((types, plan));
         }
         let Self { pool, graph, steps, planned: Some((_, plan)), arena, scratch, .. } = self else {

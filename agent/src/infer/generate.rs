@@ -4,7 +4,7 @@
 //!
 //! No input: text to image. One: image to image. Two: the second is the mask, and where it is bright the picture is
 //! painted anew; a clip takes no mask. What a seed makes does not depend on the batch that it was in: picture `i` of a job
-//! is what `seed + i` makes alone.
+//! is what `seed + i` makes alone, whatever other jobs are computed with it.
 //!
 //! A prompt that is longer than the encoder's places is encoded in parts, as users of the common programs expect; what is more
 //! than eight of them is cut and counted in the result.
@@ -12,6 +12,7 @@
 //! Absent on purpose: a safety checker, and weights of single words.
 
 mod animate;
+mod batch;
 mod checkpoint;
 mod denoise;
 mod job;
@@ -21,29 +22,63 @@ mod pictures;
 pub mod plan;
 mod tiles;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 
 pub(super) use self::animate::Loaded as Animator;
+use self::batch::Ears;
 use self::job::Job;
 use self::loaded::Key;
 pub(super) use self::loaded::Loaded;
 use self::parameters::{Form, Wanted};
 use super::models::folder::Model;
-use super::{Context, Failure, Made, Report, Task};
+use super::{Context, Engine, Failure, Made, Member, Report, Task, Tell, Word};
 use crate::frames::{clip, ffmpeg};
 
 pub(super) const PICTURES: &str = "image.generate";
 pub(super) const CLIP: &str = "video.generate";
+pub(super) const KINDS: [&str; 2] = [PICTURES, CLIP];
 /// Latents' side where a configuration does not say which one the model was trained with.
 const SAMPLE_SIZE: usize = 64;
 /// Longest answer of ffmpeg to the question what it is.
 const VERSION_BYTES_MAX: usize = 64 << 10;
 
-pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
-    let is_clip = task.kind == CLIP;
-    if is_clip && animate::is_wanted(&task.parameters) {
-        return animate::run(task, ctx);
+/// One task alone.
+pub(super) fn run_one(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
+    let mut ended = None;
+    let report = &mut *ctx.report;
+    let mut tell = |_: usize, word: Word, _: bool| match word {
+        Word::Report(said) => report(said),
+        Word::Ended(end) => ended = Some(end),
+    };
+    run(&[Member { task, cancel: ctx.cancel }], ctx.cancel, ctx.engine, &mut tell);
+    ended.unwrap_or_else(|| Err(Failure::transient("the task has no end")))
+}
+
+/// Tasks of these types: those of one model together, as far as shape and memory allow.
+pub(super) fn run(members: &[Member<'_>], abandoned: &AtomicBool, engine: &mut Engine, tell: &mut Tell<'_>) {
+    let mut ears = Ears::new(members, tell);
+    let mut asked = Vec::new();
+    let animates = |task: &Task| task.kind == CLIP && animate::is_wanted(&task.parameters);
+    for (number, member) in members.iter().enumerate().filter(|(_, member)| !animates(member.task)) {
+        match read(member.task) {
+            Ok(wanted) => asked.push((number, wanted)),
+            Err(failure) => ears.end(number, Err(failure), engine),
+        }
     }
+    while let Some((_, first)) = asked.first() {
+        let key = Key::of(first);
+        let (now, later): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(_, wanted)| Key::of(wanted) == key);
+        asked = later;
+        batch::run(now, &mut ears, abandoned, engine);
+    }
+    // All frames of such a clip go through its UNet at once: there is nothing to gain by several.
+    for number in (0..members.len()).filter(|number| animates(members[*number].task)) {
+        ears.hear(number, engine, animate::run);
+    }
+}
+
+fn read(task: &Task) -> Result<Wanted, Failure> {
+    let is_clip = task.kind == CLIP;
     let wanted = Wanted::read(is_clip, &task.parameters)?;
     if is_clip && task.inputs.len() > 1 {
         return Err(Failure::permanent("`video.generate` takes at most one input: the picture to begin with"));
@@ -51,29 +86,27 @@ pub(super) fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failu
     if task.inputs.len() > 2 {
         return Err(Failure::permanent("`image.generate` takes at most two inputs: a picture and its mask"));
     }
+    Ok(wanted)
+}
+
+/// Loads the model where it is another one, and brings a task to its first step. With it: for how long that was computed,
+/// loading apart, in milliseconds.
+fn begin<'t>(task: &'t Task, wanted: Wanted, ctx: &mut Context<'_>) -> Result<(Job<'t>, u64), Failure> {
+    ctx.check_cancel()?;
     ctx.phase("load");
-    if is_clip {
+    if task.kind == CLIP {
         find_encoder(ctx)?;
     }
     let size = prepare(task, ctx, &wanted)?;
     ctx.check_cancel()?;
     ctx.phase("infer");
     (ctx.report)(Report::Percent(0.0));
+    let clock = ctx.engine.clock;
+    let began_ms = clock.now().mono_ms;
     let (executor, slot) = ctx.engine.generator()?;
     let Some(model) = slot else { return Err(Failure::transient("the model is gone")) };
-    let cancel = ctx.cancel;
-    let mut job = Job::begin(task, wanted, size, executor, model, cancel)?;
-    while !job.is_done() {
-        if cancel.load(Ordering::Relaxed) {
-            return Err(Failure::cancelled());
-        }
-        let seen = job.seen();
-        let (latent, frames) = job.shape();
-        let made = model.predict(&job.samples(&seen), latent, frames, cancel)?;
-        job.step(made, model.is_xl(), ctx.report)?;
-    }
-    (ctx.report)(Report::Phase("post"));
-    job.deliver(model, cancel, ctx.report)
+    let job = Job::begin(task, wanted, size, executor, model, ctx.cancel)?;
+    Ok((job, clock.now().mono_ms - began_ms))
 }
 
 /// A host that could not write a clip is not to compute it first.
@@ -102,9 +135,7 @@ fn fits(
 /// Makes sure that the engine holds the wanted model, and says which size the pictures have. The files' configurations
 /// are checked before any weight is read.
 fn prepare(task: &Task, ctx: &mut Context<'_>, wanted: &Wanted) -> Result<[usize; 2], Failure> {
-    let motion = if let Form::Clip { motion, .. } = &wanted.form { Some(motion.clone()) } else { None };
-    let key =
-        Key { model: wanted.model.clone(), motion, loras: wanted.loras.clone(), embeddings: wanted.embeddings.clone() };
+    let key = Key::of(wanted);
     if let Some(held) = ctx.engine.generate.as_ref().filter(|held| held.key == key) {
         frames_within(wanted, held.frames_max)?;
         return size(

@@ -2,7 +2,7 @@
 //!
 //! The worker process calls [`run`] once for each job and keeps one [`Engine`] between jobs, so that a model
 //! which is loaded stays loaded. Everything is synchronous and runs on the caller's thread plus the engine's
-//! own pool: there is no async here, no network and no clock. What a file is called in the bucket, how it gets
+//! own pool: there is no async here and no network. What a file is called in the bucket, how it gets
 //! there and how often a job is tried again is decided elsewhere.
 
 pub mod audio;
@@ -18,6 +18,7 @@ mod process;
 mod progress;
 pub mod sampler;
 mod setup;
+mod together;
 mod upscale;
 pub mod weights;
 pub mod wgpu;
@@ -33,7 +34,9 @@ use self::choice::{Precision, Wish};
 use self::executor::Executor;
 pub use self::generate::plan;
 pub use self::setup::Setup;
+pub use self::together::{Member, Tell, Word, run_together};
 use self::wgpu::device::Wanted;
+use crate::clock::Clock;
 use crate::frames::work::Bench;
 
 /// The cause of a failure that a GPU or its driver is to blame for.
@@ -87,6 +90,8 @@ pub enum Report {
     Preview(PathBuf),
     /// A file in the task's `output_dir` from which another attempt can go on, when it finds it there by the same name.
     Checkpoint(PathBuf),
+    /// How long a GPU has computed for this task so far, in seconds; of what it computed for several at once, this one's share.
+    GpuSeconds(f64),
 }
 
 /// What a task may use, and whom it tells.
@@ -190,6 +195,8 @@ pub struct Engine {
     /// The network that hears speech, on the CPU.
     speech: Option<audio::Loaded>,
     is_spent: bool,
+    /// By which what is computed is measured.
+    clock: Clock,
 }
 
 impl Engine {
@@ -208,6 +215,7 @@ impl Engine {
             generate_dir: None,
             speech: None,
             is_spent: false,
+            clock: Clock::new(),
         }
     }
 
@@ -297,6 +305,15 @@ impl Engine {
         self.is_spent
     }
 
+    /// Takes note of a failure that says something of the device.
+    fn has_failed(&mut self, failure: &Failure) {
+        match failure.details.get(cause::KEY).and_then(Value::as_str) {
+            Some(DEVICE) => self.forget_device(),
+            Some(cause::OUT_OF_MEMORY) => self.is_spent = true,
+            _ => {}
+        }
+    }
+
     /// Drops a device that has failed with everything on it. The next job opens it anew; on CUDA another process has to.
     fn forget_device(&mut self) {
         self.is_spent = self.is_cuda();
@@ -339,20 +356,16 @@ pub(crate) fn upscaler<'a>(
 /// panics on bad input, and no child process outlives it.
 pub fn run(task: &Task, ctx: &mut Context<'_>) -> Result<Vec<Made>, Failure> {
     ctx.check_cancel()?;
-    let generates = [generate::PICTURES, generate::CLIP].contains(&task.kind.as_str());
+    let generates = generate::KINDS.contains(&task.kind.as_str());
     if task.inputs.is_empty() && !generates {
         return Err(Failure::permanent(format!("`{}` needs an input", task.kind)));
     }
     let made = match task.kind.as_str() {
         "image.upscale" | "video.upscale" => upscale::run(task, ctx),
-        _ if generates => generate::run(task, ctx),
+        _ if generates => return generate::run_one(task, ctx),
         kind if process::KINDS.contains(&kind) => process::run(task, ctx),
         kind if audio::KINDS.contains(&kind) => audio::run(task, ctx),
         other => Err(Failure::permanent(format!("type `{other}` is not run by this agent"))),
     };
-    made.inspect_err(|failure| match failure.details.get(cause::KEY).and_then(Value::as_str) {
-        Some(DEVICE) => ctx.engine.forget_device(),
-        Some(cause::OUT_OF_MEMORY) => ctx.engine.is_spent = true,
-        _ => {}
-    })
+    made.inspect_err(|failure| ctx.engine.has_failed(failure))
 }

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_par
 use serde_json::{Value, json};
 
 use super::protocol::{Announced, Request, Task};
-use crate::infer::{self, Context, Engine, Report, Setup};
+use crate::infer::{self, Engine, Member, Report, Setup, Word};
 
 /// What holds for a worker from its first moment on.
 #[derive(Clone, Debug, clap::Args)]
@@ -84,11 +84,38 @@ fn prefer_as_victim() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }
 
-/// The job under way and the flag that ends it.
+/// The jobs under way and the flags that end them.
 #[derive(Default)]
 struct Current {
-    id: Mutex<Option<String>>,
-    cancel: AtomicBool,
+    jobs: Mutex<Vec<Under>>,
+    /// Nobody wants any of them any more, or nobody is there: what is being computed may stop where it is.
+    abandoned: AtomicBool,
+}
+
+/// One of them.
+#[derive(Clone)]
+struct Under {
+    id: String,
+    /// It is to end, or has ended.
+    is_over: Arc<AtomicBool>,
+}
+
+impl Current {
+    fn begin(&self, tasks: &[Task]) {
+        let under = |task: &Task| Under { id: task.id.clone(), is_over: Arc::default() };
+        *self.jobs.lock() = tasks.iter().map(under).collect();
+        self.abandoned.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends what is `over`, and what is being computed where that is all.
+    fn end(&self, over: impl Fn(usize, &Under) -> bool) {
+        let jobs = self.jobs.lock();
+        let ending = jobs.iter().enumerate().filter(|(number, job)| over(*number, job));
+        ending.for_each(|(_, job)| job.is_over.store(true, Ordering::Relaxed));
+        if jobs.iter().all(|job| job.is_over.load(Ordering::Relaxed)) {
+            self.abandoned.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Takes jobs until its input ends.
@@ -112,87 +139,125 @@ pub fn serve(engine: &mut Engine) -> ExitCode {
         eprintln!("ERROR: the worker {}", panic.to_string().replace('\n', " "));
     }));
     let current = Arc::new(Current::default());
-    let (jobs, waiting) = mpsc::sync_channel::<Box<Task>>(1);
+    let (jobs, waiting) = mpsc::sync_channel::<Work>(1);
     let reader = Arc::clone(&current);
     std::thread::spawn(move || read_requests(&reader, &jobs));
-    while let Ok(task) = waiting.recv() {
-        let last_words = work(engine, &task, &current);
-        *current.id.lock() = None;
-        if !say(&last_words) || engine.is_spent() {
+    while let Ok(work) = waiting.recv() {
+        let heard = work.run(engine, &current);
+        if !heard || engine.is_spent() {
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
 }
 
-fn read_requests(current: &Current, jobs: &mpsc::SyncSender<Box<Task>>) {
+fn read_requests(current: &Current, jobs: &mpsc::SyncSender<Work>) {
     for line in std::io::stdin().lock().lines() {
-        match line.map(|line| serde_json::from_str(&line)) {
-            Ok(Ok(Request::Job { job })) => {
-                current.cancel.store(false, Ordering::Relaxed);
-                *current.id.lock() = Some(job.id.clone());
-                if jobs.send(job).is_err() {
-                    return;
-                }
-            }
+        let work = match line.map(|line| serde_json::from_str(&line)) {
+            Ok(Ok(Request::Job { job })) => Work { tasks: vec![*job], is_batch: false },
+            Ok(Ok(Request::Batch { batch })) => Work { tasks: batch, is_batch: true },
             Ok(Ok(Request::Cancel { cancel, .. })) => {
-                if current.id.lock().as_deref() == Some(cancel.as_str()) {
-                    current.cancel.store(true, Ordering::Relaxed);
-                }
+                current.end(|_, job| job.id == cancel);
+                continue;
             }
             // A request of a later version.
-            Ok(Err(_)) => {}
+            Ok(Err(_)) => continue,
             Err(_) => break,
+        };
+        current.begin(&work.tasks);
+        if jobs.send(work).is_err() {
+            return;
         }
     }
-    current.cancel.store(true, Ordering::Relaxed);
+    current.end(|_, _| true);
+    current.abandoned.store(true, Ordering::Relaxed);
 }
 
-fn work(engine: &mut Engine, task: &Task, current: &Current) -> Value {
-    let mut report = |report: Report| {
-        say(&match report {
-            Report::Phase(phase) => json!({ "phase": phase }),
-            Report::Percent(percent) => json!({ "percent": percent }),
-            Report::Preview(file) => json!({ "preview": file.to_string_lossy() }),
-            Report::Checkpoint(file) => json!({ "checkpoint": file.to_string_lossy() }),
-        });
-    };
-    let work = infer::Task {
+/// What one request asks for.
+struct Work {
+    tasks: Vec<Task>,
+    is_batch: bool,
+}
+
+impl Work {
+    /// Runs the jobs and says how they end. False: nobody listens any more.
+    fn run(&self, engine: &mut Engine, current: &Current) -> bool {
+        let tasks: Vec<infer::Task> = self.tasks.iter().map(task_of).collect();
+        let flags: Vec<Arc<AtomicBool>> = current.jobs.lock().iter().map(|job| Arc::clone(&job.is_over)).collect();
+        let members: Vec<Member<'_>> = tasks.iter().zip(&flags).map(|(task, cancel)| Member { task, cancel }).collect();
+        if let Some(first) = self.tasks.first() {
+            engine.use_models(&first.kind, first.models_dir.clone());
+        }
+        let mut heard = true;
+        let mut tell = |number: usize, word: Word, is_spent: bool| {
+            let ends = matches!(word, Word::Ended(_));
+            for mut line in lines_of(word, is_spent) {
+                if let (true, Value::Object(fields)) = (self.is_batch, &mut line) {
+                    fields.insert("of".to_owned(), self.tasks[number].attempt.clone().into());
+                }
+                heard &= say(&line);
+            }
+            if ends {
+                current.end(|ended, _| ended == number);
+            }
+        };
+        infer::run_together(&members, &current.abandoned, engine, &mut tell);
+        if self.is_batch {
+            heard &= say(&json!({ "rest": true }));
+        }
+        current.jobs.lock().clear();
+        heard
+    }
+}
+
+fn task_of(task: &Task) -> infer::Task {
+    infer::Task {
         kind: task.kind.clone(),
         parameters: task.parameters.clone(),
         inputs: task.inputs.iter().map(|input| input.path.clone()).collect(),
         output_dir: task.output_dir.clone(),
-    };
-    engine.use_models(&task.kind, task.models_dir.clone());
-    let mut context = Context { engine, cancel: &current.cancel, report: &mut report };
-    match infer::run(&work, &mut context) {
-        Ok(made) => {
-            for output in made {
-                let mut extra = output.extra;
-                if !output.model.is_empty() {
-                    extra.insert("model".into(), output.model.into());
-                    extra.insert("scale".into(), output.scale.into());
-                }
-                let announced = Announced {
-                    name: output.path.to_string_lossy().into_owned(),
-                    content_type: Some(output.content_type.to_owned()),
-                    // A sound has no sides.
-                    width: Some(output.width).filter(|pixels| *pixels > 0),
-                    height: Some(output.height).filter(|pixels| *pixels > 0),
-                    extra,
-                };
-                say(&announced.to_line());
-            }
-            json!({ "done": true })
-        }
-        Err(failure) => json!({
-            "error": failure.message,
-            "permanent": failure.class == FailureClass::Permanent && !failure.cancelled,
-            // A device that is lost to this process is not to the next one.
-            "ends": engine.is_spent(),
-            "details": failure.details,
-        }),
     }
+}
+
+/// How the protocol says it. `is_spent`: a device that is lost to this process is not to the next one.
+fn lines_of(word: Word, is_spent: bool) -> Vec<Value> {
+    let made = match word {
+        Word::Report(report) => {
+            return vec![match report {
+                Report::Phase(phase) => json!({ "phase": phase }),
+                Report::Percent(percent) => json!({ "percent": percent }),
+                Report::Preview(file) => json!({ "preview": file.to_string_lossy() }),
+                Report::Checkpoint(file) => json!({ "checkpoint": file.to_string_lossy() }),
+                Report::GpuSeconds(gpu_s) => json!({ "gpu_s": gpu_s }),
+            }];
+        }
+        Word::Ended(Ok(made)) => made,
+        Word::Ended(Err(failure)) => {
+            return vec![json!({
+                "error": failure.message,
+                "permanent": failure.class == FailureClass::Permanent && !failure.cancelled,
+                "ends": is_spent,
+                "details": failure.details,
+            })];
+        }
+    };
+    let outputs = made.into_iter().map(|output| {
+        let mut extra = output.extra;
+        if !output.model.is_empty() {
+            extra.insert("model".into(), output.model.into());
+            extra.insert("scale".into(), output.scale.into());
+        }
+        let announced = Announced {
+            name: output.path.to_string_lossy().into_owned(),
+            content_type: Some(output.content_type.to_owned()),
+            // A sound has no sides.
+            width: Some(output.width).filter(|pixels| *pixels > 0),
+            height: Some(output.height).filter(|pixels| *pixels > 0),
+            extra,
+        };
+        announced.to_line()
+    });
+    outputs.chain([json!({ "done": true })]).collect()
 }
 
 /// Writes one line. False: nobody listens any more.

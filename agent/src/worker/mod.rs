@@ -1,4 +1,4 @@
-//! Workers: the child processes that compute, one at a time in each slot.
+//! Workers: the child processes that compute, one in each slot, with one job or with several that are alike.
 //!
 //! A slot is a GPU, or the CPU where there is none. It holds at most one worker, which may stay for the next job of the
 //! same program; GPU memory is not shared between programs. The built-in types run in a worker like any program of
@@ -8,6 +8,7 @@
 
 pub mod builtin;
 pub mod cgroup;
+pub mod charge;
 pub mod lines;
 pub mod manifest;
 pub mod process;
@@ -16,18 +17,19 @@ mod room;
 mod stderr;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_wire::{FailureClass, Limits};
+use backlot_wire::FailureClass;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use tracing::{Span, warn};
+use tracing::warn;
 
 use crate::config::Config;
+use charge::{Account, Member, any_changes};
 use manifest::Program;
 use process::{Launch, Orders, Process, Stop, Verdict};
-use protocol::{Said, Task};
 
 /// Longest pause before a worker that keeps ending early is started again.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -78,7 +80,7 @@ struct Slot {
 /// All slots of this host.
 pub struct Slots {
     idle: Mutex<Vec<Slot>>,
-    free: Semaphore,
+    free: Arc<Semaphore>,
     launch: Launch,
     /// Told of each worker that ended early.
     restarted: Box<dyn Fn(&'static str) + Send + Sync>,
@@ -87,10 +89,10 @@ pub struct Slots {
 }
 
 /// A slot in use.
-pub struct Held<'a> {
-    slots: &'a Slots,
+pub struct Held {
+    slots: Arc<Slots>,
     slot: Option<Slot>,
-    _permit: SemaphorePermit<'a>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Slots {
@@ -101,19 +103,20 @@ impl Slots {
         count: usize,
         launch: Launch,
         restarted: Box<dyn Fn(&'static str) + Send + Sync>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let gpus: Vec<Option<u32>> =
             if gpus.is_empty() { vec![None; count.max(1)] } else { gpus.into_iter().map(Some).collect() };
         let slot = |(number, gpu)| Slot { number, gpu, process: None, early_ends: 0, rest_until: None };
         let idle: Vec<Slot> = gpus.into_iter().enumerate().map(slot).collect();
         let loaded = watch::Sender::new(BTreeMap::new());
-        Self { free: Semaphore::new(idle.len()), idle: Mutex::new(idle), launch, restarted, loaded }
+        let free = Arc::new(Semaphore::new(idle.len()));
+        Arc::new(Self { free, idle: Mutex::new(idle), launch, restarted, loaded })
     }
 
     /// Waits for a slot, in the order of the calls; one that has `program` running is preferred, and of those one that has
     /// `models` loaded.
-    pub async fn hold(&self, program: &str, models: &[String]) -> Option<Held<'_>> {
-        let permit = self.free.acquire().await.ok()?;
+    pub async fn hold(self: &Arc<Self>, program: &str, models: &[String]) -> Option<Held> {
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         let mut idle = self.idle.lock();
         let runs = |slot: &Slot| slot.process.as_ref().is_some_and(|process| process.program() == program);
         let best = {
@@ -126,7 +129,13 @@ impl Slots {
             idle.iter().enumerate().max_by_key(|(_, slot)| nearness(slot)).map(|(at, _)| at)
         };
         let slot = best.map(|at| idle.swap_remove(at));
-        Some(Held { slots: self, slot, _permit: permit })
+        Some(Held { slots: Arc::clone(self), slot, _permit: permit })
+    }
+
+    /// Whether every slot has work: what comes now has to wait.
+    #[must_use]
+    pub fn are_taken(&self) -> bool {
+        self.free.available_permits() == 0
     }
 
     /// The models that workers have loaded, or are loading; it changes with them.
@@ -150,20 +159,13 @@ impl Slots {
     }
 }
 
-impl Held<'_> {
-    /// Runs one job in this slot, in the worker that is there or in a new one.
-    pub async fn run(
-        &mut self,
-        program: &Program,
-        task: &Task,
-        models: &[String],
-        limits: &Limits,
-        orders: &mut watch::Receiver<Orders>,
-        heard: &mut (dyn FnMut(Said) + Send),
-    ) -> Verdict {
+impl Held {
+    /// Runs one job in this slot, or several together, in the worker that is there or in a new one. Each hears of its own end,
+    /// which may come before this returns. Several are for [`BUILTIN`] alone.
+    pub async fn run(&mut self, program: &Program, models: &[String], mut members: Vec<Member<'_>>) {
         let launch = &self.slots.launch;
         let Some(slot) = &mut self.slot else {
-            return Verdict::failed(FailureClass::Transient, "there is no slot");
+            return end_all(members, &Verdict::failed(FailureClass::Transient, "there is no slot"));
         };
         if let Some(mut old) = slot.process.take_if(|process| process.program() != program.name || !process.is_usable())
         {
@@ -177,14 +179,15 @@ impl Held<'_> {
         let mut process = match slot.process.take() {
             Some(process) => process,
             None => {
-                if let Some(stop) = rest(slot.rest_until, orders).await {
-                    return Verdict::Stopped(stop);
+                rest(slot.rest_until, &mut members).await;
+                if members.is_empty() {
+                    return;
                 }
                 match Process::start(program, slot.gpu, launch) {
                     Ok(process) => process,
                     Err(error) => {
                         let message = format!("start the worker `{}`: {error}", program.name);
-                        return Verdict::failed(FailureClass::Transient, message);
+                        return end_all(members, &Verdict::failed(FailureClass::Transient, message));
                     }
                 }
             }
@@ -193,33 +196,32 @@ impl Held<'_> {
         if !models.is_empty() {
             self.slots.has_loaded(slot.number, Some(models));
         }
-        let verdict = process.run(task, limits, orders, Span::current(), heard).await;
+        let Account { done, failed, message } = process.run(members).await;
         let usable = process.is_usable();
-        if !usable || (matches!(verdict, Verdict::Failed { .. }) && !models.is_empty()) {
+        if !usable || (failed > 0 && done == 0 && !models.is_empty()) {
             self.slots.has_loaded(slot.number, None); // whether it was loaded, nobody knows
         }
-        match &verdict {
-            Verdict::Failed { message, .. } if !usable && !process.ended_as_told() => {
-                slot.early_ends = slot.early_ends.saturating_add(1);
-                let pause = Duration::from_millis(250 << slot.early_ends.min(8)).min(BACKOFF_MAX);
-                slot.rest_until = Some(Instant::now() + pause);
-                (self.slots.restarted)(process.how_it_ended());
-                warn!(worker = program.name, pause = ?pause, message, "a worker ended early");
-            }
-            Verdict::Done(_) => {
-                slot.early_ends = 0;
-                slot.rest_until = None;
-            }
-            _ => {}
+        if failed > 0 && !usable && !process.ended_as_told() {
+            slot.early_ends = slot.early_ends.saturating_add(1);
+            let pause = Duration::from_millis(250 << slot.early_ends.min(8)).min(BACKOFF_MAX);
+            slot.rest_until = Some(Instant::now() + pause);
+            (self.slots.restarted)(process.how_it_ended());
+            warn!(worker = program.name, pause = ?pause, message, "a worker ended early");
+        } else if done > 0 {
+            slot.early_ends = 0;
+            slot.rest_until = None;
         }
         if usable {
             slot.process = Some(process);
         }
-        verdict
     }
 }
 
-impl Drop for Held<'_> {
+fn end_all(members: Vec<Member<'_>>, verdict: &Verdict) {
+    members.into_iter().for_each(|member| (member.ended)(verdict.clone()));
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             self.slots.idle.lock().push(slot);
@@ -227,11 +229,27 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Waits for `until`, or for an order to stop.
-async fn rest(until: Option<Instant>, orders: &mut watch::Receiver<Orders>) -> Option<Stop> {
-    tokio::select! {
-        () = tokio::time::sleep_until(until?) => None,
-        stop = stopped(orders) => Some(stop),
+/// Waits for `until`; those that are to stop before end at once.
+async fn rest(until: Option<Instant>, members: &mut Vec<Member<'_>>) {
+    let Some(until) = until else { return };
+    let mut ordered = vec![true; members.len()];
+    while Instant::now() < until && !members.is_empty() {
+        let mut goes_on = ordered.into_iter();
+        ordered = Vec::with_capacity(members.len());
+        members.retain_mut(|member| {
+            let can_change = goes_on.next().unwrap_or_default();
+            let stop = member.orders.borrow_and_update().stop;
+            match stop {
+                Some(stop) => (member.ended)(Verdict::Stopped(stop)),
+                None => ordered.push(can_change),
+            }
+            stop.is_none()
+        });
+        let all = members.iter_mut().map(|member| &mut member.orders).zip(&mut ordered);
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = any_changes(all) => {}
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 //! Every program is started through `backlot-agent worker`, which ties it to its parent before it becomes the program
 //! itself: when the agent dies, however it dies, its workers die. Each worker leads a process group of its own, so that
 //! ending it ends what it has started. What a worker says is bounded in length and number, and what it means is decided
-//! here: a worker can fail its job and nothing else.
+//! by whoever watches it ([`work`]): a worker can fail its jobs and nothing else.
+
+mod work;
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -13,31 +15,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_wire::{FailureClass, Limits, cause};
-use futures::FutureExt;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tracing::Span;
 
 use super::cgroup::{Cgroup, Group};
-use super::lines::{Line, Lines};
+use super::lines::Lines;
 use super::manifest::Program;
-use super::protocol::{self, Announced, OUTPUTS_MAX, Request, Said, Task};
-use super::{room, stderr};
+use super::protocol::{self, Announced, Request};
+use super::stderr;
 
 /// Requests to a worker that has not read them yet.
 const REQUESTS_MAX: usize = 8;
 /// Last lines of standard error that are kept to explain an early end.
 pub(super) const TAIL_LINES: usize = 8;
-/// Most lines of one job: ten a second for five days.
-const LINES_MAX: u64 = 5_000_000;
-/// How often the output folder is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long output is read on after a worker has exited: something it has started may hold the pipe open.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -79,8 +74,14 @@ pub struct Launch {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     Done(Vec<Announced>),
-    Failed { class: FailureClass, message: String, details: Map<String, Value> },
+    Failed {
+        class: FailureClass,
+        message: String,
+        details: Map<String, Value>,
+    },
     Stopped(Stop),
+    /// The worker has ended in the middle of several jobs, for this reason: whose fault it was, nobody knows.
+    Returned(String),
 }
 
 impl Verdict {
@@ -89,7 +90,7 @@ impl Verdict {
     }
 
     /// A transient failure whose cause is known.
-    fn failed_by(cause: &str, message: impl Into<String>) -> Self {
+    pub(super) fn failed_by(cause: &str, message: impl Into<String>) -> Self {
         let details = Map::from_iter([(cause::KEY.to_owned(), Value::from(cause))]);
         Self::Failed { class: FailureClass::Transient, message: message.into(), details }
     }
@@ -207,181 +208,6 @@ impl Process {
         self.early_end.unwrap_or("exit")
     }
 
-    /// Runs one job. `heard` is told of phases, percentages, previews and GPU seconds as they come.
-    pub async fn run(
-        &mut self,
-        task: &Task,
-        limits: &Limits,
-        orders: &mut watch::Receiver<Orders>,
-        span: Span,
-        heard: &mut (dyn FnMut(Said) + Send),
-    ) -> Verdict {
-        self.said_on_stderr.lock().begin(&task.id, &task.attempt, span);
-        let verdict = self.work(task, limits, orders, heard).await;
-        self.said_on_stderr.lock().end();
-        verdict
-    }
-
-    async fn work(
-        &mut self,
-        task: &Task,
-        limits: &Limits,
-        orders: &mut watch::Receiver<Orders>,
-        heard: &mut (dyn FnMut(Said) + Send),
-    ) -> Verdict {
-        // Until the job has ended in order, nobody knows what state it is in.
-        self.usable = false;
-        self.early_end = None;
-        let began = Instant::now();
-        let oom_kills = self.oom_kills();
-        // What it has said since its last job belongs to nobody: a late `done` must not end this one.
-        let has_worked = std::mem::replace(&mut self.has_worked, true);
-        while has_worked && let Some(Ok(Some(_))) = self.lines.next().now_or_never() {
-            if began.elapsed() > DRAIN {
-                return self.broke("talks without a job".into());
-            }
-        }
-        if self.requests.try_send(Request::Job { job: Box::new(task.clone()) }).is_err() {
-            return Verdict::failed(FailureClass::Transient, "the worker takes no job");
-        }
-        let mut outputs: Vec<Announced> = Vec::new();
-        let mut exited: Option<(ExitStatus, Instant)> = None;
-        let mut end_of_output = false;
-        let mut asked: Option<(Ask, Instant)> = None;
-        let mut told = true;
-        let mut lines = 0_u64;
-        let mut look_at = began + LOOK;
-        loop {
-            let current = orders.borrow_and_update().clone();
-            if let (None, Some(stop)) = (&asked, current.stop) {
-                asked = Some((Ask::Stop(stop), self.ask(task, Ask::Stop(stop))));
-            }
-            let limits = current.limits.as_ref().unwrap_or(limits);
-            let hard_s = limits.hard_s.unwrap_or(self.launch.hard_limit_s);
-            let hard_at = began + Duration::from_secs(hard_s);
-            let soft_at = limits.soft_s.map(|s| began + Duration::from_secs(s)).filter(|_| asked.is_none());
-            let kill_at = asked.as_ref().map(|(_, at)| *at);
-            let drained_at = exited.map(|(_, at)| at + DRAIN);
-            let ends = [Some(hard_at), soft_at, kill_at, drained_at, Some(look_at)];
-            let next = ends.into_iter().flatten().min().unwrap_or(hard_at);
-            let is_time = Instant::now() >= next;
-            tokio::select! {
-                biased;
-                // A worker that never stops talking is not let off its limits.
-                () = std::future::ready(()), if is_time => {
-                    let now = Instant::now();
-                    if kill_at.is_some_and(|at| now >= at) {
-                        self.kill().await;
-                        let late = Verdict::failed(FailureClass::Transient, "the worker did not end when asked");
-                        return end_of(asked, late);
-                    }
-                    if now >= hard_at {
-                        self.kill().await;
-                        self.early_end = Some("limit");
-                        let message = format!("was over its hard limit of {hard_s} s and was killed");
-                        return Verdict::failed_by(cause::TIMEOUT, message);
-                    }
-                    if let Some(at) = soft_at && now >= at {
-                        let soft_s = limits.soft_s.unwrap_or_default();
-                        asked = Some((Ask::SoftLimit(soft_s), self.ask(task, Ask::SoftLimit(soft_s))));
-                    }
-                    if drained_at.is_some_and(|at| now >= at) {
-                        end_of_output = true;
-                    }
-                    if now >= look_at {
-                        if let Some(verdict) = self.look(task).await {
-                            return verdict;
-                        }
-                        look_at = Instant::now() + LOOK;
-                    }
-                }
-                line = self.lines.next(), if !end_of_output => match line {
-                    Ok(Some(Line::Cut(start))) => {
-                        self.kill().await;
-                        let bytes = self.launch.line_bytes_max;
-                        let start = protocol::start_of(&start);
-                        return self.broke(format!("wrote a line of more than {bytes} bytes: `{start}`"));
-                    }
-                    Ok(Some(Line::Whole(_))) if lines >= LINES_MAX => {
-                        self.kill().await;
-                        return self.broke(format!("wrote more than {LINES_MAX} lines"));
-                    }
-                    Ok(Some(Line::Whole(line))) => match protocol::understand(&line) {
-                        Err(problem) => {
-                            self.kill().await;
-                            return self.broke(problem);
-                        }
-                        Ok(Said::Done) => {
-                            self.usable = self.keep_alive;
-                            return end_of(asked, Verdict::Done(outputs));
-                        }
-                        Ok(Said::Error { message, permanent, ends, mut details }) => {
-                            self.usable = self.keep_alive && !ends;
-                            if !details.contains_key(cause::KEY) && is_out_of_memory(&message) {
-                                details.insert(cause::KEY.into(), cause::OUT_OF_MEMORY.into());
-                            }
-                            let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
-                            return end_of(asked, Verdict::Failed { class, message, details });
-                        }
-                        Ok(Said::Output(_)) if outputs.len() >= OUTPUTS_MAX => {
-                            self.kill().await;
-                            return self.broke(format!("announced more than {OUTPUTS_MAX} outputs"));
-                        }
-                        Ok(Said::Output(output)) => {
-                            lines += 1;
-                            outputs.push(output);
-                        }
-                        Ok(said) => {
-                            lines += 1;
-                            heard(said);
-                        }
-                    },
-                    Ok(None) | Err(_) => end_of_output = true,
-                },
-                status = self.child.wait(), if exited.is_none() => {
-                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
-                    exited = Some((status, Instant::now()));
-                }
-                changed = orders.changed(), if told => told = changed.is_ok(),
-                () = tokio::time::sleep_until(next) => {} // what is to be done stands above
-            }
-            if let (true, Some((status, _))) = (end_of_output, exited) {
-                let verdict = match status.code() {
-                    Some(0) if !self.keep_alive => Verdict::Done(outputs),
-                    _ => self.died(status, oom_kills).await,
-                };
-                return end_of(asked, verdict);
-            }
-        }
-    }
-
-    fn ask(&mut self, task: &Task, ask: Ask) -> Instant {
-        let reason = match ask {
-            Ask::Stop(Stop::Cancelled) => "cancelled",
-            Ask::Stop(Stop::Superseded) => "superseded",
-            Ask::Stop(Stop::Drained) => "drain",
-            Ask::Stop(Stop::LeaseLost) => "lease lost",
-            Ask::SoftLimit(_) => "soft limit",
-        };
-        // A worker that has left eight requests unread will not hear this one: the deadline ends it.
-        let _ = self.requests.try_send(Request::Cancel { cancel: task.id.clone(), reason: reason.into() });
-        Instant::now() + self.launch.cancel_grace
-    }
-
-    /// Ends a job that has written more than it may.
-    async fn look(&mut self, task: &Task) -> Option<Verdict> {
-        let (folder, most) = (task.output_dir.clone(), self.launch.output_bytes_max);
-        let bytes = tokio::task::spawn_blocking(move || room::bytes_in(&folder, most)).await.ok()?;
-        if bytes <= most {
-            return None;
-        }
-        self.kill().await;
-        self.early_end = Some("limit");
-        let message =
-            format!("wrote more than {most} bytes into its output folder (`output_bytes_max`) and was killed");
-        Some(Verdict::failed(FailureClass::Permanent, message))
-    }
-
     /// Kills it and everything that it has started.
     pub async fn kill(&mut self) {
         self.usable = false;
@@ -466,24 +292,6 @@ pub(super) fn is_out_of_memory(text: &str) -> bool {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill_group();
-    }
-}
-
-/// Why a worker was asked to end its job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
-    Stop(Stop),
-    SoftLimit(u64),
-}
-
-/// What an end means after the worker was asked to end. A job that was done all the same counts, unless nobody wants it.
-fn end_of(asked: Option<(Ask, Instant)>, verdict: Verdict) -> Verdict {
-    match (asked, &verdict) {
-        (None, _) | (Some((Ask::SoftLimit(_) | Ask::Stop(Stop::Drained), _)), Verdict::Done(_)) => verdict,
-        (Some((Ask::Stop(stop), _)), _) => Verdict::Stopped(stop),
-        (Some((Ask::SoftLimit(soft_s), _)), _) => {
-            Verdict::failed_by(cause::TIMEOUT, format!("was over its soft limit of {soft_s} s"))
-        }
     }
 }
 

@@ -23,6 +23,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub enum Request {
     /// Begin. The next line comes after the worker has said `done` or `error`.
     Job { job: Box<Task> },
+    /// Begin with all of these together, which the built-in worker alone is asked. Each line that it then says names in
+    /// `of` the attempt that it is of, and the last one is `{"rest": true}`.
+    Batch { batch: Vec<Task> },
     /// End the job with this id soon, with `error` or without a word by exiting.
     Cancel { cancel: String, reason: String },
 }
@@ -69,6 +72,7 @@ pub enum Said {
     /// A result that can be looked at before all are there.
     Partial(Announced),
     Output(Announced),
+    /// Total so far.
     GpuSeconds(f64),
     Error {
         message: String,
@@ -115,11 +119,36 @@ impl Announced {
 /// # Errors
 /// A sentence that says what was wrong with it.
 pub fn understand(line: &str) -> Result<Said, String> {
-    let mut fields = match serde_json::from_str(line) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) => return Err(format!("wrote a line that is no JSON object: `{}`", start_of(line))),
-        Err(_) => return Err(format!("wrote a line that is not JSON: `{}`", start_of(line))),
+    meaning(fields_of(line)?, line)
+}
+
+/// Reads a line from a worker that has several jobs, and of which attempt it is.
+///
+/// # Errors
+/// A sentence that says what was wrong with it.
+pub fn understand_of(line: &str) -> Result<(String, Said), String> {
+    let mut fields = fields_of(line)?;
+    let Some(Value::String(of)) = fields.remove("of") else {
+        return Err(format!("wrote a line that does not say of which of its jobs it is: `{}`", start_of(line)));
     };
+    Ok((of, meaning(fields, line)?))
+}
+
+/// Whether a worker says that it has none of its batch's jobs any more.
+#[must_use]
+pub fn is_rest(line: &str) -> bool {
+    fields_of(line).is_ok_and(|fields| fields.get("rest") == Some(&Value::Bool(true)) && !fields.contains_key("of"))
+}
+
+fn fields_of(line: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(format!("wrote a line that is no JSON object: `{}`", start_of(line))),
+        Err(_) => Err(format!("wrote a line that is not JSON: `{}`", start_of(line))),
+    }
+}
+
+fn meaning(mut fields: Map<String, Value>, line: &str) -> Result<Said, String> {
     let wrong = |key: &str, should: &str| Err(format!("wrote `{key}` that is not {should}: `{}`", start_of(line)));
     if let Some(error) = fields.remove("error") {
         let Value::String(message) = error else { return wrong("error", "a text") };
@@ -263,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_several_jobs_says_of_which_it_is() {
+        let (of, said) = understand_of(r#"{"of":"j.1","output":"a.png","seed":7}"#).unwrap();
+        let Said::Output(output) = said else { panic!("no output") };
+        assert!(of == "j.1" && !output.extra.contains_key("of"));
+        for line in [r#"{"done":true}"#, r#"{"of":7,"done":true}"#, "x"] {
+            assert!(understand_of(line).is_err(), "{line}");
+        }
+        assert!(is_rest(r#"{"rest":true}"#) && !is_rest(r#"{"of":"j.1","rest":true}"#) && !is_rest("rest"));
+        let Ok(Said::Output(own)) = understand(r#"{"output":"a.png","of":"the studio"}"#) else { panic!("no output") };
+        assert_eq!(own.extra["of"], "the studio", "a program that has one job may call its own fields so");
+    }
+
+    #[test]
     fn an_output_is_a_file_inside_the_folder_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("out");
@@ -282,6 +324,7 @@ mod tests {
         #[test]
         fn no_line_panics(line in ".{0,200}") {
             let _ = understand(&line);
+            let _ = understand_of(&line);
         }
     }
 }

@@ -28,33 +28,39 @@ macro_rules! emit {
     };
 }
 
-/// To which job a line belongs.
+/// To which job a line belongs; of jobs that are computed together, to each.
 #[derive(Default)]
 pub(super) struct Relay {
-    job: String,
-    attempt: String,
-    /// Open while the job runs, so that records carry its trace; let go with it, so that the span can end.
-    span: Option<Span>,
+    owners: Vec<Owner>,
     records: u64,
     tail: VecDeque<String>,
 }
 
+struct Owner {
+    job: String,
+    attempt: String,
+    /// Open while the job runs, so that records carry its trace; let go with it, so that the span can end.
+    span: Option<Span>,
+}
+
 impl Relay {
-    pub(super) fn begin(&mut self, job: &str, attempt: &str, span: Span) {
-        *self = Self { job: job.into(), attempt: attempt.into(), span: Some(span), ..Self::default() };
+    pub(super) fn begin<'o>(&mut self, owners: impl Iterator<Item = (&'o str, &'o str, Span)>) {
+        let owner = |(job, attempt, span): (&str, &str, _)| Owner {
+            job: job.into(),
+            attempt: attempt.into(),
+            span: Some(span),
+        };
+        *self = Self { owners: owners.map(owner).collect(), ..Self::default() };
     }
 
-    /// The job is over. A line that comes late is still its.
+    /// The jobs are over. A line that comes late is still theirs.
     pub(super) fn end(&mut self) {
-        self.span = None;
-        if self.records > RECORDS_MAX {
-            let left_out = self.records - RECORDS_MAX;
-            tracing::warn!(
-                job.id = self.job,
-                job.attempt = self.attempt,
-                left_out,
-                "lines of the worker were left out"
-            );
+        let left_out = self.records.saturating_sub(RECORDS_MAX);
+        for Owner { job, attempt, span } in &mut self.owners {
+            *span = None;
+            if left_out > 0 {
+                tracing::warn!(job.id = *job, job.attempt = *attempt, left_out, "lines of the worker were left out");
+            }
         }
     }
 
@@ -72,10 +78,12 @@ impl Relay {
             self.tail.pop_front();
         }
         self.tail.push_back(message.chars().take(500).collect());
-        match &self.span {
-            // The span's own fields name job and attempt.
-            Some(span) => span.in_scope(|| emit!(level, message,)),
-            None => emit!(level, message, job.id = self.job, job.attempt = self.attempt),
+        for Owner { job, attempt, span } in &self.owners {
+            match span {
+                // The span's own fields name job and attempt.
+                Some(span) => span.in_scope(|| emit!(level, message,)),
+                None => emit!(level, message, job.id = *job, job.attempt = *attempt),
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) cancel: AtomicBool,
-    runs: usize,
+    pub(crate) runs: usize,
     /// A checkpoint that the next run finds.
     pub(crate) left: Option<Vec<u8>>,
 }

@@ -40,6 +40,8 @@ pub struct Call {
     pub region: String,
     /// The registered name in the signed `x-backlot-agent` header.
     pub agent: Option<String>,
+    /// The job's id in the signed `x-backlot-alike` header.
+    pub alike: Option<String>,
 }
 
 /// A service that answers AWS calls.

@@ -20,7 +20,7 @@ use super::aws::{AwsError, Call, Dialect, Protocol};
 use super::sigv4::{self, Authorization};
 use super::stack::info_of;
 use super::{Gate, OperationCell, Request, RequestInfo, Response};
-use backlot_wire::AGENT_HEADER;
+use backlot_wire::{AGENT_HEADER, ALIKE_HEADER};
 
 /// S3, which reads and verifies its requests by itself.
 pub trait S3Door: Send + Sync + 'static {
@@ -226,8 +226,9 @@ async fn rpc(
         return Err(AwsError::client("UnknownOperationException", message).with_query_code("InvalidAction"));
     };
     let host = text("host").unwrap_or("localhost");
-    // The header counts only when it was signed: it decides what the caller receives.
-    let agent = text(AGENT_HEADER).filter(|_| authorization.signed_headers.contains(&AGENT_HEADER)).map(str::to_owned);
+    // These headers count only when they were signed: they decide what the caller receives.
+    let signed = |name: &str| text(name).filter(|_| authorization.signed_headers.contains(&name)).map(str::to_owned);
+    let (agent, alike) = (signed(AGENT_HEADER), signed(ALIKE_HEADER));
     let call = Call {
         service: service.name(),
         operation,
@@ -236,6 +237,7 @@ async fn rpc(
         base_url: format!("http://{host}"),
         region: authorization.region.to_owned(),
         agent,
+        alike,
         body,
         principal,
         request_id: info.request_id.clone(),

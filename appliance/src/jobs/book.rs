@@ -365,6 +365,11 @@ impl Overseer for Book {
         agents.taking(name).is_some_and(|registration| self.classes.read().fits(registration, class))
     }
 
+    fn alike(&self, job: &str) -> Option<Class> {
+        let spec = Arc::clone(&self.table.lock().get(job)?.spec);
+        self.classes.read().of_batch(&spec)
+    }
+
     fn nearness(&self, agent: Option<&str>, class: Class) -> Nearness {
         let Some(name) = agent else { return Nearness::Elsewhere };
         let mut agents = self.agents.lock();

@@ -1,7 +1,7 @@
-//! Classes of jobs: those of one type with one set of requirements go to the same hosts, and of those the ones of one model
-//! rather to a host that has it.
+//! Classes of jobs: those of one type with one set of requirements go to the same hosts, of those the ones of one model
+//! rather to a host that has it, and of those the ones of one shape may be computed together.
 //!
-//! Their number is bounded, because the queue walks the classes that it holds at each receive. Models are told apart in the
+//! Their number is bounded, because the queue walks the classes that it holds at each receive. Models and shapes are told apart in the
 //! first half of them alone: a model's name is whatever a submitter writes, and must not keep a job from being queued. Class 0 is that of
 //! bodies which cannot be read as jobs any more; no agent gets them.
 
@@ -34,21 +34,33 @@ pub(super) struct Classes {
 impl Classes {
     /// The class of `spec`. `None`: there are too many already.
     pub(super) fn of(&mut self, spec: &JobSpec) -> Option<Class> {
-        // Two spaces cannot stand in a type, so that the key is one of type and requirements.
-        let of_any = format!("{}  {}", spec.kind, serde_json::to_string(&spec.requirements).unwrap_or_default());
         let model =
             spec.parameters.get(MODEL).and_then(|model| model.as_str()).filter(|text| ModelRef::parse(text).is_some());
-        let of_one = model.map(|model| format!("{of_any}  {model}"));
-        if let Some(class) = of_one.as_ref().and_then(|key| self.numbers.get(key)) {
-            return Some(*class);
+        // The narrowest that is known or has room.
+        let narrow =
+            [model.and_then(|_| key_of_batch(spec)), model.map(|model| format!("{}  {model}", key_of_any(spec)))];
+        for key in narrow.into_iter().flatten() {
+            if let Some(class) = self.numbers.get(&key) {
+                return Some(*class);
+            }
+            if self.needs.len() < CLASSES_MAX / 2 {
+                return self.add(key, spec, model);
+            }
         }
-        let (key, model) = match of_one {
-            Some(key) if self.needs.len() < CLASSES_MAX / 2 => (key, model.map(str::to_owned)),
-            _ => (of_any, None),
-        };
+        let key = key_of_any(spec);
         if let Some(class) = self.numbers.get(&key) {
             return Some(*class);
         }
+        self.add(key, spec, None)
+    }
+
+    /// The class of the jobs that may be computed together with `spec`; `None` where there is none that is so narrow.
+    pub(super) fn of_batch(&self, spec: &JobSpec) -> Option<Class> {
+        self.numbers.get(&key_of_batch(spec)?).copied()
+    }
+
+    fn add(&mut self, key: String, spec: &JobSpec, model: Option<&str>) -> Option<Class> {
+        let model = model.map(str::to_owned);
         if self.needs.len() >= CLASSES_MAX {
             return None;
         }
@@ -84,6 +96,15 @@ impl Classes {
             .and_then(|index| self.needs.get(index))
             .is_some_and(|needs| agent.types.contains(&needs.kind) && meets(agent, &needs.requirements))
     }
+}
+
+// Two spaces cannot stand in a type, so that the keys are of type and requirements, and each of its kind.
+fn key_of_any(spec: &JobSpec) -> String {
+    format!("{}  {}", spec.kind, serde_json::to_string(&spec.requirements).unwrap_or_default())
+}
+
+fn key_of_batch(spec: &JobSpec) -> Option<String> {
+    spec.batch_key().map(|key| format!("{}  batch  {key}", key_of_any(spec)))
 }
 
 /// One GPU has to have both the memory and the architecture.
@@ -165,6 +186,34 @@ mod tests {
         assert_eq!([near(a), near(pinned), near(b)], [Nearness::Loaded, Nearness::Loaded, Nearness::OnDisk]);
         assert_eq!([near(any), near(Class(0))], [Nearness::Elsewhere; 2]);
         assert!([any, a, b, pinned].iter().all(|class| classes.fits(&agent, *class)), "it runs them all");
+    }
+
+    #[test]
+    fn jobs_that_may_be_computed_together_are_a_class_near_their_model() {
+        let mut classes = Classes::default();
+        let spec = |more: &str| {
+            JobSpec::parse(&format!(r#"{{"type":"image.generate","parameters":{{"model":"m","width":{more}}}}}"#))
+                .unwrap()
+        };
+        let (small, alike, large) = (spec("512"), spec(r#"512,"seed":7"#), spec("1024"));
+        assert_eq!(classes.of_batch(&small), None, "none was queued");
+        let [first, second, third] = [&small, &alike, &large].map(|spec| classes.of(spec).unwrap());
+        assert!(first == second && first != third);
+        assert_eq!(classes.of_batch(&alike), Some(first));
+        let agent = AgentRegistration { loaded: vec!["m".into()], ..agent(&["image.generate"], &[]) };
+        assert_eq!([first, third].map(|class| classes.nearness(&agent, class)), [Nearness::Loaded; 2]);
+        let alone = JobSpec { limits: backlot_wire::Limits { soft_s: Some(1), hard_s: None }, ..small.clone() };
+        assert!(classes.of_batch(&alone).is_none() && classes.of(&alone) != Some(first));
+        let demanding =
+            JobSpec { requirements: Requirements { vram_gb: Some(80.0), ..Default::default() }, ..small.clone() };
+        assert_ne!(classes.of(&demanding), Some(first), "it may have to go elsewhere");
+        for n in 0..CLASSES_MAX {
+            classes.of(&JobSpec::new(format!("t{n}")));
+        }
+        let late = spec("640");
+        assert_eq!(classes.of(&late), classes.of(&alone), "no class is left but that of the model");
+        assert_eq!(classes.of_batch(&late), None, "of which the shapes are not one");
+        assert_eq!(classes.of(&small), Some(first), "known ones stay");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl House {
             visibility_s: Some(visibility_s),
             wait_s: Some(0),
             agent: agent.map(str::to_owned),
-            attempt_id: None,
+            ..ReceiveRequest::default()
         };
         self.queues.receive("jobs", request).await.unwrap().pop()
     }
@@ -549,4 +549,64 @@ async fn many_consumers_at_once_end_every_job_exactly_once() {
         assert_eq!((job.status, job.attempts.len()), (JobStatus::Succeeded, 1));
         assert_eq!(job.outputs[0].uri, format!("s3://studio/{id}.1"));
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_jobs_like_its_own_gets_those_alone_at_once_and_none_that_somebody_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path()).await;
+    let agent = AgentRegistration { types: vec!["image.generate".into()], ..Default::default() };
+    for name in ["a", "b"] {
+        house.jobs.register(name, agent.clone()).await.unwrap();
+    }
+    let picture = |id: &str, model: &str, width: u32, priority: u8| {
+        json!({"job_id": id, "type": "image.generate", "priority": priority, "parameters": {"model": model, "width": width, "prompt": id}})
+            .to_string()
+    };
+    for (id, model, width, priority) in [
+        ("first", "m", 512, 9),
+        ("wide", "m", 768, 8),
+        ("other", "n", 512, 8),
+        ("second", "m", 512, 5),
+        ("third", "m", 512, 6),
+    ] {
+        house.submit(&picture(id, model, width, priority)).await;
+    }
+    let alike = async |agent: &str, job: &str| {
+        let asked = ReceiveRequest {
+            messages_max: 3,
+            wait_s: Some(20),
+            agent: Some(agent.to_owned()),
+            alike: Some(job.to_owned()),
+            ..ReceiveRequest::default()
+        };
+        let received = house.queues.receive("jobs", asked).await.unwrap();
+        received.iter().map(attempt_of).collect::<Vec<_>>()
+    };
+    assert_eq!(attempt_of(&house.delivery(Some("a"), 30).await), "first.1");
+    assert_eq!(alike("stranger", "first").await, Vec::<String>::new());
+    assert_eq!(alike("a", "first").await, ["third.1", "second.1"]);
+    // It waits for nothing, whatever it says; and of a job that nobody knows there is no like.
+    assert_eq!(alike("a", "first").await, Vec::<String>::new());
+    assert_eq!(alike("a", "absent").await, Vec::<String>::new());
+
+    // A job that comes while another agent waits is that one's, also where it is asked for as alike.
+    let idle = async { house.queues.receive("jobs", waiting("b")).await.unwrap() };
+    let submitted = async {
+        for id in ["fourth", "fifth", "sixth"] {
+            house.submit(&picture(id, "m", 512, 9)).await;
+        }
+        alike("a", "first").await
+    };
+    for id in ["wide", "other"] {
+        house.jobs.cancel(id).await.unwrap();
+    }
+    let (got, alike) = tokio::join!(idle, submitted);
+    assert_eq!(got.iter().map(attempt_of).collect::<Vec<_>>(), ["fourth.1"]);
+    assert_eq!(alike, ["fifth.1", "sixth.1"]);
+    house.close().await;
+}
+
+fn waiting(agent: &str) -> ReceiveRequest {
+    ReceiveRequest { messages_max: 1, wait_s: Some(20), agent: Some(agent.to_owned()), ..ReceiveRequest::default() }
 }

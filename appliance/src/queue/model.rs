@@ -217,6 +217,8 @@ pub struct ReceiveRequest {
     pub wait_s: Option<u32>,
     /// Registered name of the agent that asks; absent for a plain consumer.
     pub agent: Option<String>,
+    /// Only messages that the overseer calls alike to this job of its own, and only such as are ready: it waits for nothing.
+    pub alike: Option<String>,
     /// `ReceiveRequestAttemptId`, on FIFO queues alone.
     pub attempt_id: Option<String>,
 }

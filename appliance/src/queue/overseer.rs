@@ -156,6 +156,13 @@ pub trait Overseer: Send + Sync + 'static {
     /// Whether messages of `class` may go to `agent` (`None`: a plain consumer, which may have any).
     fn fits(&self, agent: Option<&str>, class: Class) -> bool;
 
+    /// The class of messages that may be worked on together with the one that is `job`, by whoever holds that one. `None`: there are
+    /// none such.
+    fn alike(&self, job: &str) -> Option<Class> {
+        let _ = job;
+        None
+    }
+
     /// How near `agent` is to what messages of `class` need: among lanes of one level the nearest goes first, as long as no other one
     /// has waited for [`Self::patience_ms`]. Asked under the queue's lock, often: it must be quick.
     fn nearness(&self, agent: Option<&str>, class: Class) -> Nearness {

@@ -12,7 +12,7 @@ use super::model::{
     AttributeValue, BATCH_MAX, Decision, Delivery, MessageAttribute, MessageId, QueueError, QueueId, Receipt,
     ReceiveRequest, Standing, VISIBILITY_S_MAX, WAIT_S_MAX, sequence_number,
 };
-use super::overseer::{Action, CHANGE_RECORDS_BYTES_MAX};
+use super::overseer::{Action, CHANGE_RECORDS_BYTES_MAX, Class};
 use super::record::{Content, Entry, SMALL_BYTES_MAX, content_of};
 use super::sending::{WRONG_TYPE, check_mark, invalid};
 use super::{Queues, Shared, State, Ticket, acknowledged, store_error};
@@ -54,13 +54,21 @@ impl Queues {
     pub async fn receive(&self, queue: &str, request: ReceiveRequest) -> Result<Vec<Delivery>, QueueError> {
         let shared = &self.shared;
         let found = shared.find(queue)?;
-        let wait_s = request.wait_s.unwrap_or(found.settings.wait_s).min(WAIT_S_MAX);
+        let mut wait_s = request.wait_s.unwrap_or(found.settings.wait_s).min(WAIT_S_MAX);
+        let mut class = None;
+        if let Some(job) = &request.alike {
+            let alike = shared.overseer().filter(|_| found.settings.job_queue).and_then(|overseer| overseer.alike(job));
+            let Some(alike) = alike else { return Ok(Vec::new()) };
+            // One that waited would be given what an idle host could have.
+            (class, wait_s) = (Some(alike), 0);
+        }
         let deadline_ms = shared.clock.now().mono_ms + u64::from(wait_s) * 1000;
         check_attempt(&found, request.attempt_id.as_deref())?;
         let wish = Wish {
             messages_max: request.messages_max.clamp(1, BATCH_MAX),
             visibility_s: request.visibility_s.unwrap_or(found.settings.visibility_s).min(VISIBILITY_S_MAX),
             agent: request.agent.map(Arc::from),
+            class,
             attempt_id: request.attempt_id,
         };
         let mut in_line = InLine { shared: Arc::clone(shared), queue: found.id, ticket: None };
@@ -288,6 +296,7 @@ struct Wish {
     messages_max: usize,
     visibility_s: u32,
     agent: Option<Arc<str>>,
+    class: Option<Class>,
     attempt_id: Option<String>,
 }
 
@@ -320,6 +329,7 @@ impl Wish {
         };
         let asked = Asked {
             agent: self.agent.as_deref(),
+            class: self.class,
             messages_max,
             visibility_s: self.visibility_s,
             changes_max: self.changes_max(),

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod attempt;
+mod batch;
 pub mod flow;
 pub mod job;
 pub mod media;
@@ -31,6 +32,10 @@ pub use time::Timestamp;
 
 /// Header that an agent adds to its SQS calls: its registered name. It must be among the signed headers.
 pub const AGENT_HEADER: &str = "x-backlot-agent";
+
+/// Header that an agent adds to a receive to get only jobs that may be [computed together](JobSpec::batch_key) with the one of this
+/// id. It must be among the signed headers. Such a receive waits for nothing: what is ready is what no idle host has asked for.
+pub const ALIKE_HEADER: &str = "x-backlot-alike";
 
 /// Message attribute of a delivered job that carries the id of the attempt the receive has started.
 pub const ATTEMPT_ATTRIBUTE: &str = "backlot.attempt";

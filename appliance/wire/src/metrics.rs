@@ -118,6 +118,7 @@ catalogue! {
     AGENT_CPU = Kind::Gauge, "backlot_agent_cpu_utilisation_ratio", "1", ["agent"], "Share of the host's CPU time in use, 0 to 1.";
     AGENT_MEMORY = Kind::Gauge, "backlot_agent_memory_used_bytes", "By", ["agent"], "Host memory in use.";
     AGENT_WORKER_RESTARTS = Kind::Counter, "backlot_agent_worker_restarts_total", "{restart}", ["agent", "reason"], "Worker processes that ended early and were started again.";
+    AGENT_JOBS_TOGETHER = Kind::Counter, "backlot_agent_jobs_together_total", "{job}", ["agent"], "Jobs that were given to a worker together with others of their model and shape.";
     AGENT_MODELS_WANTED = Kind::Counter, "backlot_agent_models_wanted_total", "{model}", ["agent", "outcome"], "Models of the store that jobs named: hit (in the agent's cache), miss (fetched, or waited for).";
     AGENT_MODEL_FETCHED_BYTES = Kind::Counter, "backlot_agent_model_fetched_bytes_total", "By", ["agent"], "Bytes of models that came from the store.";
     AGENT_MODEL_FETCH_SECONDS = Kind::Counter, "backlot_agent_model_fetch_seconds_total", "s", ["agent"], "Time that fetching models took, each from its begin until it was compared and named.";

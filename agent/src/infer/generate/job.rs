@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tracing::info;
 
 use super::denoise::{Run, Source, State};
-use super::loaded::{Conditioning, Loaded, Moments, Sample};
+use super::loaded::{Conditioning, Loaded, Moments, Sample, Shape};
 use super::parameters::{Form, Wanted};
 use super::{checkpoint, pictures};
 use crate::frames::{clip, ffmpeg, image};
@@ -28,6 +28,8 @@ pub(super) struct Job<'a> {
     start: usize,
     /// Tokens that did not fit.
     cut: usize,
+    /// Most jobs that a step of it was taken with, itself included.
+    batch: usize,
 }
 
 impl<'a> Job<'a> {
@@ -88,16 +90,30 @@ impl<'a> Job<'a> {
             run.resume(&left);
             state = left;
         }
-        Ok(Self { task, wanted, scheduler, fingerprint, size, start: state.next, run, state, cut })
+        Ok(Self { task, wanted, scheduler, fingerprint, size, start: state.next, run, state, cut, batch: 1 })
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.run.is_done(&self.state)
     }
 
-    /// Of the latents, and the frames of each.
-    pub(super) fn shape(&self) -> ([usize; 2], usize) {
-        (self.run.size, self.run.frames)
+    pub(super) fn shape(&self) -> Shape {
+        Shape { size: self.run.size, frames: self.run.frames, places: self.run.prompt.places }
+    }
+
+    /// How many questions a step asks.
+    pub(super) fn questions(&self) -> usize {
+        self.run.pictures * (1 + usize::from(self.run.negative.is_some()))
+    }
+
+    /// Values of the answer to one of them.
+    pub(super) fn one(&self) -> usize {
+        self.run.one()
+    }
+
+    /// The next step is taken by so many jobs together.
+    pub(super) fn goes_with(&mut self, jobs: usize) {
+        self.batch = self.batch.max(jobs);
     }
 
     pub(super) fn seen(&self) -> Vec<f32> {
@@ -208,6 +224,9 @@ impl<'a> Job<'a> {
             ("scheduler".to_owned(), scheduler.into()),
             ("executor".to_owned(), executor.into()),
         ]);
+        if self.batch > 1 {
+            extra.insert("batch".to_owned(), self.batch.into());
+        }
         if self.cut > 0 {
             extra.insert("prompt_tokens_cut".to_owned(), self.cut.into());
         }

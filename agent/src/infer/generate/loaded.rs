@@ -13,7 +13,7 @@ use crate::infer::models::{clip, inversion, lora, motion, unet, vae};
 use crate::infer::sampler::Schedule;
 use crate::infer::weights::Weights;
 
-use super::parameters::Lora;
+use super::parameters::{Form, Lora, Wanted};
 use super::tiles;
 
 /// What was asked for when it was loaded.
@@ -24,6 +24,25 @@ pub(super) struct Key {
     pub(super) motion: Option<String>,
     pub(super) loras: Vec<Lora>,
     pub(super) embeddings: Vec<String>,
+}
+
+impl Key {
+    pub(super) fn of(wanted: &Wanted) -> Self {
+        let motion = if let Form::Clip { motion, .. } = &wanted.form { Some(motion.clone()) } else { None };
+        let Wanted { model, loras, embeddings, .. } = wanted;
+        Self { model: model.clone(), motion, loras: loras.clone(), embeddings: embeddings.clone() }
+    }
+}
+
+/// What the questions of one step must have the same of to be one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Of the latents: height and width.
+    pub(super) size: [usize; 2],
+    /// Of each picture or clip.
+    pub(super) frames: usize,
+    /// Of the text.
+    pub(super) places: usize,
 }
 
 pub(in crate::infer) struct Loaded {
@@ -113,21 +132,8 @@ pub(super) fn needed_bytes(
 ) -> Result<usize, Failure> {
     let factor = model.vae.factor();
     let (h, w) = (height / factor, width / factor);
-    let length = model.texts.first().map_or(1, |text| text.config.length);
-    let mut inputs = vec![
-        TensorType::f32(&[frames, h, w, model.unet.in_channels]),
-        TensorType::f32(&[frames]),
-        TensorType::f32(&[frames, length, model.unet.context]),
-    ];
-    if model.unet.guidance.is_some() {
-        inputs.push(TensorType::f32(&[frames]));
-    }
-    if let Some(added) = model.unet.added {
-        inputs.extend([TensorType::f32(&[frames, added.pooled]), TensorType::f32(&[6 * frames])]);
-    }
-    if model.motion.is_some() {
-        inputs.push(TensorType::f32(&[frames]));
-    }
+    let places = model.texts.first().map_or(1, |text| text.config.length);
+    let inputs = questions(&model.unet, model.motion.is_some(), 1, Shape { size: [h, w], frames, places });
     // What is larger is decoded in tiles.
     let latents = [TensorType::f32(&[1, h.min(tiles::TILE), w.min(tiles::TILE), model.vae.latent_channels])];
     let bytes = |_: Element| element;
@@ -136,6 +142,28 @@ pub(super) fn needed_bytes(
     let wide = if decoder.needs_f32() { size_of::<f32>() } else { element };
     let decode = Plan::new(&decoder, &latents, |_: Element| wide).map_err(ExecError::from)?;
     Ok(step.peak_bytes().max(decode.peak_bytes()))
+}
+
+/// What a UNet, with motion modules or without, is given for so many questions at once.
+fn questions(unet: &Unet, moves: bool, count: usize, shape: Shape) -> Vec<TensorType> {
+    let Shape { size: [h, w], frames, places } = shape;
+    // To the UNet each frame is a picture.
+    let n = count * frames;
+    let mut inputs = vec![
+        TensorType::f32(&[n, h, w, unet.in_channels]),
+        TensorType::f32(&[n]),
+        TensorType::f32(&[n, places, unet.context]),
+    ];
+    if unet.guidance.is_some() {
+        inputs.push(TensorType::f32(&[n]));
+    }
+    if let Some(added) = unet.added {
+        inputs.extend([TensorType::f32(&[n, added.pooled]), TensorType::f32(&[6 * n])]);
+    }
+    if moves {
+        inputs.push(TensorType::f32(&[frames]));
+    }
+    inputs
 }
 
 impl Loaded {
@@ -220,6 +248,12 @@ impl Loaded {
             }
         }
         Ok(made)
+    }
+
+    /// Whether a step with so many questions at once is not refused for its size.
+    pub(super) fn has_room(&self, samples: usize, shape: Shape) -> bool {
+        let inputs = questions(&self.unet, self.frames_max.is_some(), samples, shape);
+        self.unet_program.check(&inputs).is_ok()
     }
 
     /// The UNet's predictions for the samples, one after the other; each is one picture, or the `frames` of one clip. What

@@ -157,6 +157,7 @@ impl Sqs {
             visibility_s: receive.visibility_s,
             wait_s: receive.wait_s,
             agent: call.agent.clone(),
+            alike: call.alike.clone(),
             attempt_id: receive.attempt_id.clone(),
         };
         let deliveries = self.queues.receive(&receive.queue, asked).await.map_err(fault::of)?;

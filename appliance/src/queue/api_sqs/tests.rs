@@ -34,6 +34,7 @@ fn call_as(role: Role, operation: &str, protocol: Protocol, body: String) -> Cal
         base_url: "http://localhost:4566".to_owned(),
         region: "eu-west-1".to_owned(),
         agent: None,
+        alike: None,
     }
 }
 

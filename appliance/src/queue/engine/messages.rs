@@ -138,7 +138,10 @@ impl Engine {
             let chooser = Chooser {
                 now_ms: now.mono_ms,
                 ageing_ms,
-                fits: &|class| overseer.is_none_or(|overseer| overseer.fits(asked.agent, class)),
+                fits: &|class| {
+                    asked.class.is_none_or(|asked| asked == class)
+                        && overseer.is_none_or(|overseer| overseer.fits(asked.agent, class))
+                },
                 nearness: &|class| {
                     overseer.map_or(Nearness::Elsewhere, |overseer| overseer.nearness(asked.agent, class))
                 },

@@ -187,6 +187,8 @@ pub(super) struct Accepted {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked<'a> {
     pub agent: Option<&'a str>,
+    /// Messages of this class alone.
+    pub class: Option<Class>,
     pub messages_max: usize,
     pub visibility_s: u32,
     /// Of whatever kind: messages that must be moved away first count too.

@@ -116,7 +116,7 @@ impl House {
     }
 
     pub(super) fn receive(&mut self, agent: Option<&str>, messages_max: usize) -> (Vec<Taken>, Group) {
-        let asked = Asked { agent, messages_max, visibility_s: 600, changes_max: 1_000, attempt_id: None };
+        let asked = Asked { agent, class: None, messages_max, visibility_s: 600, changes_max: 1_000, attempt_id: None };
         let (taken, group) = self.decide(|engine, ctx, queue| engine.receive(ctx, queue, &asked));
         (taken.unwrap(), group)
     }

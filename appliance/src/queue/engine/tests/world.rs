@@ -212,7 +212,14 @@ impl World {
         let attempt = attempt.filter(|_| on == Which::Fifo);
         let again = attempt.and_then(|name| self.model.again(now_ms, name));
         let name = attempt.map(|name| name.to_string());
-        let asked = Asked { agent: None, messages_max, visibility_s, changes_max: 100, attempt_id: name.as_deref() };
+        let asked = Asked {
+            agent: None,
+            class: None,
+            messages_max,
+            visibility_s,
+            changes_max: 100,
+            attempt_id: name.as_deref(),
+        };
         let taken = self.decide(|engine, ctx| engine.receive(ctx, &queue, &asked).unwrap());
         let got: Vec<MessageId> = taken.iter().map(|taken| taken.receipt.message).collect();
         match &again {
