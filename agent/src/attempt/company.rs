@@ -276,3 +276,86 @@ async fn drive(agent: Arc<Agent>, program: Program, models: Vec<String>, mut slo
     drop(members);
     let _ = parts.recv().await; // nothing is ever sent: it ends with the last part
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn alike(kind: u8) -> Alike {
+        Alike { key: kind.to_string(), models_dir: None, names: Vec::new() }
+    }
+
+    fn line(batch: usize) -> Line {
+        let together = opentelemetry::global::meter("test").u64_counter("together").build();
+        Line::new(1, batch, Duration::ZERO, together)
+    }
+
+    fn stand(line: &Line, kind: Option<u8>) -> u64 {
+        let task = r#"{"id":"j","attempt":"j.1","type":"x","inputs":[],"output_dir":"/"}"#;
+        let (task, orders) = (serde_json::from_str(task).unwrap(), watch::Sender::default().subscribe());
+        let limits = Limits::default();
+        let ready = Ready { task, limits, orders, heard: Box::new(|_| {}), alike: kind.map(alike) };
+        line.stand(ready).0
+    }
+
+    #[test]
+    fn there_are_seats_for_what_a_batch_lacks_and_for_one_batch_a_slot() {
+        let line = line(4);
+        assert_eq!(line.seats(&alike(1)).len(), 3);
+        stand(&line, Some(1));
+        line.coming.send_modify(|coming| *coming = BTreeMap::from([("1".to_owned(), 1)]));
+        let first = line.seats(&alike(1));
+        assert_eq!(first.len(), 1, "one is here and one on its way");
+        assert_eq!(line.seats(&alike(2)).len(), 2, "of another kind, what is left for this slot");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Stand(Option<u8>),
+        Leave(usize),
+        Take(u8, usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            3 => prop::option::of(0..2_u8).prop_map(Act::Stand),
+            1 => (0..20_usize).prop_map(Act::Leave),
+            2 => ((0..2_u8), (0..4_usize)).prop_map(|(kind, most)| Act::Take(kind, most)),
+        ]
+    }
+
+    proptest! {
+        /// Against a list: who stands is taken along or leaves, once; of a kind the first come first.
+        #[test]
+        fn each_is_taken_along_or_leaves_once_and_in_order(acts in prop::collection::vec(act(), 0..40)) {
+            let line = line(4);
+            let mut all = Vec::new();
+            let mut standing: Vec<(u64, Option<u8>)> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Stand(kind) => {
+                        let place = stand(&line, kind);
+                        all.push(place);
+                        standing.push((place, kind));
+                    }
+                    Act::Leave(which) => {
+                        let Some(place) = all.get(which) else { continue };
+                        let stood = standing.iter().any(|(other, _)| other == place);
+                        prop_assert_eq!(line.leave(*place).is_some(), stood);
+                        standing.retain(|(other, _)| other != place);
+                    }
+                    Act::Take(kind, most) => {
+                        let taken: Vec<u64> = line.take(&alike(kind), most).iter().map(|one| one.place).collect();
+                        let expected = standing.iter().filter(|(_, of)| *of == Some(kind)).take(most);
+                        let expected: Vec<u64> = expected.map(|(place, _)| *place).collect();
+                        standing.retain(|(place, _)| !expected.contains(place));
+                        prop_assert_eq!(taken, expected);
+                    }
+                }
+            }
+            prop_assert_eq!(line.standing.lock().1.len(), standing.len());
+        }
+    }
+}
