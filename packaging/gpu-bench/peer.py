@@ -33,7 +33,7 @@ def told(run):
 def pictures(folder, side, steps, way):
     import diffusers
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16, safety_checker=None)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
     pipe = pipe.to("cuda")
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

@@ -316,7 +316,7 @@ def long():
 
 
 def read_slowly():
-    """Reads for some seconds, while connections break; deletes what it reads."""
+    """Reads slowly over connections that break; deletes what it reads."""
     s3, whole, got = client(), noise(40 * MIB + 3, 20), 0
     body = s3.get_object(Bucket=BUCKET, Key="long")["Body"]
     for chunk in body.iter_chunks(256 * 1024):

@@ -121,7 +121,9 @@ fn weights(path: &Path, graphs: &[Graph]) -> Result<(), String> {
         .iter()
         .flat_map(|graph| graph.weights().iter().map(|decl| (decl.name.as_str(), decl.shape.as_slice())))
         .collect();
-    let (mut header, mut end) = (Map::new(), 0);
+    // Transformers reads no file that does not say so.
+    let format = ("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let (mut header, mut end) = (Map::from_iter([format]), 0);
     for (name, shape) in &decls {
         let start = end;
         end += shape.iter().product::<usize>() * 2;
@@ -148,4 +150,45 @@ fn weights(path: &Path, graphs: &[Graph]) -> Result<(), String> {
         file.flush()
     };
     write().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics with what went wrong; that is its report")]
+mod tests {
+    use super::*;
+
+    fn text_of<'a>(texts: &'a Texts, ending: &str) -> Option<&'a str> {
+        texts.iter().find(|(path, _)| path.ends_with(ending)).map(|(_, text)| *text)
+    }
+
+    #[test]
+    fn the_index_names_the_parts_that_are_written_as_diffusers_wants_it() {
+        for (files, encoders) in [(&SD15[..], &[SD15_TEXT][..]), (&SDXL, &SDXL_TEXTS)] {
+            let all = [files, encoders].concat();
+            let index: Map<String, Value> = serde_json::from_str(text_of(&all, "model_index.json").unwrap()).unwrap();
+            let named = index.iter().filter(|(_, of)| of.get(0).is_some_and(Value::is_string));
+            let named: Vec<&str> = named.map(|(part, _)| part.as_str()).collect();
+            for part in &named {
+                assert!(all.iter().any(|(path, _)| path.contains(&format!("/{part}/"))), "{part}");
+            }
+            for (path, _) in all.iter().filter(|(path, _)| path.split('/').count() == 3) {
+                assert!(named.contains(&path.split('/').nth(1).unwrap()), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_say_of_which_format_they_are() {
+        let dir = std::env::temp_dir().join(format!("backlot-weights-{}", std::process::id()));
+        put(&dir.join("config.json"), text_of(&SD15, "vae/config.json").unwrap()).unwrap();
+        let graph = vae::decoder(&Vae::read(&dir.join("config.json")).unwrap());
+        weights(&dir.join("made"), &[graph]).unwrap();
+        let bytes = fs::read(dir.join("made")).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        let header_bytes = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+        let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+        assert_eq!(header.remove("__metadata__").unwrap()["format"], "pt");
+        let end = header.values().filter_map(|of| of["data_offsets"][1].as_u64()).max().unwrap();
+        assert_eq!(bytes.len() as u64, 8 + header_bytes as u64 + end);
+    }
 }
