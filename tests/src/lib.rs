@@ -181,6 +181,15 @@ impl Appliance {
         assert!((200..300).contains(&status), "{method} {path}: {status} {text}\n{}", self.log());
         serde_json::from_str(&text).unwrap_or(serde_json::Value::Null)
     }
+
+    /// The job `id` as it stands when it has ended, one way or another.
+    #[must_use]
+    pub fn job_ended(&self, id: &str) -> serde_json::Value {
+        eventually(&format!("job {id} ended"), || {
+            let job = self.json("GET", &format!("/v1/jobs/{id}"), None);
+            ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str()?).then_some(job)
+        })
+    }
 }
 
 impl Drop for Appliance {

@@ -73,10 +73,7 @@ impl Stage {
     }
 
     fn ended(&self, id: &str) -> Value {
-        eventually(&format!("job {id} ended"), || {
-            let job = self.job(id);
-            ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str()?).then_some(job)
-        })
+        self.appliance.job_ended(id)
     }
 
     fn object(&self, uri: &str) -> Value {

@@ -244,10 +244,7 @@ fn a_job_reads_and_writes_through_the_door_and_its_links_lead_there() {
     });
     let submitted = pair.door.json("POST", "/v1/jobs", Some(&job.to_string()));
     let id = submitted["id"].as_str().unwrap();
-    let job = eventually("the job ended", || {
-        let job = pair.door.json("GET", &format!("/v1/jobs/{id}"), None);
-        ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str()?).then_some(job)
-    });
+    let job = pair.door.job_ended(id);
     assert_eq!(job["status"], "succeeded", "{job}\n{}", agent.log());
     let uri = job["outputs"][0]["uri"].as_str().unwrap();
     assert_eq!(uri, format!("s3://studio/generated/{id}/1/poem-upper.txt"));

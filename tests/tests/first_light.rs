@@ -53,13 +53,6 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
-fn ended(appliance: &Appliance, id: &str) -> Value {
-    eventually(&format!("{id} ends"), || {
-        let job = appliance.json("GET", &format!("/v1/jobs/{id}"), None);
-        ["succeeded", "failed", "cancelled"].contains(&text(&job, "status")).then_some(job)
-    })
-}
-
 #[test]
 fn a_clip_and_a_picture_go_through_all_of_it_and_a_person_sees_them() {
     let Some(weights) = weights() else {
@@ -144,7 +137,7 @@ fn survives(kill: impl FnOnce(&mut Appliance, &mut Option<Process>, &dyn Fn(&App
         (job["percent"].as_f64()? > 0.0).then_some(())
     });
     kill(&mut appliance, &mut running, &start);
-    let job = ended(&appliance, &id);
+    let job = appliance.job_ended(&id);
     assert_eq!(text(&job, "status"), "succeeded", "{job}");
     let attempts = job["attempts"].as_array().unwrap();
     let succeeded = attempts.iter().filter(|attempt| attempt["outcome"] == "succeeded").count();

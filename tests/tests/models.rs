@@ -156,13 +156,6 @@ fn submit(appliance: &Appliance, model: &str) -> String {
     submitted["id"].as_str().expect("an id").to_owned()
 }
 
-fn ended(appliance: &Appliance, id: &str) -> Value {
-    eventually(&format!("job {id} ended"), || {
-        let job = appliance.json("GET", &format!("/v1/jobs/{id}"), None);
-        ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str()?).then_some(job)
-    })
-}
-
 #[test]
 fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
     let Some(weights) = weights() else {
@@ -178,7 +171,7 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
     };
     put(&picture, "s3://studio/small.png");
     let agent = host.agent(&appliance, "empty");
-    let nowhere = ended(&appliance, &submit(&appliance, MODEL));
+    let nowhere = appliance.job_ended(&submit(&appliance, MODEL));
     assert_eq!(
         (nowhere["status"].as_str(), nowhere["attempts"].as_array().unwrap().len()),
         (Some("failed"), 1),
@@ -191,7 +184,7 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
         json_of(&appliance, &["model", "import", pair.to_str().unwrap(), "--licence", "BSD-3-Clause", "--json"]);
     assert_eq!(imported["name"], MODEL);
     let held = format!("{MODEL}@{}", imported["digest"].as_str().unwrap());
-    let first = ended(&appliance, &submit(&appliance, MODEL));
+    let first = appliance.job_ended(&submit(&appliance, MODEL));
     assert_eq!(first["status"], "succeeded", "{first}\n{}", agent.log());
     let phases = |job: &Value| -> Vec<String> {
         let attempt = job["attempts"].as_array().unwrap().last().unwrap().clone();
@@ -199,7 +192,7 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
     };
     assert_eq!(phases(&first), ["queued", "fetch", "load", "infer", "post", "upload"]);
     assert_eq!(first["outputs"][0]["model_versions"], json!([held]));
-    let second = ended(&appliance, &submit(&appliance, &held[..MODEL.len() + 13]));
+    let second = appliance.job_ended(&submit(&appliance, &held[..MODEL.len() + 13]));
     assert_eq!(second["status"], "succeeded", "{second}\n{}", agent.log());
     let counted = |outcome: &str| {
         let query = format!("sum(backlot_agent_models_wanted_total{{agent=\"empty\",outcome=\"{outcome}\"}})");
@@ -221,7 +214,7 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
     // Over a restart the cache stays; a damaged object is refused by one that has to fetch it.
     drop(agent);
     let agent = host.agent(&appliance, "empty");
-    let third = ended(&appliance, &submit(&appliance, MODEL));
+    let third = appliance.job_ended(&submit(&appliance, MODEL));
     assert_eq!(third["status"], "succeeded", "{third}\n{}", agent.log());
     assert_eq!(agent.log().matches("a model is fetched").count(), 1, "not again: {}", agent.log());
     drop(agent);
@@ -231,7 +224,7 @@ fn an_agent_without_models_fetches_one_keeps_it_and_refuses_a_damaged_one() {
     std::fs::write(&damaged, bytes).unwrap();
     put(&damaged, &format!("s3://models/{MODEL}/files/{}", shown_files(&appliance, MODEL, ".bin")));
     let agent = host.agent(&appliance, "fresh");
-    let refused = ended(&appliance, &submit(&appliance, MODEL));
+    let refused = appliance.job_ended(&submit(&appliance, MODEL));
     assert_eq!(
         (refused["status"].as_str(), refused["attempts"].as_array().unwrap().len()),
         (Some("failed"), 1),
@@ -267,7 +260,7 @@ fn of_two_agents_that_wait_the_one_that_has_the_model_gets_the_job() {
         let job =
             json!({"type": "test.work", "parameters": {"model": format!("model-{of}")}, "requirements": requirements});
         let submitted = appliance.json("POST", "/v1/jobs", Some(&job.to_string()));
-        let job = ended(&appliance, submitted["id"].as_str().unwrap());
+        let job = appliance.job_ended(submitted["id"].as_str().unwrap());
         assert_eq!(job["status"], "succeeded", "{job}\n{}\n{}", agents[0].log(), agents[1].log());
         job["attempts"][0]["agent"].as_str().unwrap().to_owned()
     };
