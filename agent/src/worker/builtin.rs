@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use backlot_wire::FailureClass;
-use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde_json::{Value, json};
 
@@ -84,35 +83,33 @@ fn prefer_as_victim() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }
 
-/// The jobs under way and the flags that end them.
-#[derive(Default)]
-struct Current {
-    jobs: Mutex<Vec<Under>>,
+/// The jobs of one request, and the flags that end them. Each request has its own: the words that end a job bring the next request, which
+/// is read while the last one is still being laid down.
+struct Underway {
+    jobs: Vec<Under>,
     /// Nobody wants any of them any more, or nobody is there: what is being computed may stop where it is.
     abandoned: AtomicBool,
 }
 
 /// One of them.
-#[derive(Clone)]
 struct Under {
     id: String,
     /// It is to end, or has ended.
-    is_over: Arc<AtomicBool>,
+    is_over: AtomicBool,
 }
 
-impl Current {
-    fn begin(&self, tasks: &[Task]) {
-        let under = |task: &Task| Under { id: task.id.clone(), is_over: Arc::default() };
-        *self.jobs.lock() = tasks.iter().map(under).collect();
-        self.abandoned.store(false, Ordering::Relaxed);
+impl Underway {
+    fn of(tasks: &[Task]) -> Self {
+        let under = |task: &Task| Under { id: task.id.clone(), is_over: AtomicBool::new(false) };
+        Self { jobs: tasks.iter().map(under).collect(), abandoned: AtomicBool::new(false) }
     }
 
     /// Ends what is `over`, and what is being computed where that is all.
     fn end(&self, over: impl Fn(usize, &Under) -> bool) {
-        let jobs = self.jobs.lock();
-        let ending = jobs.iter().enumerate().filter(|(number, job)| over(*number, job));
-        ending.for_each(|(_, job)| job.is_over.store(true, Ordering::Relaxed));
-        if jobs.iter().all(|job| job.is_over.load(Ordering::Relaxed)) {
+        let ending = self.jobs.iter().enumerate().filter(|(number, job)| over(*number, job));
+        ending.for_each(|(_, job)| job.is_over.store(true, Ordering::SeqCst));
+        // Two threads that end the last two of them at once both see that, or one does.
+        if self.jobs.iter().all(|job| job.is_over.load(Ordering::SeqCst)) {
             self.abandoned.store(true, Ordering::Relaxed);
         }
     }
@@ -138,12 +135,10 @@ pub fn serve(engine: &mut Engine) -> ExitCode {
         usual(panic);
         eprintln!("ERROR: the worker {}", panic.to_string().replace('\n', " "));
     }));
-    let current = Arc::new(Current::default());
     let (jobs, waiting) = mpsc::sync_channel::<Work>(1);
-    let reader = Arc::clone(&current);
-    std::thread::spawn(move || read_requests(&reader, &jobs));
+    std::thread::spawn(move || read_requests(std::io::stdin().lock(), &jobs));
     while let Ok(work) = waiting.recv() {
-        let heard = work.run(engine, &current);
+        let heard = work.run(engine);
         if !heard || engine.is_spent() {
             return ExitCode::FAILURE;
         }
@@ -151,11 +146,12 @@ pub fn serve(engine: &mut Engine) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read_requests(current: &Current, jobs: &mpsc::SyncSender<Work>) {
-    for line in std::io::stdin().lock().lines() {
-        let work = match line.map(|line| serde_json::from_str(&line)) {
-            Ok(Ok(Request::Job { job })) => Work { tasks: vec![*job], is_batch: false },
-            Ok(Ok(Request::Batch { batch })) => Work { tasks: batch, is_batch: true },
+fn read_requests(input: impl BufRead, jobs: &mpsc::SyncSender<Work>) {
+    let mut current = Arc::new(Underway::of(&[]));
+    for line in input.lines() {
+        let (tasks, is_batch) = match line.map(|line| serde_json::from_str(&line)) {
+            Ok(Ok(Request::Job { job })) => (vec![*job], false),
+            Ok(Ok(Request::Batch { batch })) => (batch, true),
             Ok(Ok(Request::Cancel { cancel, .. })) => {
                 current.end(|_, job| job.id == cancel);
                 continue;
@@ -164,27 +160,27 @@ fn read_requests(current: &Current, jobs: &mpsc::SyncSender<Work>) {
             Ok(Err(_)) => continue,
             Err(_) => break,
         };
-        current.begin(&work.tasks);
-        if jobs.send(work).is_err() {
+        current = Arc::new(Underway::of(&tasks));
+        if jobs.send(Work { tasks, is_batch, underway: Arc::clone(&current) }).is_err() {
             return;
         }
     }
     current.end(|_, _| true);
-    current.abandoned.store(true, Ordering::Relaxed);
 }
 
 /// What one request asks for.
 struct Work {
     tasks: Vec<Task>,
     is_batch: bool,
+    underway: Arc<Underway>,
 }
 
 impl Work {
     /// Runs the jobs and says how they end. False: nobody listens any more.
-    fn run(&self, engine: &mut Engine, current: &Current) -> bool {
+    fn run(&self, engine: &mut Engine) -> bool {
         let tasks: Vec<infer::Task> = self.tasks.iter().map(task_of).collect();
-        let flags: Vec<Arc<AtomicBool>> = current.jobs.lock().iter().map(|job| Arc::clone(&job.is_over)).collect();
-        let members: Vec<Member<'_>> = tasks.iter().zip(&flags).map(|(task, cancel)| Member { task, cancel }).collect();
+        let flags = self.underway.jobs.iter().map(|job| &job.is_over);
+        let members: Vec<Member<'_>> = tasks.iter().zip(flags).map(|(task, cancel)| Member { task, cancel }).collect();
         if let Some(first) = self.tasks.first() {
             engine.use_models(&first.kind, first.models_dir.clone());
         }
@@ -198,14 +194,13 @@ impl Work {
                 heard &= say(&line);
             }
             if ends {
-                current.end(|ended, _| ended == number);
+                self.underway.end(|ended, _| ended == number);
             }
         };
-        infer::run_together(&members, &current.abandoned, engine, &mut tell);
+        infer::run_together(&members, &self.underway.abandoned, engine, &mut tell);
         if self.is_batch {
             heard &= say(&json!({ "rest": true }));
         }
-        current.jobs.lock().clear();
         heard
     }
 }
@@ -264,4 +259,33 @@ fn lines_of(word: Word, is_spent: bool) -> Vec<Value> {
 fn say(line: &Value) -> bool {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_one_request_does_not_touch_the_next_one_which_is_read_already() {
+        let task =
+            |id: &str| json!({"id": id, "attempt": format!("{id}.1"), "type": "x", "inputs": [], "output_dir": "/"});
+        let lines = [
+            json!({"job": task("a")}),
+            json!({"cancel": "a", "reason": "cancelled"}),
+            json!({"batch": [task("b"), task("c")]}),
+            json!({"cancel": "c", "reason": "cancelled"}),
+            json!({"job": task("d")}),
+        ];
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let (jobs, waiting) = mpsc::sync_channel(3);
+        read_requests(text.as_bytes(), &jobs);
+        let works: Vec<Work> = waiting.try_iter().collect();
+        works[0].underway.end(|number, _| number == 0);
+        let over = |work: &Work| -> Vec<bool> {
+            work.underway.jobs.iter().map(|job| job.is_over.load(Ordering::Relaxed)).collect()
+        };
+        assert_eq!(works.iter().map(over).collect::<Vec<_>>(), [vec![true], vec![false, true], vec![true]]);
+        let abandoned = works.iter().map(|work| work.underway.abandoned.load(Ordering::Relaxed));
+        assert_eq!(abandoned.collect::<Vec<_>>(), [true, false, true], "the input has ended with the last one");
+    }
 }
