@@ -6,6 +6,9 @@
 //!
 //! Nothing here is kept that must not be lost: a job that ends with its host comes back from the queue.
 
+// It panics when whoever reads has had enough.
+#![warn(clippy::print_stdout)]
+
 pub mod attempt;
 pub mod aws;
 pub mod bench;

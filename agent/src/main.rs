@@ -1,7 +1,11 @@
 //! Arguments and exit codes of `backlot-agent`, nothing else.
 //!
-//! 0: what was asked happened. 1: a fault. 64: the arguments make no sense. 78: the configuration is not taken.
+//! 0: what was asked happened. 1: a fault. 64: the arguments make no sense. 78: the configuration is not taken. 141: nobody read the output on.
 
+// It panics when whoever reads has had enough.
+#![warn(clippy::print_stdout)]
+
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,6 +19,8 @@ use backlot_agent::worker::manifest::{self, Program};
 use clap::{CommandFactory, Parser, Subcommand};
 
 const FAULT: u8 = 1;
+/// A shell's for SIGPIPE: nobody read on.
+const CLOSED: u8 = 141;
 const USAGE: u8 = 64;
 const CONFIGURATION: u8 = 78;
 
@@ -122,37 +128,37 @@ fn main() -> ExitCode {
         Subcommands::Run { config } => with_config(config, run),
         Subcommands::Probe { config, json } => with_config(config, |config, programs| probe(&config, &programs, json)),
         Subcommands::CheckConfig { config } => with_config(config, |config, programs| {
-            println!(
-                "the configuration of agent `{}` is good; {} programs have manifests",
-                config.name,
-                programs.len()
-            );
-            ExitCode::SUCCESS
+            let (name, programs) = (config.name, programs.len());
+            say(format_args!("the configuration of agent `{name}` is good; {programs} programs have manifests"))
         }),
         Subcommands::Worker { ties, setup, program } if program.is_empty() => builtin::run(&ties, &setup),
         Subcommands::Worker { ties, program, .. } => builtin::become_program(&ties, &program),
         Subcommands::Bench { setup, what } => bench(&setup, what),
         Subcommands::ModelPlan { model } => match backlot_agent::infer::plan::vram(&model) {
-            Ok(needs) => {
-                println!("{}", serde_json::json!({ "vram": needs }));
-                ExitCode::SUCCESS
-            }
+            Ok(needs) => say(serde_json::json!({ "vram": needs })),
             Err(failure) => {
                 eprintln!("backlot-agent: {failure}");
                 ExitCode::from(FAULT)
             }
         },
-        Subcommands::ConfigReference => {
-            println!("{}", backlot_agent::config::reference());
-            ExitCode::SUCCESS
-        }
-        Subcommands::Version => {
-            println!("backlot-agent {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Subcommands::ConfigReference => say(backlot_agent::config::reference()),
+        Subcommands::Version => say(format_args!("backlot-agent {}", env!("CARGO_PKG_VERSION"))),
         Subcommands::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "backlot-agent", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "backlot-agent", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end())
+        }
+    }
+}
+
+/// Prints what was asked for, and says how that went: whoever reads may have enough before the end, as `head` does.
+fn say(text: impl std::fmt::Display) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(CLOSED),
+        Err(error) => {
+            eprintln!("backlot-agent: write to standard output: {error}");
+            ExitCode::from(FAULT)
         }
     }
 }
@@ -190,10 +196,7 @@ fn bench(setup: &Setup, what: Benches) -> ExitCode {
         }
     };
     match made {
-        Ok(figures) => {
-            println!("{figures}");
-            ExitCode::SUCCESS
-        }
+        Ok(figures) => say(figures),
         Err(failure) => {
             eprintln!("backlot-agent: {failure}");
             ExitCode::from(FAULT)
@@ -232,11 +235,10 @@ fn probe(config: &Config, programs: &[Program], json: bool) -> ExitCode {
     let probe = runtime.block_on(backlot_agent::probe::look(config, programs));
     if json {
         match serde_json::to_string(&probe) {
-            Ok(line) => println!("{line}"),
-            Err(error) => return not_taken(&error),
+            Ok(line) => say(line),
+            Err(error) => not_taken(&error),
         }
     } else {
-        println!("{probe}");
+        say(probe)
     }
-    ExitCode::SUCCESS
 }

@@ -3,6 +3,9 @@
 //! No part knows another one but through what is handed to it here. The order of [`Appliance::build`] is the order of
 //! dependence: sockets first (a taken port fails before anything is opened), then signals, journals, capabilities, replay.
 
+// It panics when whoever reads has had enough.
+#![warn(clippy::print_stdout)]
+
 pub mod alerting;
 pub mod artifacts;
 pub mod bucket_events;

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use backlot_tests::{Appliance, binary, eventually, http, raw};
 
@@ -203,6 +203,39 @@ fn wrong_configuration_ends_with_78_and_says_where() {
         .unwrap();
     assert_ne!(open.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&open.stderr).contains("loopback"));
+}
+
+#[test]
+fn output_that_nobody_reads_or_that_finds_no_room_is_no_panic() {
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let commands = [
+        ("backlot", &["version"][..]),
+        ("backlot", &["config", "reference"]),
+        ("backlot", &["completions", "bash"]),
+        ("backlot-agent", &["version"]),
+        ("backlot-agent", &["config-reference"]),
+        ("backlot-agent", &["completions", "zsh"]),
+    ];
+    for (program, arguments) in commands {
+        let run = |stdout: Stdio| {
+            let output =
+                Command::new(binary(program)).args(arguments).stdout(stdout).stderr(Stdio::piped()).output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()), (Some(141), String::new()), "{program} {arguments:?}");
+        let (code, said) = run(full());
+        assert!(code == Some(1) && said.contains("standard output: No space left"), "{program} {arguments:?}: {said}");
+    }
+    let appliance = Appliance::start();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut list = Command::new(binary("backlot"));
+    list.args(["key", "list"]).envs(appliance.environment());
+    let output = list.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*said), (Some(141), ""));
 }
 
 #[test]

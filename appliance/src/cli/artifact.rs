@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::client::{SendBody, full, read_all};
+use super::output::{one_line, say};
 use super::{CliError, Client};
 use crate::artifacts::api_http::{BucketsJson, ObjectJson, ObjectsJson};
 use crate::artifacts::{Round, ScrubStatus, WarmAsked};
@@ -159,30 +160,30 @@ async fn scrub(client: &Client, now: bool, json: bool) -> Result<(), CliError> {
         false => client.get("/v1/scrub").await?,
     };
     if json {
-        println!("{}", super::to_json(&status)?);
+        say!("{}", super::to_json(&status)?)?;
         return Ok(());
     }
     let told =
         |round: &Round| format!("{} versions, {}, {} damaged", round.versions, human(round.bytes), round.damaged);
     match (&status.current, now) {
-        (Some(round), _) => println!("reading since {}: {} so far", round.begun_at, told(round)),
-        (None, true) => println!("reading begins"),
-        (None, false) => println!("not reading now"),
+        (Some(round), _) => say!("reading since {}: {} so far", round.begun_at, told(round))?,
+        (None, true) => say!("reading begins")?,
+        (None, false) => say!("not reading now")?,
     }
     let unreached = status.current.as_ref().or(status.last.as_ref()).map_or(0, |round| round.unreached);
     if unreached > 0 {
-        println!("{unreached} versions in the cold tier could not be looked at: it did not answer");
+        say!("{unreached} versions in the cold tier could not be looked at: it did not answer")?;
     }
     if let Some((round, ended_at)) = status.last.as_ref().and_then(|last| Some((last, last.ended_at?))) {
-        println!("read everything by {ended_at}: {}", told(round));
+        say!("read everything by {ended_at}: {}", told(round))?;
     }
     for damage in &status.damaged {
         let object = &damage.object;
-        let key = printable(&object.key);
-        println!("DAMAGED s3://{}/{key} version {}: {}", object.bucket, object.version, damage.problem);
+        let key = one_line(&object.key);
+        say!("DAMAGED s3://{}/{key} version {}: {}", object.bucket, object.version, damage.problem)?;
     }
     if status.more > 0 {
-        println!("and {} more", status.more);
+        say!("and {} more", status.more)?;
     }
     Ok(())
 }
@@ -191,15 +192,15 @@ async fn buckets(client: &Client, json: bool) -> Result<(), CliError> {
     let answer: BucketsJson = client.get("/v1/artifacts").await?;
     for bucket in answer.buckets {
         if json {
-            println!("{}", super::to_json(&bucket)?);
+            say!("{}", super::to_json(&bucket)?)?;
         } else {
-            println!(
+            say!(
                 "{}  {:>8} objects  {:>12}  s3://{}",
                 bucket.created,
                 bucket.objects.map_or_else(|| "?".to_owned(), |objects| objects.to_string()),
                 bucket.bytes.map_or_else(|| "?".to_owned(), human),
                 bucket.name
-            );
+            )?;
         }
     }
     Ok(())
@@ -218,16 +219,16 @@ async fn objects(client: &Client, uri: &Uri, recursive: bool, json: bool) -> Res
         let page: ObjectsJson = client.get(&path).await?;
         for prefix in &page.prefixes {
             if json {
-                println!("{}", json!({"prefix": prefix, "uri": format!("s3://{}/{prefix}", page.bucket)}));
+                say!("{}", json!({"prefix": prefix, "uri": format!("s3://{}/{prefix}", page.bucket)}))?;
             } else {
-                println!("{:24}  {:>12}  {}", "", "", printable(prefix));
+                say!("{:24}  {:>12}  {}", "", "", one_line(prefix))?;
             }
         }
         for object in &page.objects {
             if json {
-                println!("{}", super::to_json(object)?);
+                say!("{}", super::to_json(object)?)?;
             } else {
-                print_object(object);
+                print_object(object)?;
             }
         }
         cursor = page.cursor;
@@ -237,13 +238,8 @@ async fn objects(client: &Client, uri: &Uri, recursive: bool, json: bool) -> Res
     }
 }
 
-fn print_object(object: &ObjectJson) {
-    println!("{:24}  {:>12}  {}", object.modified.to_string(), human(object.size), printable(&object.key));
-}
-
-/// A key may hold anything; a terminal may not be sent everything.
-fn printable(key: &str) -> String {
-    key.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+fn print_object(object: &ObjectJson) -> Result<(), CliError> {
+    say!("{:24}  {:>12}  {}", object.modified.to_string(), human(object.size), one_line(&object.key))
 }
 
 async fn get(client: &Client, uri: &Uri, file: Option<PathBuf>, json: bool) -> Result<(), CliError> {
@@ -290,12 +286,9 @@ async fn get(client: &Client, uri: &Uri, file: Option<PathBuf>, json: bool) -> R
         ended.map_err(|error| CliError::fault(&format!("finish {}", target.display()), error))?;
         bar.finish_and_clear();
         if json {
-            println!(
-                "{}",
-                json!({"uri": uri.to_string(), "file": target, "size": size, "etag": etag.trim_matches('"')})
-            );
+            say!("{}", json!({"uri": uri.to_string(), "file": target, "size": size, "etag": etag.trim_matches('"')}))?;
         } else {
-            println!("{uri} is in {} ({})", target.display(), human(size));
+            say!("{uri} is in {} ({})", target.display(), human(size))?;
         }
         return Ok(());
     }
@@ -342,9 +335,9 @@ async fn put(
     let kind = content_type.unwrap_or_else(|| kind_of(file).to_owned());
     let etag = put_file(client, &uri, file, size, &kind, json).await?;
     if json {
-        println!("{}", json!({"uri": uri.to_string(), "size": size, "etag": etag}));
+        say!("{}", json!({"uri": uri.to_string(), "size": size, "etag": etag}))?;
     } else {
-        println!("{} is at {uri} ({})", file.display(), human(size));
+        say!("{} is at {uri} ({})", file.display(), human(size))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::Value;
 
+use super::output::say;
 use super::{CliError, Client};
 use crate::artifacts::quota::{Quota, QuotaJson};
 
@@ -40,11 +41,11 @@ pub(super) async fn run(command: BucketCommand, client: &Client) -> Result<ExitC
         client.get(&path).await?
     };
     if json {
-        println!("{}", super::to_json(&shown)?);
+        say!("{}", super::to_json(&shown)?)?;
     } else {
         let most = |most: Option<u64>| most.map_or("no end".to_owned(), |most| most.to_string());
-        println!("{}: {} of {} bytes", shown.bucket, shown.bytes, most(shown.quota.bytes));
-        println!("{}: {} of {} objects", shown.bucket, shown.objects, most(shown.quota.objects));
+        say!("{}: {} of {} bytes", shown.bucket, shown.bytes, most(shown.quota.bytes))?;
+        say!("{}: {} of {} objects", shown.bucket, shown.objects, most(shown.quota.objects))?;
     }
     Ok(ExitCode::SUCCESS)
 }

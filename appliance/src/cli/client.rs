@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
@@ -27,6 +28,8 @@ use crate::edge::Endpoints;
 
 /// Largest JSON answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Everything that means something in a URL.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const REGION: &str = "us-east-1";
 
 /// A body that is sent as it comes.
@@ -244,4 +247,15 @@ fn read_key_file(path: &Path) -> Result<(String, String), CliError> {
             path.display()
         ))),
     }
+}
+
+/// A path of the http door with those parameters that have a value.
+pub(super) fn path(base: &str, given: &[(&str, Option<&str>)]) -> String {
+    let pairs = given.iter().filter_map(|(name, value)| value.map(|value| format!("{name}={}", escaped(value))));
+    format!("{base}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// As a part of a path or a query.
+pub(super) fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
 }

@@ -14,6 +14,7 @@ use backlot_windows::{Examined, Options as WindowOptions, examine};
 use clap::Args;
 use serde::Serialize;
 
+use super::output::say;
 use super::{CliError, ConfigArguments, to_json};
 use crate::artifacts::{self, Artifacts, Recovered};
 use crate::catalogue::Catalogue;
@@ -98,9 +99,9 @@ pub(super) async fn upstream(config: &Config, json: bool) -> Result<ExitCode, Cl
 fn tell(findings: &[Finding], json: bool) -> Result<ExitCode, CliError> {
     for finding in findings {
         if json {
-            println!("{}", to_json(finding)?);
+            say!("{}", to_json(finding)?)?;
         } else {
-            println!("{} {:18} {}", if finding.ok { "ok  " } else { "BAD " }, finding.check, finding.found);
+            say!("{} {:18} {}", if finding.ok { "ok  " } else { "BAD " }, finding.check, finding.found)?;
         }
     }
     Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -217,21 +218,21 @@ pub(super) fn rebuild(arguments: &RebuildArguments) -> Result<ExitCode, CliError
     crate::jobs::forget_index(&config.data.dir).map_err(|error| CliError::fault("remove the index of jobs", error))?;
     let aside = rebuilt.set_aside.as_ref().map(|path| path.display().to_string());
     if arguments.json {
-        println!(
+        say!(
             "{}",
             serde_json::json!({
                 "snapshot_pairs": rebuilt.snapshot_pairs, "applied": rebuilt.applied.0,
                 "journal_end": rebuilt.journal_end.0, "set_aside": aside,
             })
-        );
+        )?;
     } else {
         match rebuilt.snapshot_pairs {
-            Some(pairs) => println!("the catalogue begins with {pairs} entries of its snapshot"),
-            None => println!("there was no snapshot; the journal holds everything"),
+            Some(pairs) => say!("the catalogue begins with {pairs} entries of its snapshot")?,
+            None => say!("there was no snapshot; the journal holds everything")?,
         }
-        println!("the next start applies the journal from {} to {}", rebuilt.applied.0, rebuilt.journal_end.0);
+        say!("the next start applies the journal from {} to {}", rebuilt.applied.0, rebuilt.journal_end.0)?;
         if let Some(aside) = aside {
-            println!("the old catalogue lies in {aside} and can be deleted when all is well");
+            say!("the old catalogue lies in {aside} and can be deleted when all is well")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -266,24 +267,24 @@ fn from_blobs(config: &Config, json: bool) -> Result<ExitCode, CliError> {
     let recovered = super::block_on(recover(config.clone()))?;
     crate::jobs::forget_index(data).map_err(|error| fault(&error))?;
     if json {
-        println!("{}", serde_json::json!({"recovered": recovered, "set_aside": aside, "not_known": NOT_KNOWN}));
+        say!("{}", serde_json::json!({"recovered": recovered, "set_aside": aside, "not_known": NOT_KNOWN}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let Recovered { buckets, versions, bytes, unreadable, incomplete, loose_parts, cold, cold_unused } = recovered;
-    println!("{buckets} buckets, {versions} versions of objects, {bytes} bytes");
+    say!("{buckets} buckets, {versions} versions of objects, {bytes} bytes")?;
     if cold + cold_unused > 0 {
-        println!("{cold} versions are in the cold tier; {cold_unused} blobs there are no version's, and are left");
+        say!("{cold} versions are in the cold tier; {cold_unused} blobs there are no version's, and are left")?;
     }
-    println!(
+    say!(
         "{unreadable} headers that make no sense, {incomplete} objects that lack a part, {loose_parts} parts of unfinished uploads"
-    );
-    println!("{NOT_KNOWN}");
+    )?;
+    say!("{NOT_KNOWN}")?;
     for aside in aside {
-        println!("set aside: {aside}");
+        say!("set aside: {aside}")?;
     }
-    println!(
+    say!(
         "the next start makes a new admin key; `backlot artifact scrub --now` then compares every byte with its checksum"
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::output::say;
 use super::{CliError, Client, Connection, to_json};
 use crate::artifacts::RewrapStatus;
 use crate::master;
@@ -44,9 +45,9 @@ pub(super) async fn run(command: EncryptionCommand, connection: &Connection) -> 
         EncryptionCommand::NewKey { file, json } => {
             let id = master::new_key(&file).map_err(|error| CliError::Fault(error.to_string()))?;
             if json {
-                println!("{}", json!({"file": file, "id": id}));
+                say!("{}", json!({"file": file, "id": id}))?;
             } else {
-                println!("{} holds the master key {id}. Keep a copy where the data folder is not", file.display());
+                say!("{} holds the master key {id}. Keep a copy where the data folder is not", file.display())?;
             }
         }
         EncryptionCommand::Status { json } => {
@@ -69,19 +70,21 @@ pub(super) async fn run(command: EncryptionCommand, connection: &Connection) -> 
 
 fn show(status: &RewrapStatus, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(status)?);
+        say!("{}", to_json(status)?)?;
         return Ok(());
     }
-    println!("master key {}", status.current);
+    say!("master key {}", status.current)?;
     for id in &status.old_in_use {
-        println!("old master key {id}: still needed");
+        say!("old master key {id}: still needed")?;
     }
     if status.running || status.seen > 0 {
         let state = if status.running { "goes on" } else { "is done" };
-        println!(
+        say!(
             "wrapping {state}: {} looked at, {} wrapped again, {} did not open",
-            status.seen, status.rewrapped, status.failed
-        );
+            status.seen,
+            status.rewrapped,
+            status.failed
+        )?;
     }
     Ok(())
 }

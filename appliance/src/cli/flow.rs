@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use backlot_wire::{Flow, FlowOrder};
 use clap::Subcommand;
 use http::Method;
-use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::job::ESCAPED;
-use super::{CliError, Client, to_json};
+use super::client::escaped;
+use super::output::{printable, show};
+use super::{CliError, Client};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FlowCommand {
@@ -57,16 +57,16 @@ pub(super) async fn run(command: FlowCommand, client: &Client) -> Result<ExitCod
         FlowCommand::Submit { file, json } => {
             let order: FlowOrder = read_json(&file)?;
             let flow: Flow = client.send(Method::POST, "/v1/flows", Some(&order)).await?;
-            print(&flow, json, |flow| flow.id.clone())?;
+            show(&flow, json, |flow| flow.id.clone())?;
         }
         FlowCommand::List { limit, json } => list(limit, json, client).await?,
         FlowCommand::Show { id, json } => {
             let flow: Flow = client.get(&path(&id, "")).await?;
-            print(&flow, json, text)?;
+            show(&flow, json, text)?;
         }
         FlowCommand::Cancel { id, json } => {
             let flow: Flow = client.send(Method::POST, &path(&id, "/cancel"), None::<&Value>).await?;
-            print(&flow, json, |flow| format!("{} is {}", flow.id, line(flow)))?;
+            show(&flow, json, |flow| format!("{} is {}", flow.id, line(flow)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -77,22 +77,13 @@ async fn list(limit: usize, json: bool, client: &Client) -> Result<(), CliError>
     while left > 0 {
         let page: Page = client.get(&format!("/v1/flows?limit={}{cursor}", left.min(200))).await?;
         for flow in page.flows.iter().take(left) {
-            print(flow, json, |flow| format!("{:36}  {}  {}", flow.id, flow.created_at, line(flow)))?;
+            show(flow, json, |flow| format!("{:36}  {}  {}", flow.id, flow.created_at, line(flow)))?;
         }
         left = left.saturating_sub(page.flows.len());
         match page.cursor {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
         }
-    }
-    Ok(())
-}
-
-fn print(flow: &Flow, json: bool, words: impl FnOnce(&Flow) -> String) -> Result<(), CliError> {
-    if json {
-        println!("{}", to_json(flow)?);
-    } else {
-        println!("{}", words(flow));
     }
     Ok(())
 }
@@ -118,12 +109,11 @@ fn text(flow: &Flow) -> String {
             text.push_str(&format!("\n{:22}{error}", ""));
         }
     }
-    // Text of others is not for the terminal to obey.
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    printable(&text)
 }
 
 fn path(id: &str, rest: &str) -> String {
-    format!("/v1/flows/{}{rest}", utf8_percent_encode(id, ESCAPED))
+    format!("/v1/flows/{}{rest}", escaped(id))
 }
 
 /// Reads a JSON document from a file, or, for `-`, from standard input.

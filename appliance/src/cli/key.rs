@@ -6,6 +6,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::output::say;
 use super::{CliError, Client};
 use crate::identity::{KeyInfo, Role};
 
@@ -48,14 +49,10 @@ pub(super) async fn run(command: KeyCommand, client: &Client) -> Result<ExitCode
             let wanted = json!({"role": role, "note": note, "account": account});
             let made: Value = client.send(Method::POST, "/v1/keys", Some(&wanted)).await?;
             if json {
-                println!("{made}");
+                say!("{made}")?;
             } else {
                 let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
-                println!(
-                    "[default]\naws_access_key_id = {}\naws_secret_access_key = {}",
-                    text("key_id"),
-                    text("secret")
-                );
+                say!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}", text("key_id"), text("secret"))?;
             }
         }
         KeyCommand::List { json } => {
@@ -64,19 +61,19 @@ pub(super) async fn run(command: KeyCommand, client: &Client) -> Result<ExitCode
                 .map_err(|error| CliError::fault("read the keys", error))?;
             for key in keys {
                 if json {
-                    println!("{}", super::to_json(&key)?);
+                    say!("{}", super::to_json(&key)?)?;
                 } else {
                     let role = format!("{:?}", key.role).to_lowercase();
-                    println!("{}  {role:8}  {:10}  {}  {}", key.key_id, key.account.name(), key.created_at, key.note);
+                    say!("{}  {role:8}  {:10}  {}  {}", key.key_id, key.account.name(), key.created_at, key.note)?;
                 }
             }
         }
         KeyCommand::Revoke { key_id, json } => {
             let _: Value = client.send(Method::DELETE, &format!("/v1/keys/{key_id}"), None::<&Value>).await?;
             if json {
-                println!("{}", json!({"revoked": key_id}));
+                say!("{}", json!({"revoked": key_id}))?;
             } else {
-                println!("{key_id} is revoked");
+                say!("{key_id} is revoked")?;
             }
         }
     }

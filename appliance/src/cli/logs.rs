@@ -1,15 +1,16 @@
 //! `backlot logs`: search and follow.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::Method;
 use http_body_util::BodyExt as _;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::client::path;
+use super::output::{left_out, line, printable, say, show};
 use super::{CliError, Client, full};
 
 /// Longest line of the stream that is put together: a record with its largest body, escaped.
@@ -88,12 +89,7 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
         if let Value::Array(records) = page["records"].take() {
             found.extend(records);
         }
-        for window in page["set_aside"].as_array().into_iter().flatten() {
-            eprintln!("backlot: window {window} does not read and was left out");
-        }
-        for of in page["unreached"].as_array().into_iter().flatten() {
-            eprintln!("backlot: window {} was left out: {}", of["window"], of["reason"]);
-        }
+        left_out(&page);
         match page["next_cursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
             None => break,
@@ -111,20 +107,20 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
 async fn kept(json: bool, client: &Client) -> Result<ExitCode, CliError> {
     let told: Value = client.get("/v1/retention").await?;
     if json {
-        write_line(&told.to_string())?;
+        line(&told)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mib = |bytes: &Value| bytes.as_f64().unwrap_or_default() / f64::from(1 << 20);
     let of = told["disk_bytes_max"].as_f64().map(|_| format!(" of {:.0}", mib(&told["disk_bytes_max"])));
-    write_line(&format!(
+    say!(
         "{:.1}{} MiB; closed windows go from the top when there is no room",
         mib(&told["disk_bytes"]),
         of.unwrap_or_default()
-    ))?;
+    )?;
     if let Some(to) = told["cold"]["to"].as_str() {
         let problem = [&told["cold"]["away"], &told["cold"]["problem"]].into_iter().find_map(Value::as_str);
         let problem = problem.map(|problem| format!("; {problem}")).unwrap_or_default();
-        write_line(&format!("{:.1} MiB more in {to}{problem}", mib(&told["cold_bytes"])))?;
+        say!("{:.1} MiB more in {to}{problem}", mib(&told["cold_bytes"]))?;
     }
     for window in told["windows"].as_array().into_iter().flatten() {
         let text = |name: &str| window[name].as_str().unwrap_or_default();
@@ -134,14 +130,14 @@ async fn kept(json: bool, client: &Client) -> Result<ExitCode, CliError> {
             true => format!(", {:.1} MiB cold", mib(&window["cold_bytes"])),
             false => String::new(),
         };
-        write_line(&format!(
+        say!(
             "{:6} {:16} {:>10.1} MiB {:>12} records, last {}, goes {goes}{place}",
             text("signal"),
             text("class"),
             mib(&window["disk_bytes"]),
             window["records"],
             day("last_arrival")
-        ))?;
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -156,7 +152,7 @@ async fn move_now(class: Option<String>, json: bool, client: &Client) -> Result<
             ordered["windows"]
         ),
     };
-    write_line(&text)?;
+    line(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,7 +176,7 @@ async fn tail(query: &str, json: bool, client: &Client) -> Result<ExitCode, CliE
             line.clear();
             match text.split_once(": ") {
                 Some(("event", name)) => event = name.to_owned(),
-                Some(("data", data)) => show(&event, data, json)?,
+                Some(("data", data)) => arrived(&event, data, json)?,
                 _ => {}
             }
         }
@@ -188,7 +184,7 @@ async fn tail(query: &str, json: bool, client: &Client) -> Result<ExitCode, CliE
     Err(CliError::Fault("the appliance ended the stream".to_owned()))
 }
 
-fn show(event: &str, data: &str, json: bool) -> Result<(), CliError> {
+fn arrived(event: &str, data: &str, json: bool) -> Result<(), CliError> {
     let value: Value = serde_json::from_str(data).map_err(|error| CliError::fault("read the stream", error))?;
     if event == "dropped" {
         eprintln!("backlot: {} records went by too fast and were not looked at", value["count"]);
@@ -198,17 +194,7 @@ fn show(event: &str, data: &str, json: bool) -> Result<(), CliError> {
 }
 
 fn print(record: &Value, json: bool) -> Result<(), CliError> {
-    write_line(&if json { record.to_string() } else { people(record, std::io::stdout().is_terminal()) })
-}
-
-fn write_line(text: &str) -> Result<(), CliError> {
-    // A closed pipe ends the program quietly, as `head` expects.
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            Err(CliError::Fault("the output was closed".into()))
-        }
-        written => written.map_err(|error| CliError::fault("write", error)),
-    }
+    show(record, json, |record| people(record, std::io::stdout().is_terminal()))
 }
 
 /// Time, level, service, body, and what else identifies it.
@@ -234,21 +220,6 @@ fn people(record: &Value, in_colour: bool) -> String {
         }
     }
     line
-}
-
-/// A log line comes from anybody: it must not speak to the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
-}
-
-pub(super) fn path(base: &str, given: &[(&str, Option<&str>)]) -> String {
-    let pairs = given.iter().filter_map(|(name, value)| value.map(|value| format!("{name}={}", escaped(value))));
-    format!("{base}?{}", pairs.collect::<Vec<_>>().join("&"))
-}
-
-/// As a part of a path or a query.
-pub(super) fn escaped(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 #[cfg(test)]

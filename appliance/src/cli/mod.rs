@@ -1,5 +1,5 @@
 //! What an operator types. Each command prints text for people, or with `--json` one JSON document (one a line where
-//! there are many), and says with its exit code how it went: 0 asked, 1 fault, 64 usage, 78 configuration.
+//! there are many), and says with its exit code how it went: 0 asked, 1 fault, 64 usage, 78 configuration, 141 whoever read the output has closed it.
 
 mod artifact;
 mod bucket;
@@ -11,6 +11,7 @@ mod job;
 mod key;
 mod logs;
 mod model;
+mod output;
 mod queue;
 mod schedule;
 mod serve;
@@ -24,6 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use client::{Client, SendBody, full, read_all};
 
 use crate::config::{self, Config, ConfigError};
+use output::say;
 
 /// Backlot: job queue, artifact store, logs, metrics, traces, alerting and dashboard of an AI-film studio, in one binary.
 #[derive(Debug, Parser)]
@@ -209,6 +211,9 @@ pub enum CliError {
     Refused { status: u16, code: String, message: String, hint: Option<String> },
     #[error("{0}")]
     Fault(String),
+    /// Whoever read the output has what they wanted. Nothing is said, and the exit code is a shell's for SIGPIPE: the rest was not done.
+    #[error("the output was closed")]
+    Closed,
 }
 
 impl CliError {
@@ -222,6 +227,7 @@ impl CliError {
             Self::Usage(_) => ExitCode::from(64),
             Self::Config(_) => ExitCode::from(78),
             Self::Refused { .. } | Self::Fault(_) => ExitCode::FAILURE,
+            Self::Closed => ExitCode::from(141),
         }
     }
 }
@@ -239,7 +245,9 @@ pub fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("backlot: {error}");
+            if !matches!(error, CliError::Closed) {
+                eprintln!("backlot: {error}");
+            }
             error.exit_code()
         }
     }
@@ -254,13 +262,14 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::CheckConfig { config, upstream: false, json } => {
             let config = config.load()?;
             if json {
-                println!("{}", to_json(&config)?);
+                say!("{}", to_json(&config)?)?;
             } else {
-                println!("the configuration is good");
+                say!("the configuration is good")?;
             }
         }
         Command::Config { command: ConfigCommand::Reference { json } } => {
-            print!("{}", if json { config::reference_json() } else { config::reference_markdown() });
+            let text = if json { config::reference_json() } else { config::reference_markdown() };
+            output::bytes(text.as_bytes())?;
         }
         Command::Artifact { connection, command } => {
             return block_on(artifact::run(command, &Client::connect(&connection)?));
@@ -290,13 +299,15 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Version { json } => {
             let version = env!("CARGO_PKG_VERSION");
             if json {
-                println!("{}", serde_json::json!({"name": "backlot", "version": version}));
+                say!("{}", serde_json::json!({"name": "backlot", "version": version}))?;
             } else {
-                println!("backlot {version}");
+                say!("backlot {version}")?;
             }
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "backlot", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "backlot", &mut script);
+            output::bytes(&script)?;
         }
     }
     Ok(ExitCode::SUCCESS)

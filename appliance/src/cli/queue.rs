@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use http::Method;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::client::escaped;
+use super::output::say;
 use super::{CliError, Client, to_json};
 
 /// Everything but what a name is made of.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 /// Pause between two looks at a redrive.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -103,7 +103,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn path(name: &str, rest: &str) -> String {
-    format!("/v1/queues/{}{rest}", utf8_percent_encode(name, ESCAPED))
+    format!("/v1/queues/{}{rest}", escaped(name))
 }
 
 pub(super) async fn run(command: QueueCommand, client: &Client) -> Result<ExitCode, CliError> {
@@ -135,7 +135,7 @@ pub(super) async fn run(command: QueueCommand, client: &Client) -> Result<ExitCo
             }
         }
         QueueCommand::Redrives { name, cancel: Some(id), json } => {
-            let at = path(&name, &format!("/redrive/{}", utf8_percent_encode(&id, ESCAPED)));
+            let at = path(&name, &format!("/redrive/{}", escaped(&id)));
             show_task(&client.send(Method::DELETE, &at, None::<&Value>).await?, json)?;
         }
         QueueCommand::Redrives { name, cancel: None, json } => {
@@ -166,27 +166,30 @@ async fn wait_for(client: &Client, name: &str, mut task: Value) -> Result<Value,
 
 fn show(queue: &Value, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(queue)?);
+        say!("{}", to_json(queue)?)?;
         return Ok(());
     }
     let queue: Overview = read(queue)?;
     let flow = if queue.flow == "open" { String::new() } else { format!("  {}", queue.flow) };
     let dlq = queue.dlq.map(|dlq| format!("  dead letters to {dlq}")).unwrap_or_default();
-    println!(
+    say!(
         "{:32}  {:>9} ready  {:>7} in flight  {:>7} delayed{flow}{dlq}",
-        queue.name, queue.ready, queue.in_flight, queue.delayed
-    );
+        queue.name,
+        queue.ready,
+        queue.in_flight,
+        queue.delayed
+    )?;
     Ok(())
 }
 
 fn show_task(task: &Value, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(task)?);
+        say!("{}", to_json(task)?)?;
         return Ok(());
     }
     let task: Task = read(task)?;
     let failure = task.failure.map(|reason| format!("  {reason}")).unwrap_or_default();
-    println!("{}  {:9}  {} of {} moved{failure}", task.id, task.status.to_lowercase(), task.moved, task.to_move);
+    say!("{}  {:9}  {} of {} moved{failure}", task.id, task.status.to_lowercase(), task.moved, task.to_move)?;
     Ok(())
 }
 

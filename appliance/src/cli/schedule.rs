@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use backlot_wire::{Missed, Schedule, ScheduleOrder};
 use clap::Subcommand;
 use http::Method;
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value, json};
 
+use super::client::escaped;
 use super::flow::read_json;
-use super::job::ESCAPED;
-use super::{CliError, Client, to_json};
+use super::output::{say, show};
+use super::{CliError, Client};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScheduleCommand {
@@ -76,34 +76,29 @@ pub(super) async fn run(command: ScheduleCommand, client: &Client) -> Result<Exi
             let job: Map<String, Value> = read_json(&job)?;
             let order = ScheduleOrder { cron, timezone, queue, missed, paused: false, job, extra: Map::new() };
             let schedule: Schedule = client.send(Method::PUT, &path(&name, ""), Some(&order)).await?;
-            print(&schedule, json, text)?;
+            show(&schedule, json, text)?;
         }
         ScheduleCommand::List { json } => {
             let mut answer: Value = client.get("/v1/schedules").await?;
             let schedules: Vec<Schedule> = serde_json::from_value(answer["schedules"].take())
                 .map_err(|error| CliError::fault("read the schedules", error))?;
             for schedule in schedules {
-                print(&schedule, json, line)?;
+                show(&schedule, json, line)?;
             }
         }
-        ScheduleCommand::Show { name, json } => print(&client.get(&path(&name, "")).await?, json, text)?,
+        ScheduleCommand::Show { name, json } => show(&client.get(&path(&name, "")).await?, json, text)?,
         ScheduleCommand::Pause { name, json } => {
-            print(&client.send(Method::POST, &path(&name, "/pause"), None::<&Value>).await?, json, line)?;
+            show(&client.send(Method::POST, &path(&name, "/pause"), None::<&Value>).await?, json, line)?;
         }
         ScheduleCommand::Resume { name, json } => {
-            print(&client.send(Method::POST, &path(&name, "/resume"), None::<&Value>).await?, json, line)?;
+            show(&client.send(Method::POST, &path(&name, "/resume"), None::<&Value>).await?, json, line)?;
         }
         ScheduleCommand::Delete { name, json } => {
             let _: Value = client.send(Method::DELETE, &path(&name, ""), None::<&Value>).await?;
-            println!("{}", if json { json!({"deleted": name}).to_string() } else { format!("{name} is deleted") });
+            say!("{}", if json { json!({"deleted": name}).to_string() } else { format!("{name} is deleted") })?;
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(schedule: &Schedule, json: bool, words: impl FnOnce(&Schedule) -> String) -> Result<(), CliError> {
-    println!("{}", if json { to_json(schedule)? } else { words(schedule) });
-    Ok(())
 }
 
 fn line(schedule: &Schedule) -> String {
@@ -127,5 +122,5 @@ fn text(schedule: &Schedule) -> String {
 }
 
 fn path(name: &str, rest: &str) -> String {
-    format!("/v1/schedules/{}{rest}", utf8_percent_encode(name, ESCAPED))
+    format!("/v1/schedules/{}{rest}", escaped(name))
 }

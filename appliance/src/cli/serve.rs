@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output::say;
 use super::{CliError, ServeArguments, to_json};
 use crate::Appliance;
 
@@ -20,7 +21,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<ExitCode, CliError> {
             .await
             .map_err(|error| CliError::Fault(error.to_string()))?;
         if arguments.print_addresses {
-            println!("{}", to_json(&appliance.ready())?);
+            say!("{}", to_json(&appliance.ready())?)?;
         } else {
             eprintln!("Backlot is at {}", appliance.ready().endpoints.http);
         }

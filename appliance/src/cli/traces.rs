@@ -1,13 +1,13 @@
 //! `backlot traces`: find traces, and show one as a tree.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::logs::{path, printable};
+use super::client::{escaped, path};
+use super::output::{left_out, line, one_line};
 use super::{CliError, Client};
 
 /// Cells of the bar that shows when a span was.
@@ -97,15 +97,10 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
         ];
         let page: Value = client.get(&path("/v1/traces", &given)).await?;
         for trace in page["traces"].as_array().into_iter().flatten() {
-            print(&if arguments.json { trace.to_string() } else { line(trace) })?;
+            line(if arguments.json { trace.to_string() } else { brief(trace) })?;
             printed += 1;
         }
-        for window in page["set_aside"].as_array().into_iter().flatten() {
-            eprintln!("backlot: window {window} does not read and was left out");
-        }
-        for of in page["unreached"].as_array().into_iter().flatten() {
-            eprintln!("backlot: window {} was left out: {}", of["window"], of["reason"]);
-        }
+        left_out(&page);
         match page["next_cursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
             None => break,
@@ -115,32 +110,23 @@ async fn search(arguments: &SearchArguments, client: &Client) -> Result<ExitCode
 }
 
 async fn show(id: &str, json: bool, client: &Client) -> Result<ExitCode, CliError> {
-    let base = path(&format!("/v1/traces/{}", super::logs::escaped(id)), &[]);
+    let base = path(&format!("/v1/traces/{}", escaped(id)), &[]);
     let base = base.trim_end_matches('?');
     let trace: Value = client.get(base).await?;
     if json {
-        print(&trace.to_string())?;
+        line(trace)?;
         return Ok(ExitCode::SUCCESS);
     }
     let critical: Value = client.get(&format!("{base}/critical-path")).await?;
     for text in tree(&trace, &critical) {
-        print(&text)?;
+        line(text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(text: &str) -> Result<(), CliError> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            Err(CliError::Fault("the output was closed".into()))
-        }
-        written => written.map_err(|error| CliError::fault("write", error)),
-    }
-}
-
 /// A trace of a list: when, how long, what, how large.
-fn line(trace: &Value) -> String {
-    let text = |name: &str| printable(trace[name].as_str().unwrap_or_default());
+fn brief(trace: &Value) -> String {
+    let text = |name: &str| one_line(trace[name].as_str().unwrap_or_default());
     let count = |name: &str| trace[name].as_u64().unwrap_or(0);
     let start = i64::try_from(count("start_ns")).unwrap_or(i64::MAX);
     let time = crate::signals::rfc3339_ns(start);
@@ -209,8 +195,8 @@ fn tree(trace: &Value, critical: &Value) -> Vec<String> {
         let ns = span["duration_ns"].as_u64().unwrap_or(0);
         let span_id = id(span, "span_id");
         let mark = if waited.contains_key(&span_id) { '*' } else { ' ' };
-        let service = printable(span["service"].as_str().unwrap_or("-"));
-        let name = printable(&id(span, "name"));
+        let service = one_line(span["service"].as_str().unwrap_or("-"));
+        let name = one_line(&id(span, "name"));
         let mut line = format!(
             "{} {mark} {}{service}: {name} {}",
             bar(begin, ns, whole),
@@ -221,14 +207,14 @@ fn tree(trace: &Value, critical: &Value) -> Vec<String> {
             line.push_str(&format!(" ({} waited for)", length(*critical_ns)));
         }
         if span["status"]["code"] == "error" {
-            line.push_str(&format!(" ERROR {}", printable(span["status"]["message"].as_str().unwrap_or_default())));
+            line.push_str(&format!(" ERROR {}", one_line(span["status"]["message"].as_str().unwrap_or_default())));
         }
         lines.push(line.trim_end().to_owned());
         let below = children.remove(&span_id).unwrap_or_default();
         next.extend(below.into_iter().rev().map(|span| (span, depth + 1)));
     }
     for from in trace["linked_from"].as_array().into_iter().flatten() {
-        let what = printable(&format!("{}: {}", from["service"].as_str().unwrap_or("-"), id(from, "name")));
+        let what = one_line(&format!("{}: {}", from["service"].as_str().unwrap_or("-"), id(from, "name")));
         lines.push(format!("linked from {what} of trace {}", id(from, "trace_id")));
     }
     if trace["truncated"] == true {

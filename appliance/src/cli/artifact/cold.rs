@@ -8,6 +8,7 @@ use http::Method;
 use super::super::{CliError, Client, to_json};
 use super::human;
 use crate::artifacts::{ColdStatus, WarmAsked};
+use crate::cli::output::{one_line, say};
 
 /// Pause between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -30,32 +31,32 @@ pub(super) async fn warm(client: &Client, asked: WarmAsked, wait: bool, json: bo
 
 fn show(status: &ColdStatus, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(status)?);
+        say!("{}", to_json(status)?)?;
         return Ok(());
     }
     if status.configured {
         let at = if status.endpoint.is_empty() { "Amazon S3" } else { &status.endpoint };
-        println!("{} at {at}: {} versions, {}", status.to, status.objects, human(status.bytes));
+        say!("{} at {at}: {} versions, {}", status.to, status.objects, human(status.bytes))?;
     } else {
-        println!("no cold tier is configured (`cold.bucket`); {} versions are in one", status.objects);
+        say!("no cold tier is configured (`cold.bucket`); {} versions are in one", status.objects)?;
     }
     if let Some(moving) = &status.moving {
-        println!("moving {}", super::printable(moving));
+        say!("moving {}", one_line(moving))?;
     }
-    println!("{} versions wait to be moved, {} blobs to be deleted there", status.waiting, status.to_delete);
+    say!("{} versions wait to be moved, {} blobs to be deleted there", status.waiting, status.to_delete)?;
     for uri in &status.warming {
-        println!("to be brought back: {}", super::printable(uri));
+        say!("to be brought back: {}", one_line(uri))?;
     }
-    println!(
+    say!(
         "since the start: {} moved ({}), {} brought back ({}), {} failed",
         status.moved,
         human(status.moved_bytes),
         status.returned,
         human(status.returned_bytes),
         status.failed
-    );
+    )?;
     if let Some(problem) = &status.problem {
-        println!("PROBLEM {problem}");
+        say!("PROBLEM {problem}")?;
     }
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 
-use super::{ESCAPED, text};
+use crate::cli::client::escaped;
+use crate::cli::output::{printable, say};
 use crate::cli::{CliError, Client, to_json};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -65,13 +65,13 @@ pub(super) async fn run(command: BulkCommand, client: &Client) -> Result<(), Cli
         BulkCommand::List { json } => {
             let tasks: Value = client.get("/v1/bulk").await?;
             for task in tasks["tasks"].as_array().into_iter().flatten() {
-                say(task, json)?;
+                describe(task, json)?;
             }
             Ok(())
         }
-        BulkCommand::Show { id, json } => say(&client.get(&path(&id, "")).await?, json),
+        BulkCommand::Show { id, json } => describe(&client.get(&path(&id, "")).await?, json),
         BulkCommand::Stop { id, json } => {
-            say(&client.send(Method::POST, &path(&id, "/stop"), None::<&Value>).await?, json)
+            describe(&client.send(Method::POST, &path(&id, "/stop"), None::<&Value>).await?, json)
         }
     }
 }
@@ -82,28 +82,28 @@ async fn act(action: &str, arguments: ActArguments, client: &Client) -> Result<(
     if !yes {
         let counted: Value = client.send(Method::POST, "/v1/jobs/bulk", Some(&order(true))).await?;
         if json {
-            println!("{}", to_json(&counted)?);
+            say!("{}", to_json(&counted)?)?;
             return Ok(());
         }
-        println!("{action} would be taken on {} jobs, among them", counted["matched"]);
+        say!("{action} would be taken on {} jobs, among them", counted["matched"])?;
         for job in counted["sample"].as_array().into_iter().flatten() {
-            let word = |name: &str| text::plain(job[name].as_str().unwrap_or_default());
-            println!("  {}  {}  {}  {}", word("id"), word("status"), word("type"), word("created_at"));
+            let word = |name: &str| printable(job[name].as_str().unwrap_or_default());
+            say!("  {}  {}  {}  {}", word("id"), word("status"), word("type"), word("created_at"))?;
         }
-        println!("nothing was done; --yes does it");
+        say!("nothing was done; --yes does it")?;
         return Ok(());
     }
     let mut task: Value = client.send(Method::POST, "/v1/jobs/bulk", Some(&order(false))).await?;
     let id = task["id"].as_str().unwrap_or_default().to_owned();
     if !json {
-        println!("{action} on {} jobs runs as {id}", task["matched"]);
+        say!("{action} on {} jobs runs as {id}", task["matched"])?;
     }
     while !no_wait && task["status"] == "running" {
         tokio::time::sleep(LOOK_EVERY).await;
         task = client.get(&path(&id, "")).await?;
     }
     if !no_wait || json {
-        say(&task, json)?;
+        describe(&task, json)?;
     }
     if task["status"] == "failed" {
         return Err(CliError::Fault(format!("the bulk action {id} failed")));
@@ -112,16 +112,16 @@ async fn act(action: &str, arguments: ActArguments, client: &Client) -> Result<(
 }
 
 fn path(id: &str, rest: &str) -> String {
-    format!("/v1/bulk/{}{rest}", utf8_percent_encode(id, ESCAPED))
+    format!("/v1/bulk/{}{rest}", escaped(id))
 }
 
-fn say(task: &Value, json: bool) -> Result<(), CliError> {
+fn describe(task: &Value, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(task)?);
+        say!("{}", to_json(task)?)?;
         return Ok(());
     }
-    let word = |name: &str| text::plain(task[name].as_str().unwrap_or_default());
-    println!(
+    let word = |name: &str| printable(task[name].as_str().unwrap_or_default());
+    say!(
         "{}  {}  {}  {} of {} done, {} passed over, {} failed  `{}`",
         word("id"),
         word("action"),
@@ -131,9 +131,9 @@ fn say(task: &Value, json: bool) -> Result<(), CliError> {
         task["skipped"],
         task["failed"],
         word("query")
-    );
+    )?;
     for problem in task["problems"].as_array().into_iter().flatten() {
-        println!("    {}", text::plain(problem.as_str().unwrap_or_default()));
+        say!("    {}", printable(problem.as_str().unwrap_or_default()))?;
     }
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use http::Method;
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 
-use super::{ESCAPED, text};
+use crate::cli::client::escaped;
+use crate::cli::output::{printable, say};
 use crate::cli::{CliError, Client, to_json};
 
 #[derive(Debug, Args)]
@@ -41,10 +41,7 @@ enum LimitsCommand {
 }
 
 pub(super) async fn run(arguments: LimitsArguments, client: &Client) -> Result<(), CliError> {
-    let path = |scope: &str, name: &str| {
-        let encoded = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
-        format!("/v1/limits/{}/{}", encoded(scope), encoded(name))
-    };
+    let path = |scope: &str, name: &str| format!("/v1/limits/{}/{}", escaped(scope), escaped(name));
     match arguments.command {
         None => show(arguments.json, client).await,
         Some(LimitsCommand::Set { scope, name, share, running, rate, burst }) => {
@@ -58,15 +55,15 @@ pub(super) async fn run(arguments: LimitsArguments, client: &Client) -> Result<(
                 setting.extend(value.map(|value| (key.to_owned(), value)));
             }
             let set: Value = client.send(Method::PUT, &path(&scope, &name), Some(&setting)).await?;
-            println!("{}", if arguments.json { to_json(&set)? } else { format!("set for the {scope} {name}") });
+            say!("{}", if arguments.json { to_json(&set)? } else { format!("set for the {scope} {name}") })?;
             Ok(())
         }
         Some(LimitsCommand::Unset { scope, name }) => {
             let _: Value = client.send(Method::DELETE, &path(&scope, &name), None::<&Value>).await?;
             if arguments.json {
-                println!("{}", json!({"scope": scope, "name": name, "unset": true}));
+                say!("{}", json!({"scope": scope, "name": name, "unset": true}))?;
             } else {
-                println!("nothing is set for the {scope} {name} any more");
+                say!("nothing is set for the {scope} {name} any more")?;
             }
             Ok(())
         }
@@ -76,36 +73,42 @@ pub(super) async fn run(arguments: LimitsArguments, client: &Client) -> Result<(
 async fn show(json: bool, client: &Client) -> Result<(), CliError> {
     let limits: Value = client.get("/v1/limits").await?;
     if json {
-        println!("{}", to_json(&limits)?);
+        say!("{}", to_json(&limits)?)?;
         return Ok(());
     }
-    println!(
+    say!(
         "{:8} {:32} {:>8} {:>8} {:>8} {:>10} {:>8}  FROM",
-        "SCOPE", "NAME", "SHARE", "RUNNING", "MOST", "RATE/S", "BURST"
-    );
+        "SCOPE",
+        "NAME",
+        "SHARE",
+        "RUNNING",
+        "MOST",
+        "RATE/S",
+        "BURST"
+    )?;
     let shown = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
     for entry in limits["limits"].as_array().into_iter().flatten() {
-        println!(
+        say!(
             "{:8} {:32} {:>8} {:>8} {:>8} {:>10} {:>8}  {}",
             entry["scope"].as_str().unwrap_or_default(),
-            text::plain(entry["name"].as_str().unwrap_or_default()),
+            printable(entry["name"].as_str().unwrap_or_default()),
             shown(&entry["share"]),
             shown(&entry["running"]),
             shown(&entry["running_max"]),
             shown(&entry["rate_per_s"]),
             shown(&entry["burst"]),
             entry["from"].as_str().unwrap_or_default(),
-        );
+        )?;
     }
     for project in limits["projects"].as_array().into_iter().flatten() {
         let name = project["project"].as_str().filter(|name| !name.is_empty()).unwrap_or("(no project)");
-        println!(
+        say!(
             "{}: {} run, {} wait, share {}",
-            text::plain(name),
+            printable(name),
             project["running"],
             project["waiting"],
             project["share"]
-        );
+        )?;
     }
     Ok(())
 }

@@ -13,14 +13,14 @@ use std::process::ExitCode;
 use backlot_wire::{Job, JobStatus};
 use clap::Subcommand;
 use http::Method;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{CliError, Client, to_json};
+use super::{CliError, Client};
+use crate::cli::client::escaped;
+use crate::cli::output::{say, show};
 
 /// Everything but what an id is made of.
-pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
@@ -145,11 +145,11 @@ pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode
         JobCommand::Webhook { command } => webhook::run(command, client).await?,
         JobCommand::Show { id, json } => {
             let job: Job = client.get(&path(&id, "")).await?;
-            print(&job, json, text::job)?;
+            show(&job, json, text::job)?;
         }
         JobCommand::Cancel { id, json } => {
             let job: Job = client.send(Method::POST, &path(&id, "/cancel"), None::<&Value>).await?;
-            print(&job, json, |job| match job.status {
+            show(&job, json, |job| match job.status {
                 JobStatus::Cancelled => format!("{} is cancelled", job.id),
                 _ => format!("{} is asked to end; its worker has it", job.id),
             })?;
@@ -166,13 +166,13 @@ pub(super) async fn run(command: JobCommand, client: &Client) -> Result<ExitCode
             }
             let body = Some(&changes).filter(|changes| !changes.is_empty());
             let job: Job = client.send(Method::POST, &path(&id, "/retry"), body).await?;
-            print(&job, json, |job| format!("{} is queued again", job.id))?;
+            show(&job, json, |job| format!("{} is queued again", job.id))?;
         }
         JobCommand::Watch { id: Some(id), json } => {
             let job =
                 watch::until_final(client, &id, |job| if json { watch::json_line(job) } else { Ok(()) }, !json).await?;
             if !json {
-                println!("{}", text::job(&job));
+                say!("{}", text::job(&job))?;
             }
             return Ok(verdict(&job));
         }
@@ -186,17 +186,8 @@ fn verdict(job: &Job) -> ExitCode {
     if job.status == JobStatus::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print(job: &Job, json: bool, words: impl FnOnce(&Job) -> String) -> Result<(), CliError> {
-    if json {
-        println!("{}", to_json(job)?);
-    } else {
-        println!("{}", words(job));
-    }
-    Ok(())
-}
-
 fn path(id: &str, rest: &str) -> String {
-    format!("/v1/jobs/{}{rest}", utf8_percent_encode(id, ESCAPED))
+    format!("/v1/jobs/{}{rest}", escaped(id))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -224,21 +215,20 @@ async fn list(arguments: ListArguments, client: &Client) -> Result<(), CliError>
     filters.extend(labels.into_iter().map(|(name, value)| (format!("label.{name}"), value)));
     let (mut cursor, mut left) = (None, limit);
     if !json {
-        println!("{}", text::HEADING);
+        say!("{}", text::HEADING)?;
     }
     while left > 0 {
         let mut query = format!("limit={}", left.min(500));
-        let encoded = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
         for (name, value) in filters
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .chain(cursor.as_deref().map(|c| ("cursor", c)))
         {
-            query.push_str(&format!("&{}={}", encoded(name), encoded(value)));
+            query.push_str(&format!("&{}={}", escaped(name), escaped(value)));
         }
         let page: Page = client.get(&format!("/v1/jobs?{query}")).await?;
         for job in page.jobs.iter().take(left) {
-            print(job, json, text::line)?;
+            show(job, json, text::line)?;
         }
         left = left.saturating_sub(page.jobs.len());
         cursor = page.cursor;

@@ -1,10 +1,11 @@
 //! `backlot job search`, `count` and `why`.
 
 use clap::Args;
-use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 
-use super::{ESCAPED, Page, path, print, text};
+use super::{Page, path, text};
+use crate::cli::client::escaped;
+use crate::cli::output::{printable, say, show};
 use crate::cli::{CliError, Client, to_json};
 
 #[derive(Debug, Args)]
@@ -29,16 +30,16 @@ pub(in crate::cli) struct CountArguments {
 
 pub(super) async fn search(arguments: SearchArguments, client: &Client) -> Result<(), CliError> {
     let SearchArguments { query, limit, json } = arguments;
-    let encoded = utf8_percent_encode(&query, ESCAPED).to_string();
+    let encoded = escaped(&query);
     let (mut cursor, mut left) = (None::<String>, limit);
     if !json {
-        println!("{}", text::HEADING);
+        say!("{}", text::HEADING)?;
     }
     while left > 0 {
         let after = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let page: Page = client.get(&format!("/v1/jobs?query={encoded}&limit={}{after}", left.min(500))).await?;
         for job in page.jobs.iter().take(left) {
-            print(job, json, text::line)?;
+            show(job, json, text::line)?;
         }
         left = left.saturating_sub(page.jobs.len());
         cursor = page.cursor;
@@ -56,22 +57,22 @@ pub(super) async fn search(arguments: SearchArguments, client: &Client) -> Resul
 }
 
 pub(super) async fn count(arguments: CountArguments, client: &Client) -> Result<(), CliError> {
-    let encoded = utf8_percent_encode(&arguments.query, ESCAPED);
+    let encoded = escaped(&arguments.query);
     let counts: Value = client.get(&format!("/v1/jobs/counts?query={encoded}")).await?;
     if arguments.json {
-        println!("{}", to_json(&counts)?);
+        say!("{}", to_json(&counts)?)?;
         return Ok(());
     }
-    println!("{} jobs", counts["total"]);
+    say!("{} jobs", counts["total"])?;
     for name in ["status", "type", "project"] {
         let mut counted: Vec<(&String, u64)> =
             counts[name].as_object().into_iter().flatten().map(|(value, n)| (value, n.as_u64().unwrap_or(0))).collect();
         counted.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
         if !counted.is_empty() {
-            println!("\nby {name}");
+            say!("\nby {name}")?;
         }
         for (value, n) in counted {
-            println!("{n:>10}  {}", text::plain(value));
+            say!("{n:>10}  {}", printable(value))?;
         }
     }
     Ok(())
@@ -80,22 +81,22 @@ pub(super) async fn count(arguments: CountArguments, client: &Client) -> Result<
 pub(super) async fn why(id: &str, json: bool, client: &Client) -> Result<(), CliError> {
     let why: Value = client.get(&path(id, "/why-waiting")).await?;
     if json {
-        println!("{}", to_json(&why)?);
+        say!("{}", to_json(&why)?)?;
         return Ok(());
     }
     let reasons = why["reasons"].as_array().map(Vec::as_slice).unwrap_or_default();
     let status = why["status"].as_str().unwrap_or_default();
     if reasons.is_empty() {
-        println!("{} is {status}: it does not wait", text::plain(id));
+        say!("{} is {status}: it does not wait", printable(id))?;
     } else {
-        println!("{} is {status}", text::plain(id));
+        say!("{} is {status}", printable(id))?;
     }
     for reason in reasons {
-        println!(
+        say!(
             "  {}  ({})",
-            text::plain(reason["sentence"].as_str().unwrap_or_default()),
+            printable(reason["sentence"].as_str().unwrap_or_default()),
             reason["code"].as_str().unwrap_or_default()
-        );
+        )?;
     }
     Ok(())
 }
@@ -104,29 +105,29 @@ pub(super) async fn phases(id: &str, attempt: Option<u32>, json: bool, client: &
     let rest = attempt.map_or_else(|| "/phases".to_owned(), |number| format!("/phases?attempt={number}"));
     let told: Value = client.get(&path(id, &rest)).await?;
     if json {
-        println!("{}", to_json(&told)?);
+        say!("{}", to_json(&told)?)?;
         return Ok(());
     }
-    println!(
+    say!(
         "{} attempt {} of type {}, beside {} others",
-        text::plain(id),
+        printable(id),
         told["attempt"],
-        text::plain(told["type"].as_str().unwrap_or_default()),
+        printable(told["type"].as_str().unwrap_or_default()),
         told["compared"]
-    );
-    println!("{:<12} {:>10} {:>10} {:>10} {:>7}", "phase", "seconds", "median", "p90", "ratio");
+    )?;
+    say!("{:<12} {:>10} {:>10} {:>10} {:>7}", "phase", "seconds", "median", "p90", "ratio")?;
     let phases = told["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     for phase in phases.iter().chain([&told["whole"]]) {
         let number = |name: &str| phase[name].as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"));
         let running = if phase["running"] == true { " so far" } else { "" };
-        println!(
+        say!(
             "{:<12} {:>10} {:>10} {:>10} {:>7}{running}",
-            text::plain(phase["phase"].as_str().unwrap_or_default()),
+            printable(phase["phase"].as_str().unwrap_or_default()),
             number("seconds"),
             number("median_s"),
             number("p90_s"),
             number("ratio")
-        );
+        )?;
     }
     Ok(())
 }

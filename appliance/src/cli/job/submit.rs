@@ -9,12 +9,13 @@ use futures::TryStreamExt;
 use http::Method;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 use tokio_util::io::ReaderStream;
 
 use super::super::client::{SendBody, full};
-use super::{ESCAPED, pair, print, verdict, watch};
+use super::{pair, verdict, watch};
+use crate::cli::client::escaped;
+use crate::cli::output::{say, show};
 use crate::cli::{CliError, Client, to_json};
 
 /// Where uploaded inputs go.
@@ -95,20 +96,20 @@ pub(super) async fn run(arguments: SubmitArguments, client: &Client) -> Result<E
         let uri = if is_artifact(input) { input.clone() } else { upload(client, Path::new(input)).await? };
         spec.inputs.push(Input::artifact(uri));
     }
-    let queue = utf8_percent_encode(&arguments.queue, ESCAPED);
+    let queue = escaped(&arguments.queue);
     let job: Job = client.send(Method::POST, &format!("/v1/jobs?queue={queue}"), Some(&spec)).await?;
     if !arguments.wait {
-        print(&job, arguments.json, |job| job.id.clone())?;
+        show(&job, arguments.json, |job| job.id.clone())?;
         return Ok(ExitCode::SUCCESS);
     }
     if !arguments.json {
-        println!("{}", job.id);
+        say!("{}", job.id)?;
     }
     let job = watch::until_final(client, &job.id, |_| Ok(()), true).await?;
     if arguments.json {
-        println!("{}", to_json(&job)?);
+        say!("{}", to_json(&job)?)?;
     } else {
-        println!("{}", super::text::job(&job));
+        say!("{}", super::text::job(&job))?;
     }
     Ok(verdict(&job))
 }
@@ -189,7 +190,7 @@ async fn upload(client: &Client, file: &Path) -> Result<String, CliError> {
     let opened = opened.map_err(|error| CliError::fault(&format!("open {}", file.display()), error))?;
     let pieces = ReaderStream::with_capacity(opened, PIECE_BYTES).map_ok(Frame::data);
     let body: SendBody = StreamBody::new(pieces).boxed_unsync();
-    let path = format!("/{BUCKET}/uploads/{folder}/{}", utf8_percent_encode(&name, ESCAPED));
+    let path = format!("/{BUCKET}/uploads/{folder}/{}", escaped(&name));
     let length = bytes.to_string();
     client.s3(Method::PUT, &path, &[("content-length", &length), ("content-type", content_type(&name))], body).await?;
     Ok(format!("s3://{BUCKET}/{key}"))

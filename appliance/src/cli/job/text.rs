@@ -2,13 +2,15 @@
 
 use backlot_wire::{Job, Timestamp};
 
+use crate::cli::output::printable;
+
 pub(super) const HEADING: &str =
     "ID                                    STATUS     TYPE                  CREATED                   ERROR";
 
 /// A job in a list.
 pub(super) fn line(job: &Job) -> String {
     let error = job.error.as_ref().map_or("", |error| error.message.as_str());
-    let first_line: String = plain(error.lines().next().unwrap_or_default()).chars().take(80).collect();
+    let first_line: String = printable(error.lines().next().unwrap_or_default()).chars().take(80).collect();
     let line = format!(
         "{:36}  {:9}  {:20}  {:24}  {first_line}",
         job.id,
@@ -37,7 +39,7 @@ pub(super) fn job(job: &Job) -> String {
     }
     for input in &job.spec.inputs {
         let job = input.job.as_ref().map(|job| format!("of job {job}"));
-        text.push_str(&format!("\ninput   {}", plain(&job.unwrap_or_else(|| input.uri.clone()))));
+        text.push_str(&format!("\ninput   {}", printable(&job.unwrap_or_else(|| input.uri.clone()))));
     }
     for attempt in &job.attempts {
         let outcome = attempt.outcome.and_then(|outcome| serde_json::to_value(outcome).ok());
@@ -50,23 +52,23 @@ pub(super) fn job(job: &Job) -> String {
             .phases
             .iter()
             .map(|phase| match phase.ended_at {
-                Some(ended_at) => format!("{} {}", plain(&phase.name), took(phase.started_at, ended_at)),
-                None => format!("{} …", plain(&phase.name)),
+                Some(ended_at) => format!("{} {}", printable(&phase.name), took(phase.started_at, ended_at)),
+                None => format!("{} …", printable(&phase.name)),
             })
             .collect();
         text.push_str(&format!("  {}", phases.join(", ")));
         if let Some(reason) = &attempt.reason {
-            text.push_str(&format!("\n          {}", plain(reason)));
+            text.push_str(&format!("\n          {}", printable(reason)));
         }
     }
     for output in &job.partial {
-        text.push_str(&format!("\nso far  {}", plain(&output.uri)));
+        text.push_str(&format!("\nso far  {}", printable(&output.uri)));
     }
     for output in &job.outputs {
-        text.push_str(&format!("\noutput  {}", plain(&output.uri)));
+        text.push_str(&format!("\noutput  {}", printable(&output.uri)));
     }
     if let Some(error) = &job.error {
-        text.push_str(&format!("\nerror   {}", plain(&error.message)));
+        text.push_str(&format!("\nerror   {}", printable(&error.message)));
     }
     text
 }
@@ -80,18 +82,13 @@ fn took(from: Timestamp, until: Timestamp) -> String {
     }
 }
 
-/// Text of others without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_terminal_obeys_nothing_that_a_job_says() {
-        assert_eq!(plain("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\nc");
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\nc");
     }
 
     #[test]

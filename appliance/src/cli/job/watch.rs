@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::super::client::full;
 use super::{path, text};
+use crate::cli::output::say;
 use crate::cli::{CliError, Client, to_json};
 
 /// Pause before the stream is tried again.
@@ -93,7 +94,7 @@ pub(super) async fn all(client: &Client, json: bool) -> Result<(), CliError> {
                             if json {
                                 json_line(&job)?;
                             } else {
-                                println!("{}", text::line(&job));
+                                say!("{}", text::line(&job))?;
                             }
                         }
                         "lagged" => eprintln!("some changes were missed: {data}"),
@@ -114,7 +115,7 @@ pub(super) async fn all(client: &Client, json: bool) -> Result<(), CliError> {
 }
 
 pub(super) fn json_line(job: &Job) -> Result<(), CliError> {
-    println!("{}", to_json(job)?);
+    say!("{}", to_json(job)?)?;
     Ok(())
 }
 

@@ -2,10 +2,10 @@
 
 use clap::Subcommand;
 use http::Method;
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 
-use super::{ESCAPED, text};
+use crate::cli::client::escaped;
+use crate::cli::output::{printable, say};
 use crate::cli::{CliError, Client, to_json};
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +52,7 @@ pub(super) async fn run(command: WebhookCommand, client: &Client) -> Result<(), 
         WebhookCommand::List { json } => {
             let webhooks: Value = client.get("/v1/webhooks").await?;
             for webhook in webhooks["webhooks"].as_array().into_iter().flatten() {
-                say(webhook, json)?;
+                describe(webhook, json)?;
             }
             Ok(())
         }
@@ -67,43 +67,46 @@ pub(super) async fn run(command: WebhookCommand, client: &Client) -> Result<(), 
                 wanted["secret"] = json!(secret.trim());
             }
             let set: Value = client.send(Method::PUT, &path(&name), Some(&wanted)).await?;
-            say(&set, json)?;
+            describe(&set, json)?;
             if let Some(secret) = set["secret"].as_str().filter(|_| !json) {
-                println!("secret  {secret}\nkeep it: it is not shown again");
+                say!("secret  {secret}\nkeep it: it is not shown again")?;
             }
             Ok(())
         }
-        WebhookCommand::Show { name, json } => say(&client.get(&path(&name)).await?, json),
+        WebhookCommand::Show { name, json } => describe(&client.get(&path(&name)).await?, json),
         WebhookCommand::Delete { name, json } => {
             let _: Value = client.send(Method::DELETE, &path(&name), None::<&Value>).await?;
-            println!(
+            say!(
                 "{}",
                 if json { json!({"name": name, "deleted": true}).to_string() } else { format!("{name} is gone") }
-            );
+            )?;
             Ok(())
         }
     }
 }
 
 fn path(name: &str) -> String {
-    format!("/v1/webhooks/{}", utf8_percent_encode(name, ESCAPED))
+    format!("/v1/webhooks/{}", escaped(name))
 }
 
-fn say(webhook: &Value, json: bool) -> Result<(), CliError> {
+fn describe(webhook: &Value, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", to_json(webhook)?);
+        say!("{}", to_json(webhook)?)?;
         return Ok(());
     }
-    let word = |name: &str| text::plain(webhook[name].as_str().unwrap_or_default());
+    let word = |name: &str| printable(webhook[name].as_str().unwrap_or_default());
     let events: Vec<_> = webhook["events"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let deliveries = &webhook["deliveries"];
-    println!("{}  {}  {}  {}", word("name"), word("target"), events.join(","), word("query"));
-    println!(
+    say!("{}  {}  {}  {}", word("name"), word("target"), events.join(","), word("query"))?;
+    say!(
         "    {} delivered, {} waiting, {} retried, {} given up since the start",
-        deliveries["delivered"], deliveries["waiting"], deliveries["retried"], deliveries["dead"]
-    );
+        deliveries["delivered"],
+        deliveries["waiting"],
+        deliveries["retried"],
+        deliveries["dead"]
+    )?;
     if let Some(problem) = deliveries["problem"].as_str() {
-        println!("    {}", text::plain(problem));
+        say!("    {}", printable(problem))?;
     }
     Ok(())
 }

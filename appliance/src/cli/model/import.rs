@@ -17,6 +17,7 @@ use super::super::{CliError, Client};
 use super::bucket::ModelBucket;
 use super::files::{Found, read_json, read_text, usage};
 use super::{ImportArguments, brief};
+use crate::cli::output::say;
 
 /// Bytes read at once while hashing.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -98,30 +99,30 @@ pub(super) async fn run(arguments: ImportArguments, client: &Client) -> Result<(
     };
     let earlier = before.filter(|(before, _)| *before != digest).map(|(before, _)| before);
     if quiet {
-        println!(
+        say!(
             "{}",
             json!({"name": manifest.name, "digest": digest, "kind": manifest.kind, "bytes": manifest.bytes(),
                 "files": manifest.files.len(), "stored_files": stored, "stored_bytes": stored_bytes, "new": is_new,
                 "earlier": earlier, "left_out": found.left_out})
-        );
+        )?;
         return Ok(());
     }
     if !found.left_out.is_empty() {
         let some: Vec<&str> = found.left_out.iter().map(String::as_str).take(8).collect();
         let more = found.left_out.len() - some.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        println!("left out, as agents do not read them: {}{more}", some.join(", "));
+        say!("left out, as agents do not read them: {}{more}", some.join(", "))?;
     }
     let (name, bytes, count) = (&manifest.name, human(manifest.bytes()), manifest.files.len());
     let what = if is_new { "is in the store" } else { "was in the store already" };
-    println!(
+    say!(
         "{name}@{} {what}: {}, {bytes} in {count} files, {} of them new",
         brief(&digest),
         manifest.kind,
         human(stored_bytes)
-    );
+    )?;
     if let Some(earlier) = earlier {
-        println!("the version before stays: `backlot model remove {name}@{}` removes it", brief(&earlier));
+        say!("the version before stays: `backlot model remove {name}@{}` removes it", brief(&earlier))?;
     }
     Ok(())
 }

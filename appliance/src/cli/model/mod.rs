@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::bucket::ModelBucket;
 use super::artifact::human;
 use super::{CliError, Client};
+use crate::cli::output::say;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelCommand {
@@ -142,20 +143,20 @@ async fn list(bucket: &ModelBucket<'_>, json: bool) -> Result<(), CliError> {
         let Some((digest, manifest)) = bucket.current(&name).await? else { continue };
         found += 1;
         if json {
-            println!("{}", super::to_json(&shown(&digest, &manifest))?);
+            say!("{}", super::to_json(&shown(&digest, &manifest))?)?;
         } else {
-            println!(
+            say!(
                 "{:40}  {:22}  {:>10}  {}  {}",
                 format!("{name}@{}", brief(&digest)),
                 manifest.kind.to_string(),
                 human(manifest.bytes()),
                 manifest.imported_at,
                 line(&manifest.licence)
-            );
+            )?;
         }
     }
     if found == 0 && !json {
-        println!("no model in s3://{}; `backlot model import` puts one there", bucket.name());
+        say!("no model in s3://{}; `backlot model import` puts one there", bucket.name())?;
     }
     Ok(())
 }
@@ -175,30 +176,27 @@ async fn show(bucket: &ModelBucket<'_>, model: &str, json: bool) -> Result<(), C
             serde_json::to_value(shown(&digest, &manifest)).map_err(|error| CliError::fault("write JSON", error))?;
         value["current"] = (current.as_deref() == Some(&*digest)).into();
         value["versions"] = versions.into();
-        println!("{value}");
+        say!("{value}")?;
         return Ok(());
     }
-    println!("{}@{digest}", manifest.name);
-    println!("kind      {}", manifest.kind);
-    println!("licence   {}", line(&manifest.licence));
+    say!("{}@{digest}", manifest.name)?;
+    say!("kind      {}", manifest.kind)?;
+    say!("licence   {}", line(&manifest.licence))?;
     if let Some(source) = &manifest.source {
-        println!("source    {}", line(source));
+        say!("source    {}", line(source))?;
     }
-    println!("imported  {}", manifest.imported_at);
-    println!("bytes     {} in {} files", human(manifest.bytes()), manifest.files.len());
+    say!("imported  {}", manifest.imported_at)?;
+    say!("bytes     {} in {} files", human(manifest.bytes()), manifest.files.len())?;
     for need in &manifest.vram {
         let (weights, values) = (human(need.weights_bytes), human(need.values_bytes));
-        println!(
-            "memory    {}x{} {}: {weights} of weights, {values} of values",
-            need.width, need.height, need.precision
-        );
+        say!("memory    {}x{} {}: {weights} of weights, {values} of values", need.width, need.height, need.precision)?;
     }
     for file in &manifest.files {
-        println!("  {}  {:>10}  {}", brief(&file.sha256), human(file.bytes), file.path);
+        say!("  {}  {:>10}  {}", brief(&file.sha256), human(file.bytes), file.path)?;
     }
     for version in versions.iter().filter(|version| **version != digest) {
         let current = if current.as_ref() == Some(version) { " (current)" } else { "" };
-        println!("also      {}@{}{current}", manifest.name, brief(version));
+        say!("also      {}@{}{current}", manifest.name, brief(version))?;
     }
     Ok(())
 }
@@ -210,11 +208,11 @@ async fn remove(bucket: &ModelBucket<'_>, model: &str, json: bool) -> Result<(),
         Some(_) => bucket.remove_version(asked).await?,
     };
     if json {
-        println!("{}", serde_json::json!({"removed": model, "files": files}));
+        say!("{}", serde_json::json!({"removed": model, "files": files}))?;
     } else {
-        println!(
+        say!(
             "{model} is removed, with {files} files; agents that have it in their caches keep it until they need the room"
-        );
+        )?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use super::super::CliError;
 use super::super::artifact::{human, progress};
 use super::bucket::ModelBucket;
 use super::{asked, brief};
+use crate::cli::output::say;
 
 /// Success is that every file is there and whole.
 pub(super) async fn run(bucket: &ModelBucket<'_>, model: &str, json: bool) -> Result<ExitCode, CliError> {
@@ -33,17 +34,17 @@ pub(super) async fn run(bucket: &ModelBucket<'_>, model: &str, json: bool) -> Re
     let name = &manifest.name;
     if json {
         let bad: Vec<_> = bad.iter().map(|(path, problem)| json!({"path": path, "problem": problem})).collect();
-        println!(
+        say!(
             "{}",
             json!({"name": name, "digest": digest, "files": manifest.files.len(), "bytes": manifest.bytes(), "bad": bad})
-        );
+        )?;
     } else if bad.is_empty() {
-        println!("{name}@{} is whole: {} in {} files", brief(&digest), human(manifest.bytes()), manifest.files.len());
+        say!("{name}@{} is whole: {} in {} files", brief(&digest), human(manifest.bytes()), manifest.files.len())?;
     } else {
         for (path, problem) in &bad {
-            println!("BAD {path}: {problem}");
+            say!("BAD {path}: {problem}")?;
         }
-        println!("{} files are bad; remove the model and import it again", bad.len());
+        say!("{} files are bad; remove the model and import it again", bad.len())?;
     }
     Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
