@@ -1,7 +1,7 @@
 //! Starts the real binaries and drives them with the clients people have.
 //!
 //! Black-box tests know the command line, the doors and nothing else. Every appliance has a temporary data folder
-//! and free ports, is ended by its process id, and leaves its log in the panic of a test that fails. `cargo xtask test` sets up
+//! and ports of its own, which are kept for it while it is down, is ended by its process id, and leaves its log in the panic of a test that fails. `cargo xtask test` sets up
 //! what they need: the built binaries, and a Python with boto3 and the OpenTelemetry SDK.
 
 #![allow(clippy::expect_used, reason = "a harness panics with what went wrong; that is its report")]
@@ -9,6 +9,7 @@
 
 pub mod corpus;
 pub mod faults;
+mod port;
 pub mod wire;
 
 use std::io::{BufRead, BufReader, Read};
@@ -17,6 +18,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub use port::Port;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -48,8 +50,12 @@ pub struct Appliance {
     child: Child,
     pub addresses: Addresses,
     settings: Vec<(String, String)>,
+    ports: Vec<Port>,
     dir: TempDir,
 }
+
+/// The doors that every appliance has, as the configuration names them.
+const DOORS: [&str; 4] = ["AWS", "HTTP", "OTLP_GRPC", "OTLP_HTTP"];
 
 impl Appliance {
     /// `backlot serve --dev` on free ports and an empty folder; its key is `test`/`test`.
@@ -72,8 +78,9 @@ impl Appliance {
 
     fn start_in(dir: TempDir, settings: &[(&str, &str)]) -> Self {
         let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (child, addresses) = launch(dir.path(), &settings, None);
-        Self { child, addresses, settings, dir }
+        let ports: Vec<Port> = DOORS.iter().map(|_| Port::hold()).collect();
+        let (child, addresses) = launch(dir.path(), &settings, &ports);
+        Self { child, addresses, settings, ports, dir }
     }
 
     /// The data folder.
@@ -114,7 +121,7 @@ impl Appliance {
 
     /// Starts again on the same folder and the same ports, after [`Appliance::kill`] or [`Appliance::stop`].
     pub fn start_again(&mut self) {
-        let (child, addresses) = launch(self.dir.path(), &self.settings, Some(&self.addresses));
+        let (child, addresses) = launch(self.dir.path(), &self.settings, &self.ports);
         self.child = child;
         self.addresses = addresses;
     }
@@ -202,21 +209,15 @@ impl Drop for Appliance {
     }
 }
 
-fn launch(dir: &Path, settings: &[(String, String)], again: Option<&Addresses>) -> (Child, Addresses) {
+fn launch(dir: &Path, settings: &[(String, String)], ports: &[Port]) -> (Child, Addresses) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log file");
-    let port = |url: Option<&String>| {
-        url.map_or_else(|| "127.0.0.1:0".to_owned(), |url| url.trim_start_matches("http://").to_owned())
-    };
+    let doors = DOORS.iter().zip(ports).map(|(door, port)| (format!("BACKLOT_EDGE_{door}"), port.address()));
     let mut command = Command::new(binary("backlot"));
     command
-        .env_remove("BACKLOT_PYTHON") // ours, and no key of the configuration
         .args(["serve", "--dev", "--print-addresses", "--data"])
         .arg(dir.join("data"))
         .env_remove("BACKLOT_PYTHON") // ours, and no configuration key
-        .env("BACKLOT_EDGE_AWS", port(again.map(|a| &a.aws)))
-        .env("BACKLOT_EDGE_HTTP", port(again.map(|a| &a.http)))
-        .env("BACKLOT_EDGE_OTLP_GRPC", port(again.map(|a| &a.otlp_grpc)))
-        .env("BACKLOT_EDGE_OTLP_HTTP", port(again.map(|a| &a.otlp_http)))
+        .envs(doors)
         .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

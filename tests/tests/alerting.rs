@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
 
-use backlot_tests::{Appliance, PATIENCE, Process, eventually, http, python};
+use backlot_tests::{Appliance, PATIENCE, Port, Process, eventually, http, python};
 use serde_json::{Value, json};
 
 const RULES: &str = r#"
@@ -89,8 +89,8 @@ fn next(told: &mpsc::Receiver<(String, Value)>, seen: &mut Vec<Value>) -> (Strin
 }
 
 /// Carries connections from `from` to `to`: an address that begins to answer when the test wants it to.
-fn forward(from: &str, to: u16) {
-    let listener = TcpListener::bind(from).expect("the port that was chosen");
+fn forward(from: &Port, to: u16) {
+    let listener = TcpListener::bind(from.address()).expect("the port that was chosen");
     std::thread::spawn(move || {
         for near in listener.incoming() {
             let (Ok(near), Ok(far)) = (near, TcpStream::connect(("127.0.0.1", to))) else { return };
@@ -167,17 +167,15 @@ fn a_real_sns_topic_is_told_and_told_later_when_it_was_away() {
     let dir = tempfile::tempdir().expect("a folder");
     let rules = dir.path().join("rules.yml");
     std::fs::write(&rules, RULES).expect("a file");
-    let free_port = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-    let (sns_port, away_port) = (free_port(), free_port());
+    let (sns_port, away) = (Port::hold(), Port::hold());
     let mut command = Command::new(python().with_file_name("moto_server"));
-    let _sns = Process::start(command.args(["-H", "127.0.0.1", "-p", &sns_port.to_string()]), dir.path(), "sns");
-    eventually("SNS answers", || TcpStream::connect(("127.0.0.1", sns_port)).ok());
-    let sns = format!("http://127.0.0.1:{sns_port}");
-    let away = format!("127.0.0.1:{away_port}");
+    let _sns = Process::start(command.args(["-H", "127.0.0.1", "-p", &sns_port.number.to_string()]), dir.path(), "sns");
+    eventually("SNS answers", || TcpStream::connect(sns_port.address()).ok());
+    let sns = format!("http://{}", sns_port.address());
     let appliance = Appliance::start_with(&[
         ("BACKLOT_ALERTING_RULES_FILES", rules.to_str().expect("a path")),
         ("BACKLOT_ALERTING_SNS_TOPIC_ARN", "arn:aws:sns:us-east-1:123456789012:alerts"),
-        ("BACKLOT_ALERTING_SNS_ENDPOINT", &format!("http://{away}")),
+        ("BACKLOT_ALERTING_SNS_ENDPOINT", &format!("http://{}", away.address())),
         ("BACKLOT_ALERTING_GROUP_WAIT_S", "0"),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
@@ -189,7 +187,7 @@ fn a_real_sns_topic_is_told_and_told_later_when_it_was_away() {
     eventually("an attempt fails while SNS is away", || waiting(&appliance)["error"].as_str().map(str::to_owned));
     assert_eq!(waiting(&appliance)["waiting"], 1);
 
-    forward(&away, sns_port);
+    forward(&away, sns_port.number);
     let body = appliance.python("alerting.py", &["message", &sns, made["queue"].as_str().expect("a URL")]);
     let envelope: Value = serde_json::from_str(&body).expect("an envelope of SNS");
     assert_eq!(envelope["Subject"], "[FIRING] lot is bad: 1");

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use backlot_tests::wire::Wire;
-use backlot_tests::{Appliance, Process, binary, eventually, python};
+use backlot_tests::{Appliance, Port, Process, binary, eventually, python};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,18 +26,20 @@ struct Other {
 
 #[allow(dead_code, reason = "held for their drop")]
 enum Server {
-    Moto(Process),
+    Moto(Process, Port),
     Backlot(Box<Appliance>),
 }
 
 impl Other {
     fn moto() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
+        let port = Port::hold();
         let mut command = Command::new(python().with_file_name("moto_server"));
-        let server = Process::start(command.args(["-H", "127.0.0.1", "-p", &port.to_string()]), dir.path(), "moto");
-        eventually("moto answers", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self::new(Server::Moto(server), port, dir)
+        let server =
+            Process::start(command.args(["-H", "127.0.0.1", "-p", &port.number.to_string()]), dir.path(), "moto");
+        eventually("moto answers", || TcpStream::connect(port.address()).ok());
+        let number = port.number;
+        Self::new(Server::Moto(server, port), number, dir)
     }
 
     fn backlot() -> Self {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use backlot_tests::Appliance;
+use backlot_tests::{Appliance, Port};
 
 #[test]
 fn a_queue_is_told_each_change_of_a_bucket_that_names_it() {
@@ -16,10 +16,8 @@ fn a_webhook_is_told_signed_and_again_after_a_failure() {
 
 #[test]
 fn what_a_webhook_was_not_told_before_a_kill_it_is_told_afterwards() {
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port().to_string()
-    };
+    let held = Port::hold();
+    let port = held.number.to_string();
     let mut appliance = Appliance::start();
     appliance.python("artifacts_events.py", &["before", &port]);
     appliance.kill();

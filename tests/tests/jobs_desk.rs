@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics with what went wrong; that is its report")]
 
-use std::net::TcpListener;
 use std::process::Command;
 
-use backlot_tests::{Appliance, Process, eventually, python, repository};
+use backlot_tests::{Appliance, Port, Process, eventually, python, repository};
 use serde_json::{Value, json};
 
 fn submit(appliance: &Appliance, body: &Value) -> String {
@@ -215,15 +214,15 @@ fn a_bulk_action_goes_on_after_a_kill() {
 #[test]
 fn a_webhook_is_told_signed_in_order_and_over_a_kill() {
     let mut appliance = Appliance::start();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-    let url = format!("http://user:hunter2@127.0.0.1:{port}/told?token=hunter3");
+    let port = Port::hold();
+    let url = format!("http://user:hunter2@{}/told?token=hunter3", port.address());
     let set =
         &cli_json(&appliance, &["job", "webhook", "set", "studio", "--url", &url, "--query", "project:film", "--json"])
             [0];
     let secret_file = appliance.data().join("webhook-secret");
     let secret = set["secret"].as_str().expect("made, and shown once").to_owned();
     std::fs::write(&secret_file, &secret).expect("a file");
-    assert_eq!(set["target"], format!("http://127.0.0.1:{port}/…"));
+    assert_eq!(set["target"], format!("http://{}/…", port.address()));
 
     // Nobody listens yet: the events wait, over a kill.
     for id in ["one", "two"] {
@@ -237,8 +236,11 @@ fn a_webhook_is_told_signed_in_order_and_over_a_kill() {
     appliance.start_again();
     let script = repository().join("tests/python/jobs_webhook.py");
     let mut command = Command::new(python());
-    let told =
-        Process::start(command.arg(script).arg(port.to_string()).arg(&secret_file).arg("1"), &appliance.data(), "told");
+    let told = Process::start(
+        command.arg(script).arg(port.number.to_string()).arg(&secret_file).arg("1"),
+        &appliance.data(),
+        "told",
+    );
     appliance.python("jobs_consumer.py", &["work", "3"]);
     let calls = || -> Vec<Value> { told.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
     let of = |job: &str| -> Vec<String> {
