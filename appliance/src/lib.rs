@@ -27,6 +27,7 @@ pub mod other_s3;
 pub mod outgoing;
 pub mod policy;
 pub mod queue;
+mod reached;
 pub mod signals;
 pub mod tasks;
 pub mod telemetry;

@@ -134,6 +134,11 @@ impl Line {
         Some(standing.1.remove(at))
     }
 
+    /// Leaves with the slot that it has got. `None`: somebody has taken it along meanwhile, and the slot is the next one's.
+    fn leave_with(&self, place: u64, slot: Option<Held>) -> Option<(Standing, Option<Held>)> {
+        Some((self.leave(place)?, slot))
+    }
+
     /// Takes along up to `most` that are alike, those that came first.
     fn take(&self, alike: &Alike, most: usize) -> Vec<Standing> {
         let mut standing = self.standing.lock();
@@ -179,7 +184,7 @@ impl Attempt {
                 None => return end.await,
             },
         };
-        let Some(own) = agent.line.leave(place) else { return end.await };
+        let Some((own, slot)) = agent.line.leave_with(place, slot) else { return end.await };
         let Some(slot) = slot else { return Err(End::GivenBack("the agent is ending".into())) };
         let alike = own.ready.alike.clone();
         if let Some(alike) = &alike {
@@ -282,6 +287,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::worker::Slots;
+    use crate::worker::process::Launch;
 
     fn alike(kind: u8) -> Alike {
         Alike { key: kind.to_string(), models_dir: None, names: Vec::new() }
@@ -309,6 +316,28 @@ mod tests {
         let first = line.seats(&alike(1));
         assert_eq!(first.len(), 1, "one is here and one on its way");
         assert_eq!(line.seats(&alike(2)).len(), 2, "of another kind, what is left for this slot");
+    }
+
+    #[tokio::test]
+    async fn the_slot_of_one_that_was_taken_along_is_free_for_the_next() {
+        let launch = Launch {
+            agent: PathBuf::new(),
+            line_bytes_max: 0,
+            cancel_grace: Duration::ZERO,
+            hard_limit_s: 0,
+            output_bytes_max: 0,
+            cgroup: None,
+        };
+        let (line, slots) = (line(2), Slots::new(Vec::new(), 2, launch, Box::new(|_| {})));
+        let [other, own] = [stand(&line, Some(1)), stand(&line, Some(1))];
+        let slot = slots.hold("x", &[]).await;
+        assert!(matches!(line.leave_with(other, slot), Some((_, Some(_)))));
+        let _others = slots.hold("x", &[]).await;
+        let slot = slots.hold("x", &[]).await;
+        assert!(slots.are_taken());
+        assert_eq!(line.take(&alike(1), 1).len(), 1, "before it has looked at its slot");
+        assert!(line.leave_with(own, slot).is_none());
+        assert!(!slots.are_taken());
     }
 
     #[derive(Clone, Debug)]

@@ -12,11 +12,11 @@ use backlot_windows::{Document, Windows, WindowsError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::budget::tell;
 use super::names::Names;
 use crate::clock::Clock;
+use crate::reached::Reached;
 use crate::tasks::Stage;
 use crate::telemetry_journal::{Kind, TelemetryJournal};
 
@@ -25,8 +25,6 @@ const STEP_BYTES: usize = 4 << 20;
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pause before a failed step is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// How long a search waits until what was acknowledged before it can be found.
-const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
 
 /// Makes documents of one payload of the journal. The position of each lies within the record: `first_seq` and the numbers after it,
 /// one for each byte of the payload.
@@ -59,8 +57,7 @@ pub(super) struct Follower {
     clock: Arc<dyn Clock>,
     convert: Convert,
     names: Arc<Mutex<Names>>,
-    /// Position up to which everything can be found.
-    found: Arc<watch::Sender<Lsn>>,
+    reached: Arc<Reached>,
 }
 
 impl Follower {
@@ -73,8 +70,8 @@ impl Follower {
         convert: Convert,
         names: Names,
     ) -> Self {
-        let found = Arc::new(watch::channel(Lsn::default()).0);
-        Self { journal, kind, windows, clock, convert, names: Arc::new(Mutex::new(names)), found }
+        let (names, reached) = (Arc::new(Mutex::new(names)), Arc::new(Reached::new(0)));
+        Self { journal, kind, windows, clock, convert, names, reached }
     }
 
     /// Starts following. Commits at the stop.
@@ -92,6 +89,7 @@ impl Follower {
                 match follower.step(next).await {
                     Ok(done) => (next, is_waiting) = done,
                     Err(problem) => {
+                        follower.reached.fail();
                         tracing::error!(
                             kind = follower.kind.as_str(),
                             problem,
@@ -132,12 +130,10 @@ impl Follower {
         });
     }
 
-    /// Waits, for a while at most, until everything that was acknowledged before the call can be found.
+    /// Waits until everything that was acknowledged before the call can be found, as [`Reached`] does.
     pub(super) async fn caught_up(&self) {
         let wanted = *self.journal.subscribe().borrow();
-        let mut found = self.found.subscribe();
-        let reached = found.wait_for(|found| *found >= wanted);
-        let _ = tokio::time::timeout(CATCH_UP_WAIT, reached).await; // then the answer is as fresh as it can be
+        self.reached.wait_for(wanted.0).await;
     }
 
     /// Where the windows stand. A journal that is younger than they are was made anew, and is read from its beginning.
@@ -160,9 +156,7 @@ impl Follower {
     async fn step(&self, from: Lsn) -> Result<(Lsn, bool), String> {
         let follower = self.clone();
         let done = tokio::task::spawn_blocking(move || follower.step_blocking(from)).await;
-        let (next, is_waiting) = done.map_err(|error| error.to_string())??;
-        self.found.send_replace(next);
-        Ok((next, is_waiting))
+        done.map_err(|error| error.to_string())?
     }
 
     fn step_blocking(&self, from: Lsn) -> Result<(Lsn, bool), String> {
@@ -190,6 +184,7 @@ impl Follower {
         }
         let now = self.clock.now();
         self.windows.add(Vec::new(), now.wall_ms, next.0, now.mono_ms).map_err(|error| error.to_string())?;
+        self.reached.reach(next.0); // a search finds it before its commit, which a slow disk may take long for
         if self.windows.commit_is_due(now.mono_ms) {
             self.windows.commit().map_err(|error| error.to_string())?;
         }

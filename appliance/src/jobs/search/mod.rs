@@ -24,13 +24,14 @@ use backlot_journal::Lsn;
 use backlot_windows::{Cancel, Current, Found, Query, Search, WindowsError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 
 pub(super) use self::document::document;
 pub(super) use self::language::{Asked, parse};
 use super::model::Tracked;
 use super::store;
 use crate::catalogue::Catalogue;
+use crate::reached::Reached;
 use crate::tasks::Stage;
 
 /// Name of the index's folder in the data folder.
@@ -42,8 +43,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two commits when somebody waits.
 const PAUSE_HURRIED: Duration = Duration::from_millis(50);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// How long a search waits until what was acknowledged before it can be found.
-const CATCH_UP_WAIT: Duration = Duration::from_secs(3);
 /// Most jobs that wait to be indexed; past it the whole index is made again.
 const TOUCHED_MAX: usize = 500_000;
 /// Jobs read in one step of making the index again.
@@ -127,8 +126,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Notify,
     hurry: Notify,
-    /// Everything before this position can be found.
-    found: watch::Sender<u64>,
+    reached: Reached,
     searches: Arc<Semaphore>,
 }
 
@@ -156,7 +154,7 @@ impl Index {
             current,
             catalogue,
             touched: Mutex::default(),
-            found: watch::Sender::new(state.note.applied),
+            reached: Reached::new(state.note.applied),
             state: Mutex::new(state),
             wake: Notify::new(),
             hurry: Notify::new(),
@@ -217,6 +215,7 @@ impl Index {
                 let more = match tokio::task::spawn_blocking(move || worker.step()).await {
                     Ok(Ok(more)) => more,
                     Ok(Err(problem)) => {
+                        index.shared.reached.fail();
                         tracing::error!(problem, "indexing jobs fails; it is tried again");
                         tokio::select! {
                             () = stop.cancelled() => return,
@@ -226,6 +225,7 @@ impl Index {
                     }
                     Err(error) => {
                         // A panic: what it left behind is thrown away.
+                        index.shared.reached.fail();
                         tracing::error!(%error, "indexing jobs failed unexpectedly");
                         index.shared.state.lock().doubtful = true;
                         tokio::time::sleep(RETRY_AFTER).await;
@@ -308,7 +308,7 @@ impl Index {
             }
             shared.state.lock().note = note;
         }
-        shared.found.send_replace(applied.0);
+        shared.reached.reach(applied.0);
         Ok(more)
     }
 
@@ -364,16 +364,13 @@ impl Index {
         Ok((page.len() as u64, Some(last)))
     }
 
-    /// Waits, for a while at most, until everything that was applied to the catalogue before the call can be found.
+    /// Waits until everything that was applied to the catalogue before the call can be found, as [`Reached`] does.
     pub(super) async fn caught_up(&self) {
         let wanted = self.shared.catalogue.applied().0;
-        let mut found = self.shared.found.subscribe();
-        if *found.borrow() >= wanted {
-            return;
+        if !self.shared.reached.has(wanted) {
+            self.shared.hurry.notify_one();
+            self.shared.reached.wait_for(wanted).await;
         }
-        self.shared.hurry.notify_one();
-        let reached = found.wait_for(|found| *found >= wanted);
-        let _ = tokio::time::timeout(CATCH_UP_WAIT, reached).await; // then the answer is as fresh as it can be
     }
 
     /// How far the index is, while it is being made again.
