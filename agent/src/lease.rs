@@ -22,6 +22,8 @@ use crate::worker::process::{Orders, Stop};
 const HEARTBEAT: Duration = Duration::from_millis(900);
 /// Shortest time between two posts.
 const POST_PAUSE: Duration = Duration::from_millis(100);
+// The second half of the two seconds is the host's, and the appliance's answer's.
+const _: () = assert!(HEARTBEAT.as_millis() + POST_PAUSE.as_millis() <= 1_000);
 
 /// A lease that is being kept. Dropped, it is left alone and ends by itself.
 pub struct Lease {

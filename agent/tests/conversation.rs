@@ -55,6 +55,9 @@ impl Fake {
                     while bytes.len() < head.len() + 4 + length {
                         let mut buffer = [0; 4096];
                         let read = stream.read(&mut buffer).await.unwrap_or(0);
+                        if read == 0 {
+                            return;
+                        }
                         bytes.extend_from_slice(&buffer[..read]);
                     }
                     let body = String::from_utf8_lossy(&bytes[head.len() + 4..]).into_owned();
@@ -170,7 +173,7 @@ async fn what_an_attempt_leaves_behind_is_delivered_by_the_outbox() {
     drop(reporter);
     *up.lock() = true;
     let running = tokio::spawn(Arc::clone(&outbox).run());
-    for _ in 0..1_000 {
+    for _ in 0..6_000 {
         if outbox.spool().bytes() == 0 {
             break;
         }

@@ -46,8 +46,8 @@ impl Bench {
         let launch = Launch {
             agent: PathBuf::from(env!("CARGO_BIN_EXE_backlot-agent")),
             line_bytes_max: 64 << 10,
-            cancel_grace: Duration::from_secs(20),
-            hard_limit_s: 60,
+            cancel_grace: Duration::from_secs(60),
+            hard_limit_s: 600,
             output_bytes_max: 1 << 20,
             cgroup: None,
         };

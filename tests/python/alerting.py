@@ -23,7 +23,7 @@ if command in ("dead", "purge"):
     films = sqs.create_queue(QueueName="films", Attributes={"RedrivePolicy": redrive, "VisibilityTimeout": "0"})["QueueUrl"]
     sqs.send_message(QueueUrl=films, MessageBody="a film that nobody can make")
     assert len(sqs.receive_message(QueueUrl=films, WaitTimeSeconds=5)["Messages"]) == 1
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert "Messages" not in sqs.receive_message(QueueUrl=films)
         attributes = sqs.get_queue_attributes(QueueUrl=dlq, AttributeNames=["ApproximateNumberOfMessages"])["Attributes"]

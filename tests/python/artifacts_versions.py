@@ -248,7 +248,7 @@ def lock():
     s3 = client()
     plain = bucket(s3, "unlocked")
     s3.put_object(Bucket=plain, Key="k", Body=b"1")
-    soon = datetime.datetime.now(UTC) + datetime.timedelta(seconds=2)
+    soon = datetime.datetime.now(UTC) + datetime.timedelta(hours=1)
     later = soon + datetime.timedelta(days=400)
     refused(s3.put_object, "InvalidRequest", 400, Bucket=plain, Key="k", Body=b"", ObjectLockLegalHoldStatus="ON")
     refused(s3.get_object_retention, "InvalidRequest", 400, Bucket=plain, Key="k")
@@ -291,9 +291,9 @@ def lock():
     s3.delete_object(Bucket=name, Key="k", VersionId=kept, BypassGovernanceRetention=True)
 
     strict = s3.put_object(Bucket=name, Key="s", Body=b"1", ObjectLockMode="COMPLIANCE",
-                           ObjectLockRetainUntilDate=datetime.datetime.now(UTC) + datetime.timedelta(seconds=3))["VersionId"]
+                           ObjectLockRetainUntilDate=datetime.datetime.now(UTC) + datetime.timedelta(seconds=10))["VersionId"]
     refused(s3.delete_object, "AccessDenied", 403, Bucket=name, Key="s", VersionId=strict, BypassGovernanceRetention=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             s3.delete_object(Bucket=name, Key="s", VersionId=strict)
@@ -333,7 +333,7 @@ def lifecycle():
     parts = s3.list_parts(Bucket=name, Key="any", UploadId=upload["UploadId"])
     assert (parts["AbortRuleId"], parts["AbortDate"]) == ("rest", upload["AbortDate"])
     s3.abort_multipart_upload(Bucket=name, Key="any", UploadId=upload["UploadId"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while s3.list_objects_v2(Bucket=name, Prefix="past/")["KeyCount"]:
         assert time.monotonic() < deadline, "what is past its date has not expired"
         time.sleep(0.1)

@@ -2,7 +2,7 @@
 
 usage: jobs_consumer.py work COUNT        take and delete COUNT messages
        jobs_consumer.py fail COUNT        take COUNT messages for a second each, and let the timeout end
-       jobs_consumer.py beat SECONDS      take one for 2 seconds, extend it again and again for SECONDS, delete it
+       jobs_consumer.py beat SECONDS      take one for 6 seconds, extend it again and again for SECONDS, delete it
        jobs_consumer.py give-back         take one and make it visible again
        jobs_consumer.py send BODY [TRACE] send BODY to the queue, TRACE as the message attribute `traceparent`
        jobs_consumer.py forever           take and delete messages for ever, over restarts of the appliance
@@ -74,11 +74,11 @@ def main(action, *arguments):
         for _ in range(int(arguments[0])):
             certain(url, 1)
     elif action == "beat":
-        message = certain(url, 2)
+        message = certain(url, 6)
         until = time.monotonic() + float(arguments[0])
         while time.monotonic() < until:
             time.sleep(0.5)
-            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=2)
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=6)
         delete(url, message)
     elif action == "give-back":
         message = certain(url, 60)

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 import sqs_clients
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 ACCOUNT = "000000000000"
 # Documented errors that nothing here answers: no key service is asked, the door's own limits and signatures answer for
 # the rest, and receipts have one format. docs/sqs.md says so.

@@ -15,7 +15,7 @@ import boto3
 from celery import Celery
 
 QUEUE = "celery-shots"
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 door = urllib.parse.urlsplit(os.environ["AWS_ENDPOINT_URL"])
 app = Celery("studio", broker=f"sqs://test:test@{door.netloc}//", backend=f"file://{os.environ['SQS_CELERY_RESULTS']}")

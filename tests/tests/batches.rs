@@ -20,10 +20,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let stage = Self {
-            appliance: Appliance::start_with(&[("BACKLOT_JOBS_LEASE_S", "5")]),
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let stage = Self { appliance: Appliance::start(), dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(stage.models()).unwrap();
         tiny::write_folder("sd15", &stage.models().join("tiny"));
         stage
@@ -46,7 +43,6 @@ impl Stage {
             .env("BACKLOT_AGENT_EXECUTOR", "cpu")
             .env("BACKLOT_AGENT_THREADS", "1")
             .env("BACKLOT_AGENT_AHEAD", "0")
-            .env("BACKLOT_AGENT_VISIBILITY_S", "5")
             .env("BACKLOT_AGENT_METRICS_S", "1")
             .env("BACKLOT_AGENT_BATCH_WAIT_MS", "60000")
             .envs(settings.iter().copied());

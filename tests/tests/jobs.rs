@@ -52,7 +52,7 @@ fn a_boto3_consumer_works_unchanged_and_each_delivery_is_an_attempt() {
     appliance.python("jobs_consumer.py", &["fail", "1"]);
     let failed = status_is(&appliance, "old-1", "queued");
     assert_eq!((failed["attempts"][1]["outcome"].as_str(), failed["failures"].as_u64()), (Some("failed"), Some(1)));
-    let taken = appliance.python("jobs_consumer.py", &["beat", "4"]);
+    let taken = appliance.python("jobs_consumer.py", &["beat", "9"]);
     assert_eq!(lines(&taken)[0]["attributes"]["backlot.attempt"], "old-1.3");
 
     let done = job(&appliance, "old-1");
@@ -197,7 +197,7 @@ fn a_kill_in_the_middle_loses_nothing_and_every_job_ends_once() {
             done["attempts"].as_array().expect("attempts").iter().filter(|a| a["outcome"] == "succeeded").count();
         assert_eq!(succeeded, 1, "{done}");
     }
-    // Its lease of two seconds has ended meanwhile, and somebody else has done it.
+    // Its lease of six seconds ends, and somebody else has done it.
     status_is(&appliance, &held, "succeeded");
     drop(consumers);
 }

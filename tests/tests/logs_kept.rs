@@ -175,14 +175,15 @@ match = "service:\"/studio/short\""
 days = 1
 "#;
 
-/// Lines of a kilobyte that do not compress to nothing.
+/// Lines of a kilobyte that do not compress to nothing, and of one word each: an index of many would take a class over its own bytes, and
+/// the appliance is to be over those of all together.
 fn noise(seed: u64, lines: u64) -> String {
     let line = |at: u64| {
         let words = (0..60).map(|word| {
             let mixed = (seed << 40 ^ at << 8 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             format!("{:x}", mixed ^ mixed >> 29)
         });
-        json!({"message": words.collect::<Vec<_>>().join(" ")}).to_string()
+        json!({"message": words.collect::<String>()}).to_string()
     };
     (0..lines).map(line).collect::<Vec<_>>().join("\n")
 }

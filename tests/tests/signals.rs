@@ -137,7 +137,8 @@ fn the_command_line_follows_the_log_until_it_is_interrupted() {
         let body = request.to_string();
         assert_eq!(http(&appliance.addresses.otlp_http, "POST", "/v1/logs", &headers, body.as_bytes()).0, 200);
         assert_eq!(send(&appliance, "not this"), 200);
-        (people.log().contains("wanted") && json.log().contains("wanted")).then_some(())
+        let is_whole = |said: String| said.contains("wanted") && said.ends_with('\n');
+        (is_whole(people.log()) && is_whole(json.log())).then_some(())
     });
     let said = people.log();
     let line = said.lines().next().unwrap();

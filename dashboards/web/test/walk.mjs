@@ -17,7 +17,7 @@ const browser = await chromium.launch({
 });
 // The page's own policy forbids scripts that are not its own, axe included: it is run in an isolated world instead.
 const page = await browser.newPage({ viewport: { width: 1280, height: 1000 } });
-page.setDefaultTimeout(60_000);
+page.setDefaultTimeout(120_000);
 page.on("console", (message) => { if (message.type() === "error") complaints.push(`console: ${message.text()}`); });
 page.on("pageerror", (error) => complaints.push(`page: ${error.message}`));
 
