@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prost::Message;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -60,22 +61,45 @@ struct JsonStream {
 }
 
 /// Nanoseconds as text, the line, and metadata if there is any.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum JsonEntry {
-    WithMetadata(String, String, Map<String, Value>),
-    Plain(String, String),
+struct JsonEntry {
+    time: String,
+    line: String,
+    metadata: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for JsonEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = JsonEntry;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "an entry as [\"nanoseconds since 1970\", \"line\"] or with {\"name\": \"value\"} behind them",
+                )
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<JsonEntry, A::Error> {
+                let short = |found| serde::de::Error::invalid_length(found, &self);
+                let time = parts.next_element()?.ok_or_else(|| short(0))?;
+                let line = parts.next_element()?.ok_or_else(|| short(1))?;
+                let metadata = parts.next_element()?.unwrap_or_default();
+                match parts.next_element::<IgnoredAny>()? {
+                    None => Ok(JsonEntry { time, line, metadata }),
+                    Some(_) => Err(short(4)),
+                }
+            }
+        }
+        deserializer.deserialize_seq(Parts)
+    }
 }
 
 fn from_json(body: &[u8]) -> Result<Vec<Entries>, Refused> {
-    let push: JsonPush =
-        serde_json::from_slice(body).map_err(|error| Refused::bad(format!("the body is no push request: {error}")))?;
+    // One line that is no UTF-8 does not cost the others.
+    let push: JsonPush = serde_json::from_str(&String::from_utf8_lossy(body))
+        .map_err(|error| Refused::bad(format!("the body is no push request: {error}")))?;
     check_count(push.streams.iter().map(|stream| stream.values.len()).sum())?;
-    let entry = |entry| {
-        let (time, body, attributes) = match entry {
-            JsonEntry::WithMetadata(time, body, attributes) => (time, body, attributes),
-            JsonEntry::Plain(time, body) => (time, body, Map::new()),
-        };
+    let entry = |JsonEntry { time, line: body, metadata: attributes }| {
         let time_ns = time.parse::<u64>();
         let time_ns = time_ns
             .map_err(|_| Refused::bad(format!("`{}` is no time in nanoseconds", backlot_windows::clip(&time, 40))))?;
@@ -88,7 +112,7 @@ fn from_json(body: &[u8]) -> Result<Vec<Entries>, Refused> {
     push.streams.into_iter().map(group).collect()
 }
 
-// As Loki's push.proto has them.
+// As Loki's push.proto has them, but that texts are bytes: senders read files and do not look at what is in them.
 
 #[derive(Clone, PartialEq, Message)]
 struct PushRequest {
@@ -98,8 +122,8 @@ struct PushRequest {
 
 #[derive(Clone, PartialEq, Message)]
 struct Stream {
-    #[prost(string, tag = "1")]
-    labels: String,
+    #[prost(bytes = "vec", tag = "1")]
+    labels: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     entries: Vec<Line>,
 }
@@ -108,8 +132,8 @@ struct Stream {
 struct Line {
     #[prost(message, optional, tag = "1")]
     timestamp: Option<Moment>,
-    #[prost(string, tag = "2")]
-    line: String,
+    #[prost(bytes = "vec", tag = "2")]
+    line: Vec<u8>,
     #[prost(message, repeated, tag = "3")]
     metadata: Vec<Pair>,
 }
@@ -124,10 +148,10 @@ struct Moment {
 
 #[derive(Clone, PartialEq, Message)]
 struct Pair {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
+    #[prost(bytes = "vec", tag = "1")]
+    name: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
 }
 
 fn from_protobuf(body: &[u8]) -> Result<Vec<Entries>, Refused> {
@@ -148,14 +172,19 @@ fn from_protobuf(body: &[u8]) -> Result<Vec<Entries>, Refused> {
             let seconds = u64::try_from(moment.seconds).ok()?.checked_mul(1_000_000_000)?;
             seconds.checked_add(u64::try_from(moment.nanos).ok()?)
         }),
-        body: line.line,
-        attributes: line.metadata.into_iter().map(|pair| (pair.name, Value::String(pair.value))).collect(),
+        body: text(line.line),
+        attributes: line.metadata.into_iter().map(|pair| (text(pair.name), Value::String(text(pair.value)))).collect(),
     };
     let group = |stream: Stream| {
-        let resource = labels(&stream.labels)?;
+        let resource = labels(&text(stream.labels))?;
         Ok(Entries { resource, entries: stream.entries.into_iter().map(entry).collect() })
     };
     push.streams.into_iter().map(group).collect()
+}
+
+/// Bytes as a text, with U+FFFD for what is no UTF-8.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|wrong| String::from_utf8_lossy(wrong.as_bytes()).into_owned())
 }
 
 /// `{name="value", other="with \"quotes\""}`.
@@ -225,13 +254,27 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_no_utf8_is_taken_with_the_others() {
+        let line = |line: &[u8]| Line { timestamp: None, line: line.to_vec(), metadata: Vec::new() };
+        let lines = vec![line(b"good"), line(b"bad \xff\xfe end")];
+        let stream = Stream { labels: br#"{host="gpu-7"}"#.into(), entries: lines };
+        let packed =
+            snap::raw::Encoder::new().compress_vec(&PushRequest { streams: vec![stream] }.encode_to_vec()).unwrap();
+        let json = b"{\"streams\":[{\"stream\":{\"host\":\"gpu-7\"},\"values\":[[\"1\",\"good\"],[\"1\",\"bad \xff\xfe end\"]]}]}";
+        for read in [from_protobuf(&packed).unwrap(), from_json(json).unwrap()] {
+            let bodies: Vec<_> = read[0].entries.iter().map(|entry| entry.body.as_str()).collect();
+            assert_eq!(bodies, ["good", "bad \u{fffd}\u{fffd} end"]);
+        }
+    }
+
+    #[test]
     fn both_forms_say_the_same() {
         let line = Line {
             timestamp: Some(Moment { seconds: 1_763_812_800, nanos: 5 }),
-            line: "out of memory".into(),
-            metadata: vec![Pair { name: "trace_id".into(), value: "0af7".into() }],
+            line: b"out of memory".into(),
+            metadata: vec![Pair { name: b"trace_id".into(), value: b"0af7".into() }],
         };
-        let stream = Stream { labels: r#"{host="gpu-7"}"#.into(), entries: vec![line] };
+        let stream = Stream { labels: br#"{host="gpu-7"}"#.into(), entries: vec![line] };
         let packed =
             snap::raw::Encoder::new().compress_vec(&PushRequest { streams: vec![stream] }.encode_to_vec()).unwrap();
         let json = json!({"streams": [{"stream": {"host": "gpu-7"}, "values": [["1763812800000000005", "out of memory", {"trace_id": "0af7"}]]}]});
@@ -239,6 +282,11 @@ mod tests {
         assert_eq!(read, from_json(json.to_string().as_bytes()).unwrap());
         assert_eq!(read[0].entries[0].time_ns, Some(1_763_812_800_000_000_005));
         assert!(from_json(br#"{"streams":[{"values":[["soon","x"]]}]}"#).is_err());
+        for wrong in [r#"["1"]"#, r#"[1,"x"]"#, r#"["1","x",{},0]"#, r#"{"ts":1}"#] {
+            let refused = from_json(format!(r#"{{"streams":[{{"values":[{wrong}]}}]}}"#).as_bytes()).unwrap_err();
+            assert_eq!(refused.status, 400, "{wrong}");
+            assert!(refused.message.contains("an entry as [") || wrong.starts_with("[1"), "{}", refused.message);
+        }
         // A bomb says how much it unpacks to before it is unpacked.
         assert_eq!(from_protobuf(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0]).unwrap_err().status, 413);
     }
