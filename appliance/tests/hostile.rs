@@ -6,6 +6,7 @@
 #[path = "../../tests/hostile/garbage.rs"]
 mod garbage;
 
+use backlot::clock::Now;
 use backlot::edge::otlp::{Encoding, decode};
 
 use garbage::{over_garbage, over_text};
@@ -140,7 +141,7 @@ fn no_query_makes_its_parser_panic() {
             r"body:/a(b|c)*\/[0-9]+?/ /^x$/ span:ab*",
         ],
         |text| {
-            if let Err(error) = backlot::logs::parse(text) {
+            if let Err(error) = backlot::logs::parse(text, Now::default()) {
                 assert!(error.at <= text.chars().count(), "points outside of {text:?}");
             }
         },

@@ -81,6 +81,17 @@ try:
 except NotFoundError as refused:
     equal(refused.body["error"]["type"], "search_context_missing_exception")
 
+# As Grafana's Explore asks for one index among all, and for what is not within a range of time.
+for asked, found in [
+    ("_index:render", 2001), ('_index:"edit" AND cut', 1), ("_index:ren* -level:info", 41), ('NOT _index:(render OR edit) AND "frame 7 took"', 0),
+    ("_index:render AND @timestamp:[now-1h TO now]", 2001), ("_index:render AND @timestamp:<now-1h", 0), ("_index:render AND *:*", 2001),
+    (f"_id:{some[0]['_id']}", 1),
+]:
+    equal(client.count(query={"query_string": {"query": asked}})["count"], found, asked)
+late = {"range": {"@timestamp": {"gte": (begin + datetime.timedelta(milliseconds=1500)).isoformat()}}}
+equal(client.count(index="render", query={"bool": {"must_not": [late]}})["count"], 1500)
+equal(client.count(query={"bool": {"filter": [{"terms": {"_index": ["render", "none"]}}], "must_not": [late, {"term": {"level": "error"}}]}})["count"], 1470)
+
 answer = client.search(index="render", size=0, typed_keys=True, rest_total_hits_as_int=True, aggs={"shots": {"terms": {"field": "shot.name"}}})
 equal((answer["hits"]["total"], list(answer["aggregations"])), (2001, ["sterms#shots"]))
 

@@ -95,13 +95,13 @@ pub(super) fn record(hit: &Hit) -> Result<Box<RawValue>, ApiError> {
 }
 
 async fn follow(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Response, ApiError> {
-    let query = query_of(&given(asked, &["query"])?)?;
+    let query = query_of(&given(asked, &["query"])?, api.logs.store.now())?;
     Ok(tail::sse(&api.logs, query, api.stopping)?.into_response())
 }
 
-pub(super) fn query_of(given: &Parameters) -> Result<Query, ApiError> {
+pub(super) fn query_of(given: &Parameters, now: Now) -> Result<Query, ApiError> {
     let text = given.get("query").map_or("", String::as_str);
-    parse(text).map_err(|error| {
+    parse(text, now).map_err(|error| {
         let mut refused = ApiError::bad_request(format!("query: {error}"));
         refused.code = "bad_query";
         refused.hint(format!("{text}\n{}^ docs/logs.md describes the language", " ".repeat(error.at)))
@@ -144,7 +144,7 @@ fn search_of(given: &Parameters, now: Now) -> Result<Search, ApiError> {
     };
     let (from_ns, to_ns) = range_of(given, now)?;
     let limit = number_of(given, "limit", LIMIT_DEFAULT, LIMIT_MAX)?;
-    let (query, order) = (query_of(given)?, order_of(given)?);
+    let (query, order) = (query_of(given, now)?, order_of(given)?);
     Ok(Search { query, from_ns, to_ns, order, limit, after, bytes_max: PAGE_BYTES_MAX })
 }
 

@@ -2,7 +2,7 @@
 
 use backlot_windows::{Class, Query};
 
-use super::parse;
+use super::query::parse_lasting;
 use crate::config;
 
 /// Most classes: each has windows, and a writer while something comes.
@@ -32,7 +32,7 @@ pub fn classes(config: &config::Logs) -> Result<Vec<Class>, String> {
         if [days, bytes, cold_days].contains(&&Some(0)) {
             return wrong(&"`days`, `bytes` and `cold_days` are at least 1");
         }
-        let query = match parse(query) {
+        let query = match parse_lasting(query) {
             Ok(Query::All | Query::Nothing) => return wrong(&"`match` tells no records from others"),
             Ok(query) => query,
             Err(error) => return wrong(&format!("match: {error}")),
@@ -66,7 +66,7 @@ mod tests {
             .map(|class| (class.name.as_str(), class.retention_ms / DAY_MS, class.disk_bytes_max))
             .collect();
         assert_eq!(told, [("debug", 2, u64::MAX), ("ffmpeg", 9, 5000)]);
-        assert_eq!(classes[0].query, parse("level:debug").unwrap());
+        assert_eq!(classes[0].query, parse_lasting("level:debug").unwrap());
     }
 
     #[test]

@@ -108,8 +108,12 @@ async fn tally(
     given: &Parameters,
     want: impl FnOnce((i64, i64)) -> Result<Want, ApiError>,
 ) -> Result<Option<Counts>, ApiError> {
-    let query = query_of(given)?;
-    let (from_ns, to_ns) = range_of(given, api.logs.store.now())?;
+    let now = api.logs.store.now();
+    let query = query_of(given, now)?;
+    let ((from_ns, to_ns), asked) = (range_of(given, now)?, query.span());
+    // Where only the query says when, its range is what is counted over.
+    let from_ns = if from_ns == i64::MIN { asked.0 } else { from_ns };
+    let to_ns = if to_ns == i64::MAX { asked.1 } else { to_ns };
     let Some(there) = api.logs.store.extent_now(from_ns, to_ns).await else {
         want((0, 0))?; // what is asked wrongly is refused all the same
         return Ok(None);
@@ -207,7 +211,8 @@ pub(super) async fn patterns(_: Viewer, State(api): State<Api>, asked: Given) ->
         Some(Told::Values(told)) => told,
         _ => backlot_windows::Values::default(),
     };
-    let (query, (from_ns, to_ns)) = (query_of(&given)?, range_of(&given, api.logs.store.now())?);
+    let now = api.logs.store.now();
+    let (query, (from_ns, to_ns)) = (query_of(&given, now)?, range_of(&given, now)?);
     let mut patterns = Vec::with_capacity(told.top.len());
     for (key, count) in told.top {
         let query = Query::And(vec![Query::keyword(PATTERN, &key), query.clone()]);

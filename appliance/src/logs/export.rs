@@ -32,9 +32,10 @@ pub(super) async fn download(_: Viewer, State(api): State<Api>, asked: Given) ->
         "csv" => Format::Csv,
         _ => return Err(ApiError::bad_request("format is ndjson or csv")),
     };
-    let (from_ns, to_ns) = range_of(&given, api.logs.store.now())?;
+    let now = api.logs.store.now();
+    let (from_ns, to_ns) = range_of(&given, now)?;
     let search = Search {
-        query: query_of(&given)?,
+        query: query_of(&given, now)?,
         from_ns,
         to_ns,
         order: order_of(&given)?,

@@ -268,7 +268,7 @@ pub(super) fn severity_named(text: &str) -> Option<u8> {
     })
 }
 
-fn level_of(severity: u8) -> &'static str {
+pub(super) fn level_of(severity: u8) -> &'static str {
     match severity {
         0..=4 => "trace",
         5..=8 => "debug",

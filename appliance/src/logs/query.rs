@@ -6,24 +6,41 @@ use backlot_windows::{Dialect, Query};
 
 pub use backlot_windows::QueryError;
 
-use super::model::severity_named;
+use super::elastic::{Edge, moment_ns};
+use super::model::{level_of, severity_named};
 use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY, SPAN, field_of};
+use crate::clock::Now;
+use crate::signals::duration_ms;
 
-/// Reads a query. An empty one, and `*`, ask for everything.
+/// Reads a query that is asked `now`. An empty one, and `*`, ask for everything.
 ///
 /// # Errors
 /// [`QueryError`] points at the character.
-pub fn parse(text: &str) -> Result<Query, QueryError> {
-    backlot_windows::parse(text, &Records)
+pub fn parse(text: &str, now: Now) -> Result<Query, QueryError> {
+    backlot_windows::parse(text, &Records { now: Some(now) })
+}
+
+/// Reads a query that is put to records for as long as they come, and so cannot ask for their time.
+///
+/// # Errors
+/// [`QueryError`] points at the character.
+pub(super) fn parse_lasting(text: &str) -> Result<Query, QueryError> {
+    backlot_windows::parse(text, &Records { now: None })
 }
 
 /// The name of a field as records have it: people may write another.
 pub(super) fn field(written: &str) -> String {
-    Records.field(written)
+    Records { now: None }.field(written)
 }
 
+/// The time of a record, as queries name it.
+const TIME: &str = "@timestamp";
+
 /// How log records are asked for.
-struct Records;
+pub(super) struct Records {
+    /// When it is asked; nothing where it is asked again and again.
+    pub(super) now: Option<Now>,
+}
 
 impl Dialect for Records {
     /// People may write `trace_id`, and `attributes.` in front of an attribute.
@@ -32,6 +49,7 @@ impl Dialect for Records {
             "trace_id" => "trace",
             "span_id" => "span",
             "message" | "msg" => BODY,
+            "time" => TIME,
             other => field_of(other).unwrap_or(other),
         };
         match name.strip_prefix("attributes.") {
@@ -56,19 +74,45 @@ impl Dialect for Records {
         true
     }
 
-    fn keyword(&self, name: &str, value: &str) -> String {
-        if name != "level" {
-            return value.to_owned();
-        }
-        let level = value.to_lowercase();
-        if level == "warning" { "warn".to_owned() } else { level }
-    }
-
     fn keyword_prefix(&self, name: &str, prefix: &str) -> String {
         if name == "level" { prefix.to_lowercase() } else { prefix.to_owned() }
     }
 
+    /// A day, a second, milliseconds since 1970, `now-15m`, or how long ago.
+    fn moment(&self, name: &str, text: &str, end: bool) -> Option<Result<i64, String>> {
+        if name != TIME {
+            return None;
+        }
+        let Some(now) = self.now else { return Some(Err("the time cannot be asked for here".to_owned())) };
+        if let Some(ago_ms) = duration_ms(text) {
+            let ms = now.wall_ms.saturating_sub(ago_ms);
+            return Some(Ok(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000)));
+        }
+        let edge = if end { Edge::Last } else { Edge::First };
+        Some(moment_ns(text, None, edge, now).map_err(|_| {
+            format!(
+                "`{}` is no moment: write 2026-11-22, \"2026-11-22T12:00:00Z\", now-15m/m, 15m (ago) or milliseconds since 1970; an attribute \
+                 of this name is `attributes.time`",
+                backlot_windows::clip(text, 60)
+            )
+        }))
+    }
+
     fn value(&self, name: &str, value: &str) -> Option<Result<Query, String>> {
+        if name == "level" {
+            // Of levels that loggers tell apart and records do not, those of that severity alone.
+            let severity = severity_named(value);
+            let exactly = |severity: u8| Query::Number {
+                name: SEVERITY.to_owned(),
+                from: Bound::Included(f64::from(severity)),
+                to: Bound::Included(f64::from(severity)),
+            };
+            return match severity {
+                None => Some(Err("this is no level: trace, debug, info, warn, error or fatal".to_owned())),
+                Some(severity) if severity % 4 != 1 => Some(Ok(exactly(severity))),
+                Some(severity) => Some(Ok(Query::keyword(name, level_of(severity)))),
+            };
+        }
         (name == SEVERITY).then(|| {
             let number: f64 = value.parse().map_err(|_| "the severity is a number from 1 to 24".to_owned())?;
             Ok(self.range(name, Bound::Included(number), Bound::Included(number)))
@@ -77,7 +121,13 @@ impl Dialect for Records {
 
     fn edge(&self, name: &str, text: &str, _: bool) -> Option<Result<f64, String>> {
         let severity = || severity_named(text).map(f64::from);
-        (name == "level").then(|| severity().ok_or_else(|| "this is no level".to_owned()))
+        (name == "level")
+            .then(|| severity().ok_or_else(|| "this is no level: trace, debug, info, warn, error or fatal".to_owned()))
+    }
+
+    /// Every record has a time.
+    fn beginning(&self, name: &str, begin: &str) -> Option<Result<Query, String>> {
+        (name == TIME && begin.is_empty()).then_some(Ok(Query::All))
     }
 
     /// A range of levels is one of severities.
@@ -108,6 +158,13 @@ mod tests {
 
     use super::*;
 
+    /// 2026-11-22T12:00:00Z.
+    const NOON: Now = Now { mono_ms: 0, wall_ms: 1_795_348_800_000 };
+
+    fn parse(text: &str) -> Result<Query, QueryError> {
+        super::parse(text, NOON)
+    }
+
     fn words_of(name: &str, text: &str) -> Query {
         Query::text(name, text)
     }
@@ -126,6 +183,8 @@ mod tests {
         let cases = [
             ("", Query::All),
             ("*", Query::All),
+            ("*:*", Query::All),
+            ("(*:* host:gpu-7)", Query::And(vec![Query::All, keyword("host", "gpu-7")])),
             ("memory", words_of("body", "memory")),
             (r#""Out of memory""#, words_of("body", "out of memory")),
             ("a b", Query::And(vec![words_of("body", "a"), words_of("body", "b")])),
@@ -144,6 +203,9 @@ mod tests {
             ("+a !b", Query::And(vec![words_of("body", "a"), Query::Not(Box::new(words_of("body", "b")))])),
             ("level:ERROR", keyword("level", "error")),
             ("level:Warning", keyword("level", "warn")),
+            ("level:err", keyword("level", "error")),
+            ("level:(verbose OR panic)", Query::Or(vec![keyword("level", "trace"), keyword("level", "fatal")])),
+            ("level:critical", number("severity", Bound::Included(18.0), Bound::Included(18.0))),
             ("level:>=warn", number("severity", Bound::Included(13.0), Bound::Unbounded)),
             ("level:[warn TO error]", number("severity", Bound::Included(13.0), Bound::Excluded(21.0))),
             ("service:back*", Query::KeywordPrefix { name: "service".into(), prefix: "back".into() }),
@@ -192,6 +254,38 @@ mod tests {
     }
 
     #[test]
+    fn the_time_is_asked_for_as_lucene_writes_it() {
+        const MS: i64 = 1_000_000;
+        let noon = 1_795_348_800_000 * MS;
+        let (hour, day) = (3_600_000 * MS, 86_400_000 * MS);
+        let time = |from_ns, to_ns| Query::Time { from_ns, to_ns };
+        for (text, expected) in [
+            ("@timestamp:[now-1h TO now]", time(noon - hour, noon)),
+            ("time:{now-1h TO now}", time(noon - hour + 1, noon - 1)),
+            ("time:>=1h", time(noon - hour, i64::MAX)),
+            ("time:[* TO 2026-11-22]", time(i64::MIN, noon + day / 2 - 1)),
+            ("time:<2026-11-22", time(i64::MIN, noon - day / 2 - 1)),
+            ("time:2026-11-22", time(noon - day / 2, noon + day / 2 - 1)),
+            ("time:>2026-11-22T11:00:00Z", time(noon - hour + MS, i64::MAX)),
+            (
+                r#"@timestamp:["2026-11-22T11:00:00+00:00" TO "2026-11-22T12:00:00.5Z"]"#,
+                time(noon - hour, noon + 501 * MS - 1),
+            ),
+            ("@timestamp:[1795345200000 TO *]", time(noon - hour, i64::MAX)),
+            (r#"time:"2026-11-22T12:00:00Z""#, time(noon, noon + MS - 1)),
+            ("time:*", Query::All),
+            (
+                "attributes.time:>3",
+                Query::Number { name: "time".into(), from: Bound::Excluded(3.0), to: Bound::Unbounded },
+            ),
+        ] {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+        assert_eq!(parse_lasting("a time:>1h").unwrap_err().at, 8);
+        assert_eq!(parse_lasting("level:debug"), parse("level:debug"));
+    }
+
+    #[test]
     fn errors_point_at_the_character() {
         let long = "(".repeat(40);
         let many = "a ".repeat(300);
@@ -215,9 +309,17 @@ mod tests {
             ("host:[a TO b]", 6),
             (">3", 0),
             ("x:/re", 2),
-            ("x:/(/", 2),
-            ("a /[/", 2),
+            ("x:/(/", 3),
+            ("a /[/", 3),
             ("severity:high", 9),
+            ("level:loud", 6),
+            ("a x:/b[0-9/", 6),
+            (r"x:/ä\/\d+(c|/", 9),
+            ("x:/(a{1000}){1000}/", 2),
+            ("*:x", 1),
+            ("time:>soon", 6),
+            ("@timestamp:[now-1h TO later]", 22),
+            ("time:2026", 5),
             ("level:>=loud", 8),
             ("---", 3),
             ("a ::", 2),

@@ -80,7 +80,7 @@ fn run_with(dir: &Path, config: &config::Logs) -> Running {
 }
 
 async fn found(logs: &Logs, query: &str) -> Vec<LogRecord> {
-    let found = logs.search(everything(parse(query).unwrap())).await.unwrap();
+    let found = logs.search(everything(parse(query, crate::clock::Now::default()).unwrap())).await.unwrap();
     found.hits.iter().map(|hit| serde_json::from_str(&answer(hit.position, &hit.source).unwrap()).unwrap()).collect()
 }
 
@@ -156,7 +156,10 @@ async fn streams_are_told_by_their_resource_and_counted() {
         streams.iter().map(|stream| (stream.resource["host.name"].as_str().unwrap(), stream.count)).collect();
     assert_eq!(told, [("gpu-7", 3), ("gpu-8", 1)]);
     assert_eq!(*streams[1].resource, *serde_json::json!({"host.name": "gpu-8", "team": "light"}).as_object().unwrap());
-    assert_eq!(logs.streams(&parse("lost").unwrap(), all, 10, Reach::Everywhere).await.unwrap(), [streams[1].clone()]);
+    assert_eq!(
+        logs.streams(&Query::text("body", "lost"), all, 10, Reach::Everywhere).await.unwrap(),
+        [streams[1].clone()]
+    );
     assert_eq!(logs.streams(&Query::All, all, 1, Reach::Everywhere).await.unwrap(), [streams[0].clone()]);
     assert_eq!(found(&logs, &format!("stream:{}", streams[0].key)).await.len(), 3);
     stages.stop().await;

@@ -6,7 +6,7 @@
 //!
 //! Words side by side must all be there. `AND OR NOT` (also `&& || !`, and `+ -` in front), parentheses, `name:value`,
 //! `name:"phrase"`, `name:begin*`, `name:*` (there is a value), `name:[a TO b]`, `name:{a TO b}`, `name:>5`, `name:/expression/`. A
-//! bare word is looked for in the text. A backslash takes the next character as it is.
+//! bare word is looked for in the text. `*` and `*:*` ask for everything. A backslash takes the next character as it is.
 //!
 //! What names mean is a [`Dialect`]'s business: logs have levels, jobs have moments.
 //!
@@ -15,7 +15,7 @@
 
 use std::ops::Bound;
 
-use crate::{Pattern, Query, word_key, words};
+use crate::{Dialect, Pattern, Query, word_key, words};
 
 /// Longest query.
 const BYTES_MAX: usize = 4096;
@@ -30,59 +30,6 @@ const TERMS_MAX: usize = 256;
 pub struct QueryError {
     pub at: usize,
     pub message: String,
-}
-
-/// What names mean where the language is spoken.
-pub trait Dialect {
-    /// The name as documents have it: people may write another.
-    fn field(&self, written: &str) -> String;
-
-    /// Where a word without a name is looked for.
-    fn text(&self) -> &str;
-
-    /// Whether values of `name` are found as a whole, or by their beginning.
-    fn is_keyword(&self, name: &str) -> bool;
-
-    /// Whether values of `name` are ids, found as keywords are.
-    fn is_id(&self, name: &str) -> bool {
-        let _ = name;
-        false
-    }
-
-    /// Whether regular expressions may be asked for: they need sources that can be read back.
-    fn takes_patterns(&self) -> bool {
-        false
-    }
-
-    /// A keyword as documents have it.
-    fn keyword(&self, name: &str, value: &str) -> String {
-        let _ = name;
-        value.to_owned()
-    }
-
-    /// The beginning of a keyword as documents have it.
-    fn keyword_prefix(&self, name: &str, prefix: &str) -> String {
-        let _ = name;
-        prefix.to_owned()
-    }
-
-    /// What `name:value` asks for, where values of this name are written in a way of their own. `None`: words or a number.
-    fn value(&self, name: &str, value: &str) -> Option<Result<Query, String>> {
-        let _ = (name, value);
-        None
-    }
-
-    /// One end of a range, where numbers of this name are written in a way of their own. Where the text names a span (a day),
-    /// `end` asks for its end. `None`: a plain number.
-    fn edge(&self, name: &str, text: &str, end: bool) -> Option<Result<f64, String>> {
-        let _ = (name, text, end);
-        None
-    }
-
-    /// A range of numbers.
-    fn range(&self, name: &str, from: Bound<f64>, to: Bound<f64>) -> Query {
-        Query::Number { name: name.to_owned(), from, to }
-    }
 }
 
 /// Reads a query. An empty one, and `*`, ask for everything.
@@ -100,6 +47,13 @@ pub fn parse(text: &str, dialect: &dyn Dialect) -> Result<Query, QueryError> {
     }
     let query = parser.any_of(None, 0)?;
     if parser.is_at_end() { Ok(query) } else { Err(parser.error("there is no `(` for this `)`")) }
+}
+
+/// Documents from a moment to a moment, each with whether it is included.
+fn time(from: Option<(i64, bool)>, to: Option<(i64, bool)>) -> Query {
+    let from_ns = from.map_or(i64::MIN, |(ns, included)| if included { ns } else { ns.saturating_add(1) });
+    let to_ns = to.map_or(i64::MAX, |(ns, included)| if included { ns } else { ns.saturating_sub(1) });
+    Query::Time { from_ns, to_ns }
 }
 
 struct Parser<'a> {
@@ -247,6 +201,14 @@ impl Parser<'_> {
             Some('/') if name.is_some() || self.closes_pattern() => self.pattern(name.unwrap_or(self.dialect.text())),
             _ => {
                 let word = self.word()?;
+                if name.is_none()
+                    && word.begins
+                    && word.text.is_empty()
+                    && self.chars[self.at..].starts_with(&[':', '*'])
+                {
+                    self.at += 2;
+                    return Ok(Query::All);
+                }
                 if name.is_none() && self.peek() == Some(':') && !word.begins {
                     self.at += 1;
                     return self.field(&word, depth);
@@ -278,7 +240,9 @@ impl Parser<'_> {
         }
         self.at += 1;
         let mut text = String::new();
+        let mut places = Vec::new(); // where each character of the text stands in the query
         loop {
+            let place = self.at;
             match self.peek() {
                 None => return Err(Self::error_at(at, "this regular expression is not closed with `/`")),
                 Some('/') => break,
@@ -286,17 +250,24 @@ impl Parser<'_> {
                     self.at += 1;
                     match self.peek() {
                         Some('/') => text.push('/'),
-                        Some(c) => text.extend(['\\', c]),
+                        Some(c) => {
+                            text.extend(['\\', c]);
+                            places.push(place);
+                        }
                         None => return Err(Self::error_at(at, "this regular expression is not closed with `/`")),
                     }
                 }
                 Some(c) => text.push(c),
             }
+            places.push(self.at);
             self.at += 1;
         }
         self.at += 1;
         let whole = self.dialect.is_keyword(name) || self.dialect.is_id(name);
-        let pattern = Pattern::new(&text, whole).map_err(|problem| Self::error_at(at, problem))?;
+        let pattern = Pattern::new(&text, whole).map_err(|problem| {
+            let wrong = Pattern::wrong_at(&text).and_then(|wrong| places.get(wrong).copied());
+            Self::error_at(wrong.unwrap_or(at), problem)
+        })?;
         Ok(Query::Matches { name: name.to_owned(), pattern })
     }
 
@@ -314,6 +285,11 @@ impl Parser<'_> {
     }
 
     fn word_query(&self, name: Option<&str>, word: &Word) -> Result<Query, QueryError> {
+        if word.begins
+            && let Some(query) = name.and_then(|name| self.dialect.beginning(name, &word.text))
+        {
+            return query.map_err(|problem| Self::error_at(word.at, problem));
+        }
         if word.begins && word.text.is_empty() {
             return Ok(name.map_or(Query::All, |name| Query::Exists { name: name.to_owned() }));
         }
@@ -342,6 +318,12 @@ impl Parser<'_> {
 
     /// A whole value: a keyword, a number, or words side by side.
     fn value_query(&self, name: &str, value: &str, at: usize) -> Result<Query, QueryError> {
+        if let Some((from_ns, to_ns)) =
+            self.dialect.moment(name, value, false).zip(self.dialect.moment(name, value, true))
+        {
+            let of = |moment: Result<i64, String>| moment.map_err(|problem| Self::error_at(at, problem));
+            return Ok(Query::Time { from_ns: of(from_ns)?, to_ns: of(to_ns)? });
+        }
         if let Some(query) = self.dialect.value(name, value) {
             return query.map_err(|problem| Self::error_at(at, problem));
         }
@@ -386,6 +368,10 @@ impl Parser<'_> {
             _ => return Err(Self::error_at(at, "this range is not closed")),
         };
         self.at += 1;
+        let moments = (self.moment(name, &from, !includes_from), self.moment(name, &to, includes_to));
+        if let (Some(from), Some(to)) = moments {
+            return Ok(time(from?.map(|ns| (ns, includes_from)), to?.map(|ns| (ns, includes_to))));
+        }
         let edge = |value: Option<f64>, included: bool| match value {
             None => Bound::Unbounded,
             Some(value) if included => Bound::Included(value),
@@ -400,6 +386,10 @@ impl Parser<'_> {
         self.at += usize::from(!greater);
         let included = self.take('=');
         let text = self.edge_text();
+        if let Some(moment) = self.moment(name, &text, greater != included) {
+            let end = moment?.map(|ns| (ns, included));
+            return Ok(if greater { time(end, None) } else { time(None, end) });
+        }
         let value = self.edge(name, &text, greater != included)?;
         let bound = match value {
             None => Bound::Unbounded,
@@ -420,6 +410,13 @@ impl Parser<'_> {
         let text: String = self.chars.iter().skip(at).take_while(|c| !ends(c)).collect();
         self.at += text.chars().count();
         (at, text)
+    }
+
+    /// What it means where `name` is that of the documents' own time: a moment, or nothing for `*`. It may stand in quotation marks.
+    fn moment(&self, name: &str, (at, text): &(usize, String), end: bool) -> Option<Result<Option<i64>, QueryError>> {
+        let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        let moment = self.dialect.moment(name, bare, end)?;
+        Some(if bare == "*" { Ok(None) } else { moment.map(Some).map_err(|problem| Self::error_at(*at, problem)) })
     }
 
     /// What it means: a number, or nothing for `*`.

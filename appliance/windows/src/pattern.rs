@@ -57,6 +57,17 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), whole, regex, required: found.words })
     }
 
+    /// Which character of an expression that [`new`](Self::new) refuses is wrong, counted from 0; nothing when it is too large as a whole.
+    #[must_use]
+    pub fn wrong_at(text: &str) -> Option<usize> {
+        let offset = match regex_syntax::parse(text).err()? {
+            regex_syntax::Error::Parse(error) => error.span().start.offset,
+            regex_syntax::Error::Translate(error) => error.span().start.offset,
+            _ => return None,
+        };
+        text.get(..offset).map(|before| before.chars().count())
+    }
+
     #[must_use]
     pub fn is_match(&self, value: &str) -> bool {
         self.regex.is_match(value)

@@ -85,6 +85,10 @@ impl Planner<'_> {
                 self.strings(name, keywords, Some(texts))
             }
             Query::Number { name, from, to } => Plan::exact(self.numbers(name, *from, *to)),
+            Query::Time { from_ns, to_ns } => {
+                let at = |ns| Bound::Included(Term::from_field_i64(self.fields.time, ns));
+                Plan::exact(RangeQuery::new(at(*from_ns), at(*to_ns)))
+            }
             Query::Exists { name } => Plan::exact(any([
                 beginning(term, &format!("{name}\0k")),
                 beginning(term, &format!("{name}\0i")),

@@ -1,5 +1,6 @@
 //! What can be asked of documents, and whether one answers to it.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 
 use crate::document::{Document, Value, keyword_key, word_key, words};
@@ -60,6 +61,11 @@ pub enum Query {
         from: Bound<f64>,
         to: Bound<f64>,
     },
+    /// A moment from `from_ns` to `to_ns`, both included, in nanoseconds since 1970.
+    Time {
+        from_ns: i64,
+        to_ns: i64,
+    },
     /// Any value of this name.
     Exists {
         name: String,
@@ -88,6 +94,34 @@ impl Query {
         seqs.sort_unstable();
         seqs.dedup();
         if seqs.is_empty() { Self::Nothing } else { Self::Seqs(seqs) }
+    }
+
+    /// The first and the last moment that a document which answers can have, both included, in nanoseconds since 1970.
+    #[must_use]
+    pub fn span(&self) -> (i64, i64) {
+        const ALL: (i64, i64) = (i64::MIN, i64::MAX);
+        match self {
+            Self::Time { from_ns, to_ns } => (*from_ns, *to_ns),
+            Self::And(all) => {
+                all.iter().map(Self::span).fold(ALL, |(from, to), span| (from.max(span.0), to.min(span.1)))
+            }
+            Self::Or(some) => some.iter().map(Self::span).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or(ALL),
+            _ => ALL,
+        }
+    }
+
+    /// The same question of documents within [`span`](Self::span) alone: a range of time that holds for all that answers is left out of it,
+    /// since a walk over documents in the order of time begins and ends with it.
+    pub(crate) fn within_span(&self) -> Cow<'_, Self> {
+        let is_time = |query: &Self| matches!(query, Self::Time { .. });
+        match self {
+            Self::Time { .. } => Cow::Owned(Self::All),
+            Self::And(all) if all.iter().any(is_time) => {
+                let mut rest: Vec<_> = all.iter().filter(|query| !is_time(query)).cloned().collect();
+                Cow::Owned(if rest.len() == 1 { rest.remove(0) } else { Self::And(rest) })
+            }
+            _ => Cow::Borrowed(self),
+        }
     }
 
     /// Whether a document that answers may have a number before `end`.
@@ -134,6 +168,7 @@ impl Query {
             Self::Number { name, from, to } => document
                 .values(name)
                 .any(|value| matches!(value, Value::Number(number) if in_bounds(*number, *from, *to))),
+            Self::Time { from_ns, to_ns } => (*from_ns..=*to_ns).contains(&document.time_ns),
             Self::Exists { name } => document.values(name).next().is_some(),
             Self::Seqs(seqs) => seqs.binary_search(&document.seq).is_ok(),
             Self::And(all) => all.iter().all(|query| query.matches(document)),

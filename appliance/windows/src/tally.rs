@@ -195,6 +195,11 @@ impl Tally {
         Ok(Self { matched: 0, range, parts: wants.iter().map(part).collect::<Result<_, String>>()? })
     }
 
+    /// Counts within `range` alone; histograms stay as long as they were asked for.
+    pub(crate) fn within(self, range: Range) -> Self {
+        Self { range, ..self }
+    }
+
     /// Counts a document that is in no window yet and answers.
     pub(crate) fn take(&mut self, document: &Document) {
         self.matched += 1;

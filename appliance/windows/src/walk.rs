@@ -80,8 +80,9 @@ impl<'a> Asked<'a> {
             None => Ok(true),
             Some(read) => {
                 let mut document = read(&source(self.searcher, self.fields, address)?);
-                // Its number is not in its source.
+                // Its time and its number are not in its source.
                 let columns = self.searcher.segment_reader(address.segment_ord).fast_fields();
+                document.time_ns = columns.i64(TIME)?.first(address.doc_id).unwrap_or_default();
                 document.seq = columns.u64(SEQ)?.first(address.doc_id).unwrap_or_default();
                 Ok(self.query.matches(&document))
             }

@@ -1,33 +1,31 @@
 //! The calls of Elasticsearch's HTTP API that read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{self, FromRef, FromRequest, FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use backlot_windows::{Order, Query, Reach, Search};
+use backlot_windows::{Order, Search};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json, json};
 
 use super::fields::{mapping, types};
+use super::indexes::{Scope, scope};
 use super::looks::Looks;
 use super::question::{check, object};
 use super::scrolls::{Scrolls, kept_ms};
 use super::search::{Request, run, with_parameters};
-use super::sources::{DEFAULT_INDEX, index_of, is_like, source_of};
+use super::sources::{is_like, source_of};
 use super::{Refused, answer};
 use crate::edge::Viewer;
 use crate::logs::Logs;
-use crate::logs::schema::STREAM;
 
 /// Most searches of one `_msearch`.
 const SEARCHES_MAX: usize = 100;
-/// Most streams among which indexes are looked for.
-const STREAMS_MAX: usize = 20_000;
 /// Records whose attributes a mapping knows, and their bytes.
 const SAMPLED: usize = 1000;
 const SAMPLED_BYTES: usize = 8 << 20;
@@ -166,51 +164,6 @@ fn body_of(headers: &HeaderMap, body: &[u8]) -> Result<Json, Refused> {
         .map_err(|error| Refused::new("parse_exception", format!("request body is not JSON: {error}")))
 }
 
-/// Which records are of the indexes that are named.
-struct Scope {
-    query: Query,
-    indexes: BTreeSet<String>,
-}
-
-/// The indexes that `names` means: names and patterns with commas between them, or all.
-async fn scope(logs: &Logs, names: &str, ignore_unavailable: bool) -> Result<Scope, Refused> {
-    let streams = logs.streams(&Query::All, (i64::MIN, i64::MAX), STREAMS_MAX + 1, Reach::Here).await?;
-    if streams.len() > STREAMS_MAX {
-        return Err(Refused::illegal(format!(
-            "there are more than {STREAMS_MAX} streams; their indexes are not told apart"
-        )));
-    }
-    let mut known: BTreeSet<&str> = streams.iter().map(|stream| index_of(&stream.resource)).collect();
-    known.insert(DEFAULT_INDEX);
-    let mut meant = BTreeSet::new();
-    for name in names.split(',').map(str::trim) {
-        let name = if matches!(name, "" | "_all") { "*" } else { name };
-        if name.starts_with(['-', '<']) {
-            return Err(Refused::illegal(
-                "indexes are named, or patterns with *; there are no exclusions and no dates in them",
-            ));
-        }
-        let before = meant.len();
-        meant.extend(
-            known
-                .iter()
-                .copied()
-                .filter(|index| if name.contains('*') { is_like(index, name) } else { *index == name }),
-        );
-        if meant.len() == before && !name.contains('*') && !known.contains(name) && !ignore_unavailable {
-            let reason = format!("no such index [{}]", backlot_windows::clip(name, 255));
-            return Err(Refused { status: StatusCode::NOT_FOUND, ..Refused::new("index_not_found_exception", reason) });
-        }
-    }
-    let query = if meant.len() == known.len() {
-        Query::All
-    } else {
-        let of_them = streams.iter().filter(|stream| meant.contains(index_of(&stream.resource)));
-        Query::Or(of_them.map(|stream| Query::keyword(STREAM, &stream.key)).collect())
-    };
-    Ok(Scope { query, indexes: meant.into_iter().map(str::to_owned).collect() })
-}
-
 async fn health(call: Call) -> Result<Response, Refused> {
     call.parameters(&["wait_for_status", "level", "local", "master_timeout"])?;
     Ok(answer(
@@ -235,10 +188,10 @@ async fn search(State(logs): State<Logs>, State(scrolls): State<Scrolls>, call: 
     let names_known =
         [&["q", "size", "from", "_source", "sort", "track_total_hits", "scroll"], &Looks::NAMES[..]].concat();
     let parameters = call.parameters(&names_known)?;
-    let request = Request::read(&call.json()?, logs.store.now())?;
-    let mut request = with_parameters(request, &parameters)?;
+    let now = logs.store.now();
+    let mut request = with_parameters(Request::read(&call.json()?, now)?, &parameters, now)?;
     let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
-    request.question = request.question.and(scope.query);
+    scope.narrow(&mut request);
     let looks = Looks::of(&parameters);
     looks.ask(&mut request)?;
     let aggregations = Arc::clone(&request.aggregations);
@@ -348,7 +301,7 @@ async fn one_search(
         place.get("ignore_unavailable").is_some_and(|value| *value == json!(true) || *value == "true");
     let mut request = Request::read(&body_of(headers, what)?, logs.store.now())?;
     let scope = scope(logs, &index, ignore_unavailable).await?;
-    request.question = request.question.and(scope.query);
+    scope.narrow(&mut request);
     looks.ask(&mut request)?;
     let aggregations = Arc::clone(&request.aggregations);
     let mut told = run(logs, request).await?;
@@ -360,10 +313,11 @@ async fn count(State(logs): State<Logs>, call: Call) -> Result<Response, Refused
     let parameters = call.parameters(&["q"])?;
     let body = call.json()?;
     check(object(&body, "count")?, "count", &["query"])?;
-    let request = with_parameters(Request::read(&body, logs.store.now())?, &parameters)?;
+    let now = logs.store.now();
+    let mut request = with_parameters(Request::read(&body, now)?, &parameters, now)?;
     let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
-    let question = request.question.and(scope.query);
-    let matched = logs.store.tally(question.query, question.range, Vec::new()).await?.matched;
+    scope.narrow(&mut request);
+    let matched = logs.store.tally(request.question.query, request.question.range, Vec::new()).await?.matched;
     let shards = json!({"total": 1, "successful": 1, "skipped": 0, "failed": 0});
     Ok(answer(StatusCode::OK, &json!({"count": matched, "_shards": shards})))
 }

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use backlot_windows::{Document, Pattern, Query, Value, words};
+use backlot_windows::{Dialect as _, Document, Pattern, Query, Value, words};
 use serde_json::{Map, Value as Json, json};
 
 use super::Refused;
 use crate::logs::model::seq_of;
-use crate::logs::query::field;
+use crate::logs::query::{Records, field};
 use crate::logs::schema::{BODY, KEYWORDS, SEVERITY, SPAN};
 
 pub(super) const TIME: &str = "@timestamp";
+/// The name of a record's index, which [`indexes`](super::indexes) puts into streams.
+pub(super) const INDEX: &str = "_index";
 /// What the line itself is called.
 const MESSAGE: &str = "message";
 /// Fields of every record and their types; attributes come on top.
@@ -55,7 +57,7 @@ impl Field {
         match name {
             TIME => return Self::Time,
             "_id" => return Self::Id,
-            "_index" => return Self::Index,
+            INDEX => return Self::Index,
             _ => {}
         }
         let name = field(name.strip_suffix(".keyword").unwrap_or(name));
@@ -72,7 +74,7 @@ impl Field {
         match self {
             Self::Time => TIME,
             Self::Id => "_id",
-            Self::Index => "index",
+            Self::Index => INDEX,
             Self::Body => BODY,
             Self::Span => SPAN,
             Self::Keyword(name) | Self::Attribute(name) => name,
@@ -89,8 +91,12 @@ impl Field {
         let name = self.name().to_owned();
         Ok(match self {
             Self::Id => ids([text.as_str()]),
-            Self::Time | Self::Index => return Err(self.unsupported("term")),
-            Self::Keyword(_) if name == "level" => Query::keyword(&name, &text.to_lowercase()),
+            Self::Time => return Err(self.unsupported("term")),
+            Self::Index => Query::keyword(INDEX, &text),
+            Self::Keyword(_) if name == "level" => {
+                let level = Records { now: None }.value(&name, &text);
+                level.and_then(Result::ok).unwrap_or_else(|| Query::keyword(&name, &text.to_lowercase()))
+            }
             Self::Keyword(_) => Query::keyword(&name, &text),
             Self::Span => Query::Id { name, begin: text, whole: true },
             // A term of an analysed text is one of its words.
@@ -129,14 +135,14 @@ impl Field {
     pub(super) fn prefix(&self, prefix: &str) -> Result<Query, Refused> {
         let name = self.name().to_owned();
         match self {
-            Self::Keyword(_) => Ok(Query::KeywordPrefix { name, prefix: prefix.to_owned() }),
+            Self::Keyword(_) | Self::Index => Ok(Query::KeywordPrefix { name, prefix: prefix.to_owned() }),
             Self::Span => Ok(Query::Id { name, begin: prefix.to_owned(), whole: false }),
             Self::Body if prefix.chars().all(char::is_alphanumeric) => {
                 Ok(Query::WordPrefix { name, prefix: prefix.to_owned() })
             }
             Self::Body => self.expression(&format!("(?i)\\b{}", regex::escape(prefix)), false),
             Self::Attribute(_) => self.expression(&format!("(?s)^{}", regex::escape(prefix)), false),
-            Self::Time | Self::Id | Self::Index => Err(self.unsupported("prefix")),
+            Self::Time | Self::Id => Err(self.unsupported("prefix")),
         }
     }
 
@@ -174,7 +180,7 @@ impl Field {
     }
 
     fn expression(&self, text: &str, whole: bool) -> Result<Query, Refused> {
-        if matches!(self, Self::Time | Self::Id | Self::Index) {
+        if matches!(self, Self::Time | Self::Id) {
             return Err(self.unsupported("regexp"));
         }
         let pattern = Pattern::new(text, whole).map_err(Refused::illegal)?;

@@ -13,7 +13,7 @@ const MONDAY_DAYS: i64 = 3;
 
 /// Which moments of what a date names are meant: a date that ends with a day means all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Edge {
+pub(in crate::logs) enum Edge {
     First,
     Last,
 }
@@ -22,7 +22,7 @@ pub(super) enum Edge {
 ///
 /// # Errors
 /// A sentence.
-pub(super) fn moment_ns(text: &str, format: Option<&str>, edge: Edge, now: Now) -> Result<i64, String> {
+pub(in crate::logs) fn moment_ns(text: &str, format: Option<&str>, edge: Edge, now: Now) -> Result<i64, String> {
     let wrong = || format!("failed to parse date field [{}]", backlot_windows::clip(text, 80));
     if let Some(math) = text.strip_prefix("now") {
         let now_ns = i64::try_from(now.wall_ms).unwrap_or(i64::MAX).saturating_mul(MS_NS);

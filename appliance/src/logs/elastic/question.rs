@@ -3,7 +3,8 @@
 use serde_json::{Map, Value as Json};
 
 use super::Refused;
-use super::fields::{self, Field, TIME};
+use super::fields::{self, Field};
+use super::lucene::lucene;
 use super::moments::{Edge, moment_ns};
 use crate::clock::Now;
 use backlot_windows::Query;
@@ -33,6 +34,16 @@ impl Question {
         Ok(Self { query, range: reader.range })
     }
 
+    /// What is asked for with its range of time as a part of it.
+    pub(super) fn whole(self) -> Query {
+        let (from_ns, to_ns) = self.range;
+        if self.range == (i64::MIN, i64::MAX) {
+            self.query
+        } else {
+            Query::And(vec![self.query, Query::Time { from_ns, to_ns }])
+        }
+    }
+
     pub(super) fn and(mut self, query: Query) -> Self {
         if query != Query::All {
             self.query = if self.query == Query::All { query } else { Query::And(vec![query, self.query]) };
@@ -43,7 +54,7 @@ impl Question {
 
 struct Reader {
     now: Now,
-    /// Ranges of time cannot be asked of the windows but as a whole, so they must hold for every record that answers.
+    /// What ranges of time leave that hold for every record that answers: the range of buckets, too.
     range: (i64, i64),
     clauses: usize,
 }
@@ -71,7 +82,7 @@ impl Reader {
                 )
             }
             "range" => self.range(object(body, kind)?, always),
-            "query_string" | "simple_query_string" => query_string(object(body, kind)?, kind),
+            "query_string" | "simple_query_string" => query_string(object(body, kind)?, kind, self.now),
             "exists" => {
                 let body = object(body, kind)?;
                 check(body, kind, &["field", "boost"])?;
@@ -202,11 +213,6 @@ impl Reader {
         to: Option<(&Json, bool)>,
         always: bool,
     ) -> Result<Query, Refused> {
-        if !always {
-            return Err(Refused::illegal(format!(
-                "a range of [{TIME}] must hold for everything that is asked for: put it into the filter of the outermost bool"
-            )));
-        }
         let format = bounds.get("format").and_then(Json::as_str);
         let read = |value: &Json, edge| {
             let text = match value {
@@ -220,14 +226,17 @@ impl Reader {
             let format = if value.is_number() { format.or(Some("epoch_millis")) } else { format };
             moment_ns(&text, format, edge, self.now).map_err(|problem| Refused::new("parse_exception", problem))
         };
+        let (mut from_ns, mut to_ns) = (i64::MIN, i64::MAX);
         if let Some((value, included)) = from {
-            let ns = if included { read(value, Edge::First)? } else { read(value, Edge::Last)?.saturating_add(1) };
-            self.range.0 = self.range.0.max(ns);
+            from_ns = if included { read(value, Edge::First)? } else { read(value, Edge::Last)?.saturating_add(1) };
         }
         if let Some((value, included)) = to {
-            let ns = if included { read(value, Edge::Last)? } else { read(value, Edge::First)?.saturating_sub(1) };
-            self.range.1 = self.range.1.min(ns);
+            to_ns = if included { read(value, Edge::Last)? } else { read(value, Edge::First)?.saturating_sub(1) };
         }
+        if !always {
+            return Ok(Query::Time { from_ns, to_ns });
+        }
+        self.range = (self.range.0.max(from_ns), self.range.1.min(to_ns));
         Ok(Query::All)
     }
 }
@@ -272,7 +281,7 @@ fn list(value: Option<&Json>) -> impl Iterator<Item = &Json> {
 }
 
 /// Lucene's language, as this house reads it.
-fn query_string(body: &Map<String, Json>, kind: &str) -> Result<Query, Refused> {
+fn query_string(body: &Map<String, Json>, kind: &str, now: Now) -> Result<Query, Refused> {
     const NAMES: [&str; 8] = [
         "query",
         "analyze_wildcard",
@@ -298,21 +307,7 @@ fn query_string(body: &Map<String, Json>, kind: &str) -> Result<Query, Refused> 
             ));
         }
     }
-    lucene(query)
-}
-
-/// Reads a query of Lucene's language.
-pub(super) fn lucene(text: &str) -> Result<Query, Refused> {
-    if text.contains("@timestamp:") {
-        return Err(Refused::illegal(format!("[{TIME}] cannot be asked for in a query string: use a range")));
-    }
-    let text = text.replace(".keyword:", ":");
-    crate::logs::parse(&text).map_err(|error| {
-        Refused::new(
-            "query_shard_exception",
-            format!("Failed to parse query [{}]: {error}", backlot_windows::clip(&text, 200)),
-        )
-    })
+    lucene(query, now)
 }
 
 /// `{"term": {"level": "error"}}`, or with the value as `value` or `query` of an object.

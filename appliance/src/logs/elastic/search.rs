@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Refused;
 use super::aggregations::{self, Aggregation, Collected, counted};
-use super::question::{Question, lucene, object};
+use super::lucene::lucene;
+use super::question::{Question, object};
 use super::sorted::{self, By, SortKey};
 use super::sources::{Picked, Wanted, hit};
 use crate::clock::Now;
@@ -345,12 +346,16 @@ async fn collect(logs: &Logs, request: &Request, cost: &mut Cost) -> Result<(Col
 }
 
 /// The search of `?q=` and the other parameters of an address, over what the body says.
-pub(super) fn with_parameters(mut request: Request, parameters: &[(String, String)]) -> Result<Request, Refused> {
+pub(super) fn with_parameters(
+    mut request: Request,
+    parameters: &[(String, String)],
+    now: Now,
+) -> Result<Request, Refused> {
     for (name, value) in parameters {
         let value = Json::from(value.as_str());
         match name.as_str() {
             "q" => {
-                let query = lucene(value.as_str().unwrap_or_default())?;
+                let query = lucene(value.as_str().unwrap_or_default(), now)?;
                 request.question = request.question.and(query);
             }
             "size" => request.size = count(name, &value)?,

@@ -72,7 +72,7 @@ async fn whatever_was_acknowledged_is_found_and_survives_a_power_cut() {
 }
 
 async fn everything_there(logs: &Logs) -> Vec<String> {
-    let mut search = everything(parse("*").unwrap());
+    let mut search = everything(Query::All);
     let mut seen = Vec::new();
     loop {
         let found = logs.search(search.clone()).await.unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tantivy::columnar::DynamicColumn;
 use tantivy::{DocAddress, Searcher};
 
-use super::search::{LeftOut, Origin, SearchFault, Seen, guard, open_searcher};
+use super::search::{LeftOut, Origin, SearchFault, Seen, guard, narrowed, open_searcher};
 use super::{Cancel, Hit, Unreached, Windows};
 use crate::WindowsError;
 use crate::chain::{self, Folder};
@@ -149,7 +149,7 @@ impl Windows {
         left_out: &mut LeftOut,
         cancel: &Cancel,
     ) -> Result<FoundGreatest, SearchFault> {
-        let range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
+        let (query, range) = narrowed(&search.query, Range { from_ns: search.from_ns, to_ns: search.to_ns });
         let limit = search.limit.max(1);
         let number = self.next_search();
         let Seen { ring, windows, set_aside } = self.seen(range)?;
@@ -159,7 +159,7 @@ impl Windows {
                 let within = document.time_ns >= range.from_ns && document.time_ns <= range.to_ns;
                 if within
                     && let Some(number) = greatest_of(document, &search.name)
-                    && search.query.matches(document)
+                    && query.matches(document)
                 {
                     let position = Position { time_ns: document.time_ns, seq: document.seq };
                     best.offer(Ranked { number, position }, || Origin::Ring(Arc::clone(batch), index));
@@ -171,7 +171,7 @@ impl Windows {
             if cancel.is_cancelled() {
                 return Err(SearchFault::Cancelled);
             }
-            if (searcher.is_none() && self.rules_out(&entry, &search.query)) || left_out.has(&entry.folder) {
+            if (searcher.is_none() && self.rules_out(&entry, &query)) || left_out.has(&entry.folder) {
                 continue;
             }
             let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
@@ -179,7 +179,7 @@ impl Windows {
             chain::next_use(&entry.folder, number);
             let (at, was_taken) = (searchers.len(), Cell::new(false));
             let walked = guard(&entry.folder, cancel, || {
-                let asked = Asked::new(&searcher, &fields, &search.query, Some(self.shared.options.read), cancel)?;
+                let asked = Asked::new(&searcher, &fields, &query, Some(self.shared.options.read), cancel)?;
                 was_taken.set(true);
                 walk(&asked, at, range, &search.name, &mut best, cancel)
             });

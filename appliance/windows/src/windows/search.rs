@@ -1,5 +1,6 @@
 //! Searching: the ring and the windows, the best first, until there is enough.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -228,7 +229,7 @@ impl Windows {
     }
 
     fn try_search(&self, search: &Search, left_out: &mut LeftOut, cancel: &Cancel) -> Result<Found, SearchFault> {
-        let mut range = Range { from_ns: search.from_ns, to_ns: search.to_ns };
+        let (query, mut range) = narrowed(&search.query, Range { from_ns: search.from_ns, to_ns: search.to_ns });
         // A page begins where the one before ended, instead of passing over all of those before.
         match (search.order, search.after) {
             (Order::Newest, Some(after)) => range.to_ns = range.to_ns.min(after.time_ns),
@@ -242,10 +243,7 @@ impl Windows {
         let mut top = Top::new(search.order, limit + 1, search.after);
         for batch in &ring {
             for (index, document) in batch.documents.iter().enumerate() {
-                if document.time_ns >= range.from_ns
-                    && document.time_ns <= range.to_ns
-                    && search.query.matches(document)
-                {
+                if document.time_ns >= range.from_ns && document.time_ns <= range.to_ns && query.matches(document) {
                     let position = Position { time_ns: document.time_ns, seq: document.seq };
                     top.offer(position, || Origin::Ring(Arc::clone(batch), index));
                 }
@@ -264,7 +262,7 @@ impl Windows {
             if top.closed_to(best(&entry.summary)) {
                 break; // this window and those after it have nothing better
             }
-            if (searcher.is_none() && self.rules_out(&entry, &search.query)) || left_out.has(&entry.folder) {
+            if (searcher.is_none() && self.rules_out(&entry, &query)) || left_out.has(&entry.folder) {
                 continue;
             }
             let opened = searcher.map_or_else(|| open_searcher(&entry.folder, cancel), Ok);
@@ -276,7 +274,7 @@ impl Windows {
                     was_taken.set(true);
                     Origin::Window(at, address)
                 };
-                let asked = Asked::new(&searcher, &fields, &search.query, Some(self.shared.options.read), cancel)?;
+                let asked = Asked::new(&searcher, &fields, &query, Some(self.shared.options.read), cancel)?;
                 walk::walk(&asked, range, &mut top, &origin, cancel)
             });
             if left_out.unless_away(walked, was_taken.get())?.is_some() {
@@ -361,6 +359,12 @@ impl Windows {
             folder.shut();
         }
     }
+}
+
+/// What is asked of documents within the range of time that the question itself leaves.
+pub(super) fn narrowed(query: &Query, range: Range) -> (Cow<'_, Query>, Range) {
+    let (from_ns, to_ns) = query.span();
+    (query.within_span(), Range { from_ns: range.from_ns.max(from_ns), to_ns: range.to_ns.min(to_ns) })
 }
 
 pub(super) fn open_searcher(folder: &Arc<Folder>, cancel: &Cancel) -> Result<(Searcher, Fields), SearchFault> {

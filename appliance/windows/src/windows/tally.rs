@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::search::{LeftOut, SearchFault, Seen, guard, open_searcher};
+use super::search::{LeftOut, SearchFault, Seen, guard, narrowed, open_searcher};
 use super::{Cancel, Unreached, Windows};
 use crate::WindowsError;
 use crate::chain::{self, lock};
@@ -57,11 +57,12 @@ impl Windows {
         reach: Reach,
         cancel: &Cancel,
     ) -> Result<Counts, WindowsError> {
-        let range = Range { from_ns, to_ns };
+        let asked = Range { from_ns, to_ns };
+        let (query, range) = narrowed(query, asked);
         let mut left_out = LeftOut::new(reach == Reach::Here);
         loop {
-            let tally = Tally::new(range, wants).map_err(WindowsError::Wanted)?;
-            match self.try_tally(query, range, tally, &mut left_out, cancel) {
+            let tally = Tally::new(asked, wants).map_err(WindowsError::Wanted)?.within(range);
+            match self.try_tally(&query, range, tally, &mut left_out, cancel) {
                 Ok(counts) => return Ok(Counts { unreached: left_out.told(), ..counts }),
                 Err(SearchFault::Cancelled) => return Err(WindowsError::Cancelled),
                 // Each round sets one window aside, leaves one out, or ends, so the rounds end.

@@ -112,7 +112,11 @@ fn any_query() -> impl Strategy<Value = Query> {
         )
             .prop_map(|(name, text, whole)| Query::Matches { name, pattern: Pattern::new(text, whole).unwrap() }),
     ];
-    leaf.prop_recursive(3, 16, 3, |inner| {
+    let time = (-8_000_000_i64..8_000_000, -1_000_000_i64..8_000_000).prop_map(|(from_ms, length_ms)| {
+        let at = |off_ms: i64| arrived_ns(ARRIVED_MS) + off_ms / 100_000 * 100_000_000_000;
+        Query::Time { from_ns: at(from_ms), to_ns: at(from_ms + length_ms) }
+    });
+    prop_oneof![4 => leaf, 1 => time].prop_recursive(3, 16, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Query::And),
             prop::collection::vec(inner.clone(), 0..3).prop_map(Query::Or),
@@ -440,5 +444,34 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_time_that_is_one_condition_of_several_is_that_of_the_index_and_not_of_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fed = Fed::new(dir.path());
+    let line = |body: &str| {
+        let mut document = Document::new(0, 0);
+        document.add("body", Value::Text(body.into()));
+        document
+    };
+    fed.take(Step::Add(vec![(line("one"), 0), (line("two"), 600_000), (line("three"), 1_200_000)], 0));
+    fed.take(Step::Commit);
+    let time = |from_ms: i64, to_ms: i64| {
+        let at = |off_ms: i64| arrived_ns(ARRIVED_MS) + off_ms * 1_000_000;
+        Query::Time { from_ns: at(from_ms), to_ns: at(to_ms) }
+    };
+    // What an expression finds has to be looked up in the sources, which do not say when they are of.
+    let matches = |text| Query::Matches { name: "body".into(), pattern: Pattern::new(text, false).unwrap() };
+    for (query, found) in [
+        (Query::Or(vec![time(500_000, 700_000), matches("^on")]), 2),
+        (Query::And(vec![Query::Not(Box::new(time(500_000, 700_000))), matches("o")]), 1),
+        (Query::And(vec![time(0, 700_000), matches("o")]), 2),
+        (Query::And(vec![time(700_000, 1_300_000), time(0, 900_000), matches("o")]), 0),
+    ] {
+        let question = Question { query, from_ms: -10_000_000, to_ms: 10_000_000, order: Order::Newest, limit: 10 };
+        assert_eq!(fed.pages(&question), fed.scan(&question), "{question:?}");
+        assert_eq!(fed.scan(&question).len(), found, "{question:?}");
     }
 }

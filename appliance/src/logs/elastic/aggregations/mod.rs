@@ -9,8 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use super::Refused;
 use super::fields::Field;
+use super::lucene::lucene;
 use super::moments::{Edge, Interval, moment_ns, zone_ns};
-use super::question::{check, lucene, object};
+use super::question::{check, object};
 use crate::clock::Now;
 use backlot_windows::Query;
 
@@ -334,19 +335,13 @@ fn filters(options: &Map<String, Json>, now: Now) -> Result<Kind, Refused> {
     check(options, "filters", &["filters"])?;
     let filters = object(options.get("filters").unwrap_or(&Json::Null), "filters")?;
     let one = |(name, query): (&String, &Json)| {
-        // A range of time would have to hold for everything; within a filter it cannot.
+        // Grafana's own filters are query strings with more around them than a query takes.
         let text = query.get("query_string").and_then(|query| query.get("query")).and_then(Json::as_str);
         let query = match text {
-            Some(text) => lucene(text)?,
-            None => {
-                let question = super::question::Question::read(query, now)?;
-                if question.range != (i64::MIN, i64::MAX) {
-                    return Err(Refused::illegal("a filter cannot have a range of time here"));
-                }
-                question.query
-            }
+            Some(text) => lucene(text, now)?,
+            None => super::question::Question::read(query, now)?.whole(),
         };
-        Ok((name.clone(), query))
+        Ok::<_, Refused>((name.clone(), query))
     };
     Ok(Kind::Filters(filters.iter().map(one).collect::<Result<_, _>>()?))
 }
