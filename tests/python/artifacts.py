@@ -321,7 +321,7 @@ def cli():
 
 def write_forever(state):
     """Puts numbered objects of all sizes until the appliance goes away; writes down what was answered."""
-    s3 = client(connect_timeout=2, read_timeout=10)
+    s3 = client(connect_timeout=10, read_timeout=60)
     number = 0
     with open(state, "w", encoding="utf-8") as answered:
         try:

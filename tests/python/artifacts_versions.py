@@ -401,7 +401,7 @@ def race():
 
 def write_forever(state):
     """Changes versions of few keys until the appliance goes away; writes down what was asked and what was answered."""
-    s3, chance = client(connect_timeout=2, read_timeout=10), random.Random(state)
+    s3, chance = client(connect_timeout=10, read_timeout=60), random.Random(state)
     name = "crash-" + os.path.basename(state)
     bucket(s3, name, ObjectLockEnabledForBucket=True)
     versions, held = [], set()

@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 DAY_MS = 24 * 3600 * 1000
 
 
