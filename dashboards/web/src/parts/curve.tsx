@@ -61,7 +61,9 @@ export function Curve({ title, query, unit, label, last_s, from_ms, to_ms, max }
   usePoll(key, settled ? 0 : 10_000, async (stop) => {
     const [from, to] = span();
     const step = Math.max(1, Math.ceil((to - from) / POINTS));
-    draw(await range(query, from, to, step, stop), [from, to]);
+    // The last point is the end: what was looked at once, late in a job of a second, is to be seen.
+    const first = to - Math.floor((to - from) / step) * step;
+    draw(await range(query, first, to, step, stop), [from, to]);
   }, problem);
   useEffect(() => {
     const watch = new ResizeObserver(() => {
