@@ -24,4 +24,7 @@ export function bytes(n: number | undefined): string {
 }
 
 export const clock = (at: string | number) => new Date(at).toLocaleTimeString(undefined, { hour12: false });
+/** The time of day, behind its date unless that is today's. */
+export const moment = (at: string | number) =>
+  new Date(at).toDateString() === new Date().toDateString() ? clock(at) : new Date(at).toLocaleString(undefined, { hour12: false });
 export const date = (at: string) => new Date(at).toLocaleString(undefined, { hour12: false });

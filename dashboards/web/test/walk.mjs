@@ -102,6 +102,17 @@ try {
     await page.getByRole("button", { name: "Search" }).click();
     await page.getByRole("alert").filter({ hasText: "^" }).waitFor();
   });
+  await step("logs-of-another-day", async () => {
+    const sent = await page.evaluate(async () => {
+      const line = { message: "written on another day", time: "2020-02-13T12:00:00Z" };
+      return (await fetch("/v1/logs?service.name=walk", { method: "POST", body: JSON.stringify(line) })).status;
+    });
+    if (sent !== 200) throw new Error(`a line was answered ${sent}`);
+    await page.goto(`${base}/logs?from=all&query=${encodeURIComponent('"written on another day"')}`);
+    const line = await page.locator(".line").first().innerText();
+    if (!line.includes("2020")) throw new Error(`a line of another day does not say which: ${line}`);
+    if (line.includes("info")) throw new Error(`a line without a level is shown with one: ${line}`);
+  });
   await step("logs-live", async () => {
     await page.goto(`${base}/logs?live=1&query=${encodeURIComponent("body:following")}`);
     await page.getByText("Following,").waitFor();

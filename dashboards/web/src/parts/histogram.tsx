@@ -1,5 +1,5 @@
 // How many in each stretch of time, stacked by level. A click narrows the time to one stretch.
-import { clock, date } from "../words";
+import { date, moment } from "../words";
 
 export interface Counts {
   matched: number; begin?: string; step_s: number; counts: number[]; by?: { value: string; counts: number[] }[]; set_aside?: string[];
@@ -41,7 +41,7 @@ export function Histogram({ counts, chosen }: { counts: Counts; chosen: (from: s
       <svg class="histogram" viewBox={`0 0 1000 ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label={`${counts.matched} records over time, ${most} at most in one stretch`}>
         {counts.counts.map((total, stretch) => bar(stretch, total))}
       </svg>
-      <div class="facts"><span>{date(at(0).toISOString())}</span><span class="grow" /><span>{clock(at(counts.counts.length).getTime())}</span></div>
+      <div class="facts"><span>{date(at(0).toISOString())}</span><span class="grow" /><span>{moment(at(counts.counts.length).getTime())}</span></div>
     </>
   );
 }

@@ -2,7 +2,7 @@
 import type { Signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { LogRecord } from "../api";
-import { clock } from "../words";
+import { moment } from "../words";
 
 interface Props { lines: LogRecord[]; dropped: number; chosen: Signal<LogRecord | null> }
 
@@ -24,9 +24,9 @@ export function LogLines({ lines, dropped, chosen }: Props) {
       {lines.length === 0 ? <p class="empty">No log line carries this job's id yet.</p> : (
         <ol class="lines" ref={box} onScroll={scrolled} tabIndex={0} aria-label="Log lines">
           {lines.map((line) => (
-            <li key={line.id} class={`line is-${(line.level ?? "info").toLowerCase()}${chosen.value === line ? " chosen" : ""}`}>
-              <time dateTime={line.time}>{clock(line.time)}</time>{" "}
-              <b>{(line.level ?? "info").toLowerCase()}</b> <span class="muted">{line.service}</span> <span class="body">{line.body}</span>
+            <li key={line.id} class={`line is-${(line.level ?? "unknown").toLowerCase()}${chosen.value === line ? " chosen" : ""}`}>
+              <time dateTime={line.time}>{moment(line.time)}</time>{" "}
+              {line.level && <b>{line.level.toLowerCase()}</b>} <span class="muted">{line.service}</span> <span class="body">{line.body}</span>
             </li>
           ))}
         </ol>

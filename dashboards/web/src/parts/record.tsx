@@ -1,7 +1,7 @@
 // One log record: a line, and all that is known of it when it is opened.
 import { useSignal } from "@preact/signals";
 import type { LogRecord } from "../api";
-import { clock } from "../words";
+import { moment } from "../words";
 
 const text = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
 
@@ -10,12 +10,11 @@ const quoted = (value: string) => `"${value.replace(/[\\"]/g, "\\$&")}"`;
 
 export function Record({ record }: { record: LogRecord }) {
   const open = useSignal(false);
-  const level = record.level ?? "info";
   return (
-    <li class={`line is-${level}`}>
+    <li class={`line is-${record.level ?? "unknown"}`}>
       <button type="button" aria-expanded={open.value} onClick={() => { open.value = !open.value; }}>
-        <time dateTime={record.time} title={record.time}>{clock(record.time)}</time>{" "}
-        <b>{level}</b> <span class="muted">{record.service}</span> <span class="body">{record.body}</span>
+        <time dateTime={record.time} title={record.time}>{moment(record.time)}</time>{" "}
+        {record.level && <b>{record.level}</b>} <span class="muted">{record.service}</span> <span class="body">{record.body}</span>
       </button>
       {open.value && <Facts record={record} />}
     </li>
