@@ -13,6 +13,7 @@ mod export;
 mod inlets;
 mod loki;
 mod model;
+mod moments;
 mod pages;
 mod pattern;
 mod query;

@@ -16,7 +16,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Names under which loggers put the line itself.
 const MESSAGE_NAMES: [&str; 5] = ["message", "msg", "log", "event", "body"];
 /// Names under which they put its moment.
-const TIME_NAMES: [&str; 4] = ["@timestamp", "timestamp", "time", "ts"];
+const TIME_NAMES: [&str; 5] = ["@timestamp", "timestamp", "time", "ts", "date"];
 
 /// Longest body that is read as the JSON of a logger.
 const JSON_BYTES_MAX: usize = 64 * 1024;

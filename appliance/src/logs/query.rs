@@ -6,8 +6,8 @@ use backlot_windows::{Dialect, Query};
 
 pub use backlot_windows::QueryError;
 
-use super::elastic::{Edge, moment_ns};
 use super::model::{level_of, severity_named};
+use super::moments::{Edge, moment_ns};
 use super::schema::{BODY, KEYWORDS, RESERVED, SEVERITY, SPAN, field_of};
 use crate::clock::Now;
 use crate::signals::duration_ms;

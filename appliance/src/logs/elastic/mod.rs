@@ -1,8 +1,8 @@
 //! Elasticsearch's reading calls, as far as Grafana's data source and simple clients send them.
 //!
 //! [`question`] makes a query of Elasticsearch's DSL into one to the windows and a range of time, [`fields`] says what its names are here,
-//! [`search`] reads a request and runs it, [`sorted`] orders hits by other fields than time, [`aggregations`] reads and evaluates what is to be counted, [`moments`] reads
-//! its dates, [`lucene`] its query strings, [`indexes`] says which records are of which index, [`scrolls`] remembers where searches go on; `api` speaks HTTP. A record is of the index that its resource's attribute `index` names, and of `logs` without one.
+//! [`search`] reads a request and runs it, [`sorted`] orders hits by other fields than time, [`aggregations`] reads and evaluates what is to be counted, [`lucene`]
+//! reads query strings, [`dates`] writes dates, [`indexes`] says which records are of which index, [`scrolls`] remembers where searches go on; `api` speaks HTTP. A record is of the index that its resource's attribute `index` names, and of `logs` without one.
 //!
 //! What is not known is answered with Elasticsearch's error, never left out: a query, aggregation, parameter or key that changes the answer.
 //! Only what changes nothing but its looks is accepted and not acted on: highlights, preferences, timeouts.
@@ -10,11 +10,11 @@
 
 mod aggregations;
 mod api;
+mod dates;
 mod fields;
 mod indexes;
 mod looks;
 mod lucene;
-mod moments;
 mod question;
 mod scrolls;
 mod search;
@@ -27,7 +27,6 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 pub(super) use api::routes;
-pub(super) use moments::{Edge, moment_ns};
 
 use super::pages::PagesError;
 use crate::edge::ApiError;

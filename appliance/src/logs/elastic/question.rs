@@ -5,8 +5,8 @@ use serde_json::{Map, Value as Json};
 use super::Refused;
 use super::fields::{self, Field};
 use super::lucene::lucene;
-use super::moments::{Edge, moment_ns};
 use crate::clock::Now;
+use crate::logs::moments::{Edge, moment_ns, zone_ns};
 use backlot_windows::Query;
 use std::ops::Bound;
 
@@ -178,10 +178,7 @@ impl Reader {
         let to = to.or_else(|| given("to").map(|value| (value, flag("include_upper"))));
         let field = Field::named(name);
         if field == Field::Time {
-            if bounds
-                .get("time_zone")
-                .is_some_and(|zone| super::moments::zone_ns(zone.as_str().unwrap_or_default()) != Some(0))
-            {
+            if bounds.get("time_zone").is_some_and(|zone| zone_ns(zone.as_str().unwrap_or_default()) != Some(0)) {
                 return Err(Refused::illegal(
                     "a [time_zone] other than UTC is not supported; write offsets into the dates",
                 ));

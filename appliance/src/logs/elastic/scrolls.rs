@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use super::Refused;
-use super::moments::Interval;
 use super::search::{Request, begin, go_on};
 use crate::logs::Logs;
+use crate::logs::moments::Interval;
 
 /// Most scrolls at once, as in Elasticsearch, and most bytes of their requests.
 const SCROLLS_MAX: usize = 500;

@@ -3,8 +3,9 @@
 use backlot_windows::Hit;
 use serde_json::{Map, Value as Json, json};
 
+use super::Refused;
+use super::dates::written_as;
 use super::fields::TIME;
-use super::{Refused, moments};
 use crate::logs::model::{LogRecord, id_of};
 use crate::signals::rfc3339_ns;
 
@@ -155,7 +156,7 @@ pub(super) fn hit(hit: &Hit, picked: &Picked, wanted: &[Wanted], sort: Option<Js
     for Wanted { pattern, format } in wanted {
         for (name, value) in fields.iter().filter(|(name, _)| is_like(name, pattern)) {
             let value = match format.as_deref() {
-                Some(format) if name == TIME => Json::from(moments::written_as(hit.position.time_ns, Some(format))?),
+                Some(format) if name == TIME => Json::from(written_as(hit.position.time_ns, Some(format))?),
                 _ => value.clone(),
             };
             values.insert(name.clone(), if value.is_array() { value } else { json!([value]) });

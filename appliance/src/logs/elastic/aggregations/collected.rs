@@ -7,8 +7,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Aggregation, BUCKETS_MAX, Kind, Metric, Order, OrderBy, pipelines};
 use crate::logs::elastic::Refused;
+use crate::logs::elastic::dates::written_as;
 use crate::logs::elastic::fields::{Field, Key, OrderedNumber};
-use crate::logs::elastic::moments::{Interval, written_as};
+use crate::logs::moments::Interval;
 
 /// Most values that are remembered for percentiles and cardinalities.
 const VALUES_MAX: usize = 4_000_000;

@@ -8,8 +8,8 @@ use crate::edge::ApiError;
 use crate::logs::Logs;
 use crate::logs::elastic::Refused;
 use crate::logs::elastic::fields::{Field, Key};
-use crate::logs::elastic::moments::Interval;
 use crate::logs::elastic::question::Question;
+use crate::logs::moments::Interval;
 
 /// Values that a histogram tells apart at most; with as many there may be more.
 const SERIES_MAX: usize = 500;

@@ -8,11 +8,12 @@ mod script;
 use serde_json::{Map, Value as Json};
 
 use super::Refused;
+use super::dates::written_as;
 use super::fields::Field;
 use super::lucene::lucene;
-use super::moments::{Edge, Interval, moment_ns, zone_ns};
 use super::question::{check, object};
 use crate::clock::Now;
+use crate::logs::moments::{Edge, Interval, moment_ns, zone_ns};
 use backlot_windows::Query;
 
 pub(super) use collected::Collected;
@@ -237,7 +238,7 @@ fn dates(options: &Map<String, Json>, now: Now) -> Result<Kind, Refused> {
         })?,
     };
     let format = text("format").map(str::to_owned);
-    super::moments::written_as(0, format.as_deref())?; // a format that is not known is refused before anything is counted
+    written_as(0, format.as_deref())?; // a format that is not known is refused before anything is counted
     let bounds = match options.get("extended_bounds") {
         None => None,
         Some(bounds) => {

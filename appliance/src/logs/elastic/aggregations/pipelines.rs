@@ -11,8 +11,8 @@ use serde_json::{Map, Value as Json, json};
 use super::Aggregation;
 use super::script::Script;
 use crate::logs::elastic::Refused;
-use crate::logs::elastic::moments::Interval;
 use crate::logs::elastic::question::{check, object};
+use crate::logs::moments::Interval;
 
 /// Longest window, and most variables of a script.
 const WINDOW_MAX: usize = 10_000;

@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
         let word = &self.rest[..end];
         let Some((function, count)) = Function::named(word) else {
             if piped.is_some() {
-                return Err(self.wrong("this function is not known"));
+                return Err(self.wrong(&format!("the function `{}` is not known", backlot_windows::clip(word, 40))));
             }
             return self.value();
         };

@@ -1,8 +1,7 @@
-//! Dates as Elasticsearch writes them: milliseconds, RFC 3339, days, and `now-15m/m`; and the lengths of histograms.
+//! Moments as queries name them, which is as Elasticsearch does: milliseconds, RFC 3339, days, and `now-15m/m`; and stretches of a calendar.
 
 use time::{Date, Duration, Month, OffsetDateTime, Time, UtcOffset};
 
-use super::Refused;
 use crate::clock::Now;
 
 const MS_NS: i64 = 1_000_000;
@@ -13,7 +12,7 @@ const MONDAY_DAYS: i64 = 3;
 
 /// Which moments of what a date names are meant: a date that ends with a day means all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::logs) enum Edge {
+pub(super) enum Edge {
     First,
     Last,
 }
@@ -22,7 +21,7 @@ pub(in crate::logs) enum Edge {
 ///
 /// # Errors
 /// A sentence.
-pub(in crate::logs) fn moment_ns(text: &str, format: Option<&str>, edge: Edge, now: Now) -> Result<i64, String> {
+pub(super) fn moment_ns(text: &str, format: Option<&str>, edge: Edge, now: Now) -> Result<i64, String> {
     let wrong = || format!("failed to parse date field [{}]", backlot_windows::clip(text, 80));
     if let Some(math) = text.strip_prefix("now") {
         let now_ns = i64::try_from(now.wall_ms).unwrap_or(i64::MAX).saturating_mul(MS_NS);
@@ -87,7 +86,7 @@ fn shifted(mut ns: i64, math: &str, edge: Edge) -> Option<i64> {
     Some(ns)
 }
 
-/// The length of the buckets of a histogram of dates.
+/// A stretch of time, of a length or of the calendar: a bucket of a histogram of dates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interval {
     /// One begins at `origin_ns`.
@@ -194,28 +193,6 @@ fn months_later(ns: i64, months: i64) -> Option<i64> {
     let of_day = moment.unix_timestamp_nanos() - moment.replace_time(Time::MIDNIGHT).unix_timestamp_nanos();
     let ns = i128::from(first_ns) + Duration::days(i64::from(day) - 1).whole_nanoseconds() + of_day;
     i64::try_from(ns).ok()
-}
-
-/// A moment as a request wants it written.
-pub(super) fn written_as(ns: i64, format: Option<&str>) -> Result<String, Refused> {
-    let full = crate::signals::rfc3339_ns(ns);
-    let seconds = full.split('.').next().unwrap_or_default();
-    Ok(match format.and_then(|format| format.split("||").next()) {
-        None
-        | Some("strict_date_optional_time" | "date_optional_time" | "strict_date_time" | "date_time" | "iso8601") => {
-            format!("{seconds}.{:03}Z", ns.rem_euclid(SECOND_NS) / MS_NS)
-        }
-        Some("strict_date_optional_time_nanos") => full,
-        Some("epoch_millis") => ns.div_euclid(MS_NS).to_string(),
-        Some("epoch_second") => ns.div_euclid(SECOND_NS).to_string(),
-        Some("yyyy-MM-dd" | "strict_date" | "date") => backlot_windows::clip(seconds, 10).to_owned(),
-        Some(other) => {
-            return Err(Refused::illegal(format!(
-                "the format [{}] of dates is not supported",
-                backlot_windows::clip(other, 80)
-            )));
-        }
-    })
 }
 
 /// How far a zone is ahead of UTC. Zones with daylight saving are not known.
