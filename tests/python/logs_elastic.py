@@ -105,6 +105,9 @@ answer = client.search(
 found = {bucket["key"]: (bucket["doc_count"], bucket["half"]["value"]) for bucket in answer["aggregations"]["shots"]["buckets"]}
 equal(found, {f"s{shot}": (len(range(shot, 2000, 3)), max(range(shot, 2000, 3))) for shot in range(3)})
 equal(client.indices.get_mapping(index="render")["render"]["mappings"]["properties"]["took_ms"], {"type": "long"})
+equal([bool(client.indices.exists(index=name)) for name in ("render", "none")], [True, False])
+equal(client.indices.get(index="render")["render"]["mappings"]["properties"]["took_ms"], {"type": "long"})
+equal(client.indices.refresh(index="render")["_shards"]["failed"], 0)
 equal(client.field_caps(index="*", fields=["message"])["fields"]["message"]["text"]["searchable"], True)
 for error, call in [
     (NotFoundError, lambda: client.search(index="none")),

@@ -54,6 +54,9 @@ pub(in crate::logs) fn routes(logs: Logs) -> Router {
     Router::new()
         .route("/es/_cluster/health", get(health))
         .route("/es/_cluster/health/{index}", get(health))
+        .route("/es/{index}", get(indexes))
+        .route("/es/_refresh", get(refresh).post(refresh))
+        .route("/es/{index}/_refresh", get(refresh).post(refresh))
         .route("/es/_search", get(search).post(search))
         .route("/es/{index}/_search", get(search).post(search))
         .route("/es/_search/scroll", get(scroll).post(scroll).delete(clear_scroll))
@@ -344,6 +347,24 @@ async fn types_of(logs: &Logs, scope: &Scope) -> Result<BTreeMap<String, BTreeMa
         (index.clone(), types(sampled.iter()))
     };
     Ok(scope.indexes.iter().map(of_index).collect())
+}
+
+/// What clients ask before they use an index, by HEAD or GET.
+async fn indexes(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&["local", "master_timeout", "flat_settings", "include_defaults"])?;
+    let scope = scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
+    let types = types_of(&logs, &scope).await?;
+    let settings = json!({"index": {"number_of_shards": "1", "number_of_replicas": "0"}});
+    let about = |types| json!({"aliases": {}, "mappings": mapping(types), "settings": settings});
+    let about: Map<String, Json> = types.iter().map(|(index, types)| (index.clone(), about(types))).collect();
+    Ok(answer(StatusCode::OK, &Json::Object(about)))
+}
+
+/// There is nothing to do: a search finds what was acknowledged before it.
+async fn refresh(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
+    let parameters = call.parameters(&[])?;
+    scope(&logs, call.names(), is_set(&parameters, "ignore_unavailable")).await?;
+    Ok(answer(StatusCode::OK, &json!({"_shards": {"total": 1, "successful": 1, "failed": 0}})))
 }
 
 async fn mappings(State(logs): State<Logs>, call: Call) -> Result<Response, Refused> {
