@@ -115,6 +115,8 @@ fn the_tail_shows_what_arrives_and_only_what_was_asked_for() {
     let records = lines.filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
     let bodies: Vec<_> = records.take(2).map(|record| record["body"].as_str().unwrap().to_owned()).collect();
     assert_eq!(bodies, ["wanted this", "wanted that"]);
+    let (status, refused) = appliance.http("GET", "/v1/logs/tail?query=wanted%20time:%5Bnow-1h%20TO%20now%5D", None);
+    assert!(status == 400 && refused.contains("as they come"), "a tail that would stay silent: {status} {refused}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::query::{QueryError, parse_lasting};
 use super::schema::answer;
 use super::{Logs, around, counts, export, parse, tail};
 use crate::clock::Now;
@@ -95,13 +96,18 @@ pub(super) fn record(hit: &Hit) -> Result<Box<RawValue>, ApiError> {
 }
 
 async fn follow(_: Viewer, State(api): State<Api>, asked: Given) -> Result<Response, ApiError> {
-    let query = query_of(&given(asked, &["query"])?, api.logs.store.now())?;
+    // Put to records as they come: one that asks for the time up to now would be silent for good.
+    let query = read_query(&given(asked, &["query"])?, parse_lasting)?;
     Ok(tail::sse(&api.logs, query, api.stopping)?.into_response())
 }
 
 pub(super) fn query_of(given: &Parameters, now: Now) -> Result<Query, ApiError> {
+    read_query(given, |text| parse(text, now))
+}
+
+fn read_query(given: &Parameters, read: impl FnOnce(&str) -> Result<Query, QueryError>) -> Result<Query, ApiError> {
     let text = given.get("query").map_or("", String::as_str);
-    parse(text, now).map_err(|error| {
+    read(text).map_err(|error| {
         let mut refused = ApiError::bad_request(format!("query: {error}"));
         refused.code = "bad_query";
         refused.hint(format!("{text}\n{}^ docs/logs.md describes the language", " ".repeat(error.at)))

@@ -83,7 +83,9 @@ impl Dialect for Records {
         if name != TIME {
             return None;
         }
-        let Some(now) = self.now else { return Some(Err("the time cannot be asked for here".to_owned())) };
+        let Some(now) = self.now else {
+            return Some(Err("the time cannot be asked for where records are looked at as they come".to_owned()));
+        };
         if let Some(ago_ms) = duration_ms(text) {
             let ms = now.wall_ms.saturating_sub(ago_ms);
             return Some(Ok(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000)));
